@@ -1,0 +1,17 @@
+"""What the core brings, on the same path as every plugin: the single-device strategy and 32-bit precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from leyden.hooks import hookimpl
+from leyden.interfaces.component import Component
+
+
+@hookimpl
+def leyden_components() -> Iterable[Component]:
+    """The parts without which there is no trainer."""
+    yield Component("strategy", "single_device", "leyden.interfaces.strategy:Strategy", {"aliases": ["SingleDeviceStrategy"]})
+    yield Component("precision", "32-true", "leyden.interfaces.precision:Precision", {"aliases": ["32"]})
+    yield Component("logger", "dummy", "leyden.interfaces.logger:DummyLogger", {"aliases": ["DummyLogger"]})
+    yield Component("checkpoint_io", "torch", "leyden.serialization:TorchCheckpointIO", {"aliases": ["TorchCheckpointIO"]})

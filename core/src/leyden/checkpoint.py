@@ -1,0 +1,221 @@
+"""What a run's checkpoint holds: making it, and putting a run back where it was.
+
+The keys are those of Lightning, so that either can read the other's; the key ``leyden`` holds what an exact
+resume needs beside them: the place in the loop, random states, and open metric accumulations.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from leyden.loops.progress import Progress
+from leyden.serialization import to_plain
+from leyden.utilities.batch import move_data_to_device
+from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from leyden.utilities.rng import collect_rng_states
+
+if TYPE_CHECKING:
+    from leyden.trainer import Trainer
+
+# The version of Lightning whose layout is written; it reads this key to know what to migrate.
+FORMAT_VERSION = "2.6.0"
+OWN_KEY = "leyden"
+
+
+def dump(trainer: Trainer, weights_only: bool = False) -> dict[str, Any]:
+    """The checkpoint of a Trainer as plain data and tensors.
+
+    Args:
+        trainer: The run.
+        weights_only: Leave out what only training needs: optimizers, schedulers, callbacks, random states.
+    """
+    module, datamodule, progress = trainer.lightning_module, trainer.datamodule, trainer.progress
+    checkpoint: dict[str, Any] = {
+        "epoch": trainer.current_epoch,
+        "global_step": trainer.global_step,
+        "pytorch-lightning_version": FORMAT_VERSION,
+        "state_dict": trainer.strategy.module_state_dict(module),
+        "loops": progress.to_checkpoint(module.automatic_optimization, trainer.fit_loop.validation.current_batch),
+    }
+    if not weights_only:
+        checkpoint["callbacks"] = _callback_states(trainer)
+        checkpoint["optimizer_states"] = [trainer.strategy.optimizer_state_dict(o) for o in trainer.optimizers]
+        checkpoint["lr_schedulers"] = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
+        if state := trainer.precision_plugin.state_dict():
+            checkpoint[type(trainer.precision_plugin).__qualname__] = state
+        checkpoint[OWN_KEY] = _own_state(trainer)
+    _add_hparams(checkpoint, module, "hyper_parameters", "hparams_name")
+    if datamodule is not None:
+        _add_hparams(checkpoint, datamodule, "datamodule_hyper_parameters", "datamodule_hparams_name")
+        if state := datamodule.state_dict():
+            checkpoint[type(datamodule).__qualname__] = state
+    if trainer.hooks.on_save_checkpoint is not None and not weights_only:
+        trainer.hooks.on_save_checkpoint(checkpoint)
+    elif weights_only:
+        module.on_save_checkpoint(checkpoint)
+    dropped: list[str] = []
+    plain: dict[str, Any] = to_plain(checkpoint, dropped=dropped)
+    _tell_of_dropped(trainer, dropped)
+    return plain
+
+
+def _callback_states(trainer: Trainer) -> dict[str, Any]:
+    return {callback.state_key: state for callback in trainer.callbacks if (state := callback.state_dict())}
+
+
+def _add_hparams(checkpoint: dict[str, Any], owner: Any, key: str, name_key: str) -> None:
+    if owner.hparams:
+        checkpoint[name_key] = owner._hparams_name
+        checkpoint[key] = dict(owner.hparams)
+
+
+def _tell_of_dropped(trainer: Trainer, dropped: list[str]) -> None:
+    """Say once per key what could not be saved; hyperparameters were named when the run began."""
+    told: set[str] = trainer.__dict__.setdefault("_told_of_dropped", set())
+    news = [path for path in dropped if path not in told and "hyper_parameters." not in path]
+    told.update(news)
+    if news:
+        rank_zero_warn(
+            f"Left out of the checkpoint, since it is no data that could be loaded without running code: {', '.join(news)}."
+        )
+
+
+def warn_of_hparams(trainer: Trainer) -> None:
+    """Name, at the start of a run, the hyperparameters that checkpoints will not hold."""
+    for owner in (trainer.lightning_module, trainer.datamodule):
+        dropped: list[str] = []
+        to_plain(dict(owner.hparams) if owner is not None else {}, dropped=dropped)
+        if dropped and not _is_known(trainer, owner):
+            names = ", ".join(dropped)
+            rank_zero_warn(
+                f"These hyperparameters of {type(owner).__name__} are no plain data and are not kept in checkpoints: {names}. "
+                f"Pass them when loading, load_from_checkpoint(path, {dropped[0].split('.')[0]}=...), and leave them out "
+                "with save_hyperparameters(ignore=[...])."
+            )
+
+
+def _is_known(trainer: Trainer, owner: Any) -> bool:
+    known: set[int] = trainer.__dict__.setdefault("_told_of_hparams", set())
+    if id(owner) in known:
+        return True
+    known.add(id(owner))
+    return False
+
+
+def _own_state(trainer: Trainer) -> dict[str, Any]:
+    loop, strategy = trainer.fit_loop, trainer.strategy
+    fetcher = loop.fetcher
+    return {
+        "version": 1,
+        "progress": asdict(trainer.progress),
+        "rng": {
+            "epoch": loop.epoch_rng,
+            "ahead": fetcher.ahead_rng if fetcher is not None else None,
+            "now": collect_rng_states(
+                trainer.accelerator, strategy.root_device, loop.loader.flattened if loop.loader is not None else ()
+            ),
+        },
+        "results": loop.results.state_dict(),
+        "metrics": _metric_states(trainer.lightning_module),
+        "callback_metrics": {k: v for k, v in trainer.callback_metrics.items() if isinstance(v, Tensor)},
+        "plugins": [[record.name, record.version] for record in trainer.plugin_manager.records if record.state == "active"],
+    }
+
+
+def _metric_states(module: Any) -> dict[str, Any]:
+    """The state of every torchmetrics object in the module, which ``state_dict`` leaves out by default."""
+    return {
+        name: {"state": dict(metric.metric_state), "update_count": metric.update_count}
+        for name, metric in _metrics(module)
+        if metric.update_count
+    }
+
+
+def _metrics(module: Any) -> list[tuple[str, Any]]:
+    torchmetrics = sys.modules.get("torchmetrics")
+    if torchmetrics is None:
+        return []
+    return [(name, part) for name, part in module.named_modules() if isinstance(part, torchmetrics.Metric)]
+
+
+# -- restoring ----------------------------------------------------------------------------------------------
+
+
+def restore_module(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Put back weights and data-module and callback states; before the module is moved to its device."""
+    module, datamodule = trainer.lightning_module, trainer.datamodule
+    if trainer.hooks.on_load_checkpoint is not None:
+        trainer.hooks.on_load_checkpoint(checkpoint)
+    trainer.strategy.load_module_state_dict(module, checkpoint["state_dict"], strict=module.strict_loading)
+    if datamodule is not None and type(datamodule).__qualname__ in checkpoint:
+        datamodule.load_state_dict(checkpoint[type(datamodule).__qualname__])
+    states = checkpoint.get("callbacks") or {}
+    for callback in trainer.callbacks:
+        if callback.state_key in states:
+            callback.load_state_dict(states[callback.state_key])
+    keys = {callback.state_key for callback in trainer.callbacks}
+    if trainer.state.fn == "fit" and (unused := [key for key in states if key not in keys]):
+        rank_zero_warn(f"The checkpoint holds the state of callbacks that this Trainer has not: {', '.join(unused)}.")
+
+
+def restore_training(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Put back optimizers, schedulers, counters and random states; after optimizers are made.
+
+    Raises:
+        MisconfigurationException: The checkpoint has weights only, or belongs to other optimizers.
+    """
+    if "optimizer_states" not in checkpoint:
+        raise MisconfigurationException(
+            "Training can't be resumed from a checkpoint of weights alone (save_weights_only=True); load its weights "
+            "with load_from_checkpoint and start a new fit."
+        )
+    states, schedulers = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
+    if len(states) != len(trainer.optimizers) or len(schedulers) != len(trainer.lr_scheduler_configs):
+        raise MisconfigurationException(
+            f"The checkpoint has {len(states)} optimizers and {len(schedulers)} schedulers, configure_optimizers returned "
+            f"{len(trainer.optimizers)} and {len(trainer.lr_scheduler_configs)}."
+        )
+    for optimizer, state in zip(trainer.optimizers, states, strict=True):
+        trainer.strategy.load_optimizer_state_dict(optimizer, state)
+    for config, state in zip(trainer.lr_scheduler_configs, schedulers, strict=True):
+        config.scheduler.load_state_dict(state)
+    precision = trainer.precision_plugin
+    if (state := checkpoint.get(type(precision).__qualname__)) is not None:
+        precision.load_state_dict(state)
+    _restore_place(trainer, checkpoint)
+
+
+def _restore_place(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    own = checkpoint.get(OWN_KEY)
+    if own is None:
+        progress = Progress.from_checkpoint(checkpoint["loops"], checkpoint["global_step"])
+        trainer.progress.__dict__.update(asdict(progress))
+        rank_zero_info("The checkpoint was not written by Leyden: it holds no random states, so the resumed run is not exact.")
+        return
+    trainer.progress.__dict__.update(own["progress"])
+    trainer.progress.step_back_from_unfinished_batch()
+    trainer.fit_loop.resume_rng = own["rng"]
+    trainer.logging.load_state_dict(trainer.fit_loop.results, own["results"])
+    trainer.logging.restore_callback_metrics(own["callback_metrics"])
+    for name, metric in _metrics(trainer.lightning_module):
+        if name in own["metrics"]:
+            saved = own["metrics"][name]
+            for attribute, value in saved["state"].items():
+                setattr(metric, attribute, move_data_to_device(value, metric.device))
+            metric._update_count = saved["update_count"]
+    _tell_of_plugins(trainer, own["plugins"])
+
+
+def _tell_of_plugins(trainer: Trainer, saved: list[list[str]]) -> None:
+    now = [[record.name, record.version] for record in trainer.plugin_manager.records if record.state == "active"]
+    if now != saved:
+        gone = [f"{name} {version}" for name, version in saved if [name, version] not in now]
+        new = [f"{name} {version}" for name, version in now if [name, version] not in saved]
+        rank_zero_info(
+            f"The plugins differ from those of the checkpoint: without {', '.join(gone) or 'none'}, with {', '.join(new) or 'none'} more."
+        )

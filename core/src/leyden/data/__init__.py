@@ -1,0 +1,1 @@
+"""From the user's loaders to batches on the device."""

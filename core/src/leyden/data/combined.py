@@ -1,0 +1,177 @@
+"""CombinedLoader: several loaders, in any nesting of collections, iterated as one.
+
+Modes: ``min_size`` ends with the shortest, ``max_size`` with the longest (None for those that have ended),
+``max_size_cycle`` with the longest while the others start over, ``sequential`` goes through one after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from itertools import count, islice, repeat
+from typing import Any, Literal, get_args
+
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+Mode = Literal["min_size", "max_size_cycle", "max_size", "sequential"]
+INFINITE = float("inf")
+
+
+class CombinedLoader(Iterable[Any]):
+    """Iterates several loaders together and yields ``(batch, batch_idx, dataloader_idx)``.
+
+    Args:
+        iterables: A loader, or a list, tuple or dict of them, nested as you like. A batch has the same nesting;
+            in ``sequential`` mode it is the batch of one loader.
+        mode: How loaders of different lengths go together.
+    """
+
+    def __init__(self, iterables: Any, mode: Mode = "min_size") -> None:
+        if mode not in get_args(Mode):
+            raise ValueError(f"CombinedLoader(mode={mode!r}) is not known; write one of {', '.join(get_args(Mode))}.")
+        self._iterables = iterables
+        self._flattened, self._structure = tree_flatten(iterables)
+        self._mode = mode
+        self._limits: list[int | float] | None = None
+        self._iterators: list[Iterator[Any]] = []
+
+    @property
+    def iterables(self) -> Any:
+        """The loaders in the user's own collection."""
+        return self._iterables
+
+    @property
+    def flattened(self) -> list[Any]:
+        """The loaders in a flat list; set it to put others in their places."""
+        return self._flattened
+
+    @flattened.setter
+    def flattened(self, loaders: list[Any]) -> None:
+        if len(loaders) != len(self._flattened):
+            raise ValueError(f"There are {len(self._flattened)} loaders to replace, but {len(loaders)} were given.")
+        self._flattened = list(loaders)
+        self._iterables = tree_unflatten(self._flattened, self._structure)
+
+    @property
+    def mode(self) -> Mode:
+        """How loaders of different lengths go together."""
+        return self._mode
+
+    @property
+    def limits(self) -> list[int | float] | None:
+        """The most batches to take from each loader, or None."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: int | float | list[int | float] | None) -> None:
+        if isinstance(limits, (int, float)):
+            limits = [limits] * len(self._flattened)
+        if limits is not None and len(limits) != len(self._flattened):
+            raise ValueError(f"There are {len(self._flattened)} loaders, but {len(limits)} limits were given.")
+        self._limits = limits
+
+    @property
+    def batch_sampler(self) -> Any:
+        """The batch samplers in the user's own collection."""
+        return tree_unflatten([getattr(dl, "batch_sampler", None) for dl in self._flattened], self._structure)
+
+    def sizes(self) -> list[int | float]:
+        """Batches of each loader within its limit; infinite where a loader has no length and no limit."""
+        limits = self._limits or [INFINITE] * len(self._flattened)
+        lengths = [length_of(loader) for loader in self._flattened]
+        return [min(length, limit) for length, limit in zip(lengths, limits, strict=True)]
+
+    def total(self) -> int | float:
+        """Batches that an iteration yields; infinite where that is not known."""
+        sizes = self.sizes()
+        if not sizes:
+            return 0
+        if self._mode == "sequential":
+            return sum(sizes)
+        return min(sizes) if self._mode == "min_size" else max(sizes)
+
+    def __len__(self) -> int:
+        total = self.total()
+        if total == INFINITE:
+            raise NotImplementedError("A loader without a length is among those combined, so their length is not known.")
+        return int(total)
+
+    def __iter__(self) -> Iterator[tuple[Any, int, int]]:
+        if len(self._flattened) == 1 and self._iterables is self._flattened[0]:  # the ordinary case, at C's speed
+            return zip(self._limited(self._flattened[0], 0), count(), repeat(0))
+        if self._mode == "sequential":
+            return self._one_after_another()
+        # the iterators are made now, not at the first batch, so that each draws its seed at the epoch's start
+        self._iterators = [self._limited(loader, i) for i, loader in enumerate(self._flattened)]
+        return {"min_size": self._shortest, "max_size": self._longest, "max_size_cycle": self._cycle}[self._mode]()
+
+    def _limited(self, loader: Any, i: int) -> Iterator[Any]:
+        limit = self._limits[i] if self._limits is not None else INFINITE
+        iterator = iter(loader)
+        return iterator if limit == INFINITE else islice(iterator, int(limit))
+
+    def _one_after_another(self) -> Iterator[tuple[Any, int, int]]:
+        for i, loader in enumerate(self._flattened):
+            limit = self._limits[i] if self._limits is not None else INFINITE
+            if limit == 0:
+                continue
+            self._iterators = [self._limited(loader, i)]
+            for batch_idx, batch in enumerate(self._iterators[0]):
+                yield batch, batch_idx, i
+
+    def _together(self, batches: list[Any], batch_idx: int) -> tuple[Any, int, int]:
+        return tree_unflatten(batches, self._structure), batch_idx, 0
+
+    def _shortest(self) -> Iterator[tuple[Any, int, int]]:
+        batch_idx = 0
+        while self._iterators:
+            batches = []
+            for iterator in self._iterators:
+                try:
+                    batches.append(next(iterator))
+                except StopIteration:
+                    return
+            yield self._together(batches, batch_idx)
+            batch_idx += 1
+
+    def _longest(self) -> Iterator[tuple[Any, int, int]]:
+        ended = [False] * len(self._iterators)
+        batch_idx = 0
+        while True:
+            batches = [None if ended[i] else next(it, _END) for i, it in enumerate(self._iterators)]
+            ended = [done or batch is _END for done, batch in zip(ended, batches, strict=True)]
+            if all(ended):
+                return
+            yield self._together([None if batch is _END else batch for batch in batches], batch_idx)
+            batch_idx += 1
+
+    def _cycle(self) -> Iterator[tuple[Any, int, int]]:
+        ended = [False] * len(self._iterators)
+        batch_idx = 0
+        while True:
+            batches = []
+            for i in range(len(self._iterators)):
+                batch = next(self._iterators[i], _END)
+                if batch is _END:
+                    ended[i] = True
+                    if all(ended):
+                        return
+                    self._iterators[i] = self._limited(self._flattened[i], i)
+                    batch = next(self._iterators[i], _END)
+                    if batch is _END:
+                        raise ValueError(f"Loader {i} of the CombinedLoader yields no batches, so it can't be cycled.")
+                batches.append(batch)
+            yield self._together(batches, batch_idx)
+            batch_idx += 1
+
+
+_END = object()
+
+
+def length_of(loader: Any) -> int | float:
+    """The number of batches of a loader; infinite where it has none to tell."""
+    if not isinstance(loader, Sized):
+        return INFINITE
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return INFINITE

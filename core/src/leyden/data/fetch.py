@@ -1,0 +1,72 @@
+"""Fetching: batches one at a time, each with the word whether it is the last.
+
+A loader with a length is read only when its batch is wanted, so that a checkpoint taken after a batch has seen
+no more of the random state than that batch did. One without a length is read one batch ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from leyden.data.combined import INFINITE, CombinedLoader
+from leyden.utilities.rng import collect_rng_states
+
+
+class Fetcher:
+    """Iterates a CombinedLoader and yields ``(batch, batch_idx, dataloader_idx, is_last)``.
+
+    Args:
+        loader: What to iterate.
+        skip: Batches to pass over first; the run that is resumed has trained on them.
+        measure: Wraps each ``next`` where a profiler wants it, or None.
+
+    Attributes:
+        ahead_rng: The random states before the batch that was read ahead, for an exact resume.
+    """
+
+    def __init__(self, loader: CombinedLoader, skip: int = 0, measure: Callable[[], Any] | None = None) -> None:
+        self._total = loader.total()
+        self._iterator = iter(loader)
+        self._measure = measure
+        self._following: Any = None
+        self.fetched = 0
+        self.ahead_rng: dict[str, Any] | None = None
+        for _ in range(skip):
+            next(self._iterator, None)
+            self.fetched += 1
+
+    def read_ahead(self, restore: Callable[[], None]) -> None:
+        """Read the first batch ahead, where the loader has no length; ``restore`` sets the random state for it."""
+        if self._total == INFINITE:
+            restore()
+            self._following = self._next()
+
+    def __iter__(self) -> Iterator[tuple[Any, int, int, bool]]:
+        return self._as_asked() if self._total != INFINITE else self._one_ahead()
+
+    def _next(self) -> Any:
+        if self._measure is None:
+            return next(self._iterator, _END)
+        with self._measure():
+            return next(self._iterator, _END)
+
+    def _as_asked(self) -> Iterator[tuple[Any, int, int, bool]]:
+        while self.fetched < self._total:
+            item = self._next()
+            if item is _END:
+                return
+            self.fetched += 1
+            yield *item, self.fetched >= self._total
+
+    def _one_ahead(self) -> Iterator[tuple[Any, int, int, bool]]:
+        item = self._following
+        while item is not _END:
+            self.fetched += 1
+            self.ahead_rng = collect_rng_states()
+            self._following = self._next()
+            yield *item, self._following is _END
+            item = self._following
+
+
+_END = object()

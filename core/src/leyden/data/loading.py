@@ -1,0 +1,105 @@
+"""Where a stage's loaders come from, and what is done to them before the first batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
+
+from leyden.data.combined import INFINITE, CombinedLoader, Mode, length_of
+from leyden.data.samplers import rebuild, with_sampler
+from leyden.states import RunningStage
+from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.rank_zero import rank_zero_warn
+from leyden.utilities.rng import worker_init_function
+
+if TYPE_CHECKING:
+    from leyden.trainer import Trainer
+
+
+@dataclass
+class DataSource:
+    """Who gives the loaders of a stage.
+
+    Args:
+        owner: A datamodule or module with the hook, or None.
+        hook: "train_dataloader", "val_dataloader", …
+        given: The loaders that the user passed to ``fit`` and the like, before which the owner is not asked.
+    """
+
+    owner: Any
+    hook: str
+    given: Any = None
+
+    def request(self) -> Any:
+        """The loaders, from what was passed or from the hook."""
+        return self.given if self.given is not None else getattr(self.owner, self.hook)()
+
+    def __str__(self) -> str:
+        return f"the {self.hook}s that were passed" if self.given is not None else f"{type(self.owner).__name__}.{self.hook}()"
+
+
+def load(trainer: Trainer, source: DataSource, stage: RunningStage, mode: Mode) -> CombinedLoader:
+    """Ask for a stage's loaders, refuse what is no loader, apply ``overfit_batches``, samplers and limits."""
+    loaders = source.request()
+    trainer.strategy.barrier(source.hook)
+    combined = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders, mode)
+    for loader in combined.flattened:
+        _refuse_if_not_iterable(loader, source)
+    if trainer.overfit_batches > 0 and stage != RunningStage.TESTING:
+        combined.flattened = [_in_order(loader, stage) for loader in combined.flattened]
+    combined.flattened = [with_sampler(trainer, loader, stage) for loader in combined.flattened]
+    if os.environ.get("PL_SEED_WORKERS") == "1":
+        _seed_workers(combined.flattened, trainer.global_rank)
+    limit = getattr(trainer, f"limit_{stage.dataloader_prefix}_batches")
+    combined.limits = [_limit(length_of(loader), limit, stage) for loader in combined.flattened]
+    if combined.flattened and combined.total() == 0 and limit != 0:
+        rank_zero_warn(f"There is nothing to do: {source} gave loaders of no batches.")
+    return combined
+
+
+def _refuse_if_not_iterable(loader: Any, source: DataSource) -> None:
+    try:
+        iterable = isinstance(loader, Iterable) or callable(getattr(type(loader), "__getitem__", None))
+    except TypeError:
+        iterable = False
+    if not iterable:
+        raise TypeError(
+            f"{source} gave {loader!r} of type {type(loader).__name__}, which can't be iterated; "
+            "give a DataLoader or another iterable of batches."
+        )
+
+
+def _in_order(loader: Any, stage: RunningStage) -> Any:
+    """``overfit_batches`` takes the same batches every epoch: no shuffling of the training data."""
+    if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, RandomSampler):
+        return loader
+    rank_zero_warn(f"overfit_batches: shuffling of the {stage.dataloader_prefix} data is turned off.")
+    return rebuild(loader, SequentialSampler(loader.dataset))  # type: ignore[arg-type]
+
+
+def _seed_workers(loaders: list[Any], rank: int) -> None:
+    """What ``seed_everything(workers=True)`` asks for, unless the user seeds workers already."""
+    for loader in loaders:
+        if isinstance(loader, DataLoader) and loader.worker_init_fn is None:
+            loader.worker_init_fn = partial(worker_init_function, rank=rank)
+
+
+def _limit(length: int | float, limit: int | float, stage: RunningStage) -> int | float:
+    """Batches to take, from a ``limit_*_batches`` that counts them (int) or is a fraction (float)."""
+    name = f"limit_{stage.dataloader_prefix}_batches"
+    if isinstance(limit, int) or limit == 0:
+        return min(length, limit)
+    if limit == 1.0:
+        return length
+    if length == INFINITE:
+        raise MisconfigurationException(f"{name}={limit} is a fraction, but the loader has no length; write a number.")
+    if length > 0 and int(length * limit) == 0:
+        raise MisconfigurationException(
+            f"{name}={limit} of {length} batches is none at all; write at least {1 / length:.3g}, or a whole number."
+        )
+    return int(length * limit)

@@ -1,0 +1,98 @@
+"""Samplers for runs of several processes, put into the user's DataLoader by building it anew."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, SequentialSampler
+
+from leyden.states import RunningStage
+from leyden.utilities.exceptions import MisconfigurationException
+
+if TYPE_CHECKING:
+    from leyden.trainer import Trainer
+
+
+def with_sampler(trainer: Trainer, loader: Any, stage: RunningStage) -> Any:
+    """The loader with a distributed sampler where the strategy needs one and the user has none."""
+    arguments = trainer.strategy.sampler_arguments
+    if arguments is None or not trainer.use_distributed_sampler or not isinstance(loader, DataLoader):
+        return loader
+    if isinstance(loader.dataset, IterableDataset) or isinstance(loader.sampler, DistributedSampler):
+        return loader
+    shuffle = stage == RunningStage.TRAINING and not isinstance(loader.sampler, SequentialSampler)
+    sampler = DistributedSampler(loader.dataset, shuffle=shuffle, **arguments)  # type: ignore[arg-type]
+    return rebuild(loader, sampler)
+
+
+def rebuild(loader: DataLoader[Any], sampler: Any) -> DataLoader[Any]:
+    """A DataLoader like ``loader`` with another sampler; the user's own object stays as it is.
+
+    It is a shallow copy, so that a subclass's constructor, whatever it takes, is not called again.
+
+    Raises:
+        MisconfigurationException: The user's own batch sampler has no ``sampler`` that could be replaced.
+    """
+    batch_sampler = loader.batch_sampler
+    if type(batch_sampler) is BatchSampler:
+        batch_sampler = BatchSampler(sampler, batch_sampler.batch_size, batch_sampler.drop_last)
+    elif batch_sampler is not None:
+        if not hasattr(batch_sampler, "sampler"):
+            raise MisconfigurationException(
+                f"A {type(sampler).__name__} should be put into the {type(loader).__name__}, but its batch sampler "
+                f"{type(batch_sampler).__name__} has no attribute 'sampler'. Put one in yourself and pass "
+                "Trainer(use_distributed_sampler=False)."
+            )
+        batch_sampler = copy.copy(batch_sampler)
+        batch_sampler.sampler = sampler
+    return _copy_with(loader, sampler=sampler, batch_sampler=batch_sampler)
+
+
+def _copy_with(loader: DataLoader[Any], **attributes: Any) -> DataLoader[Any]:
+    copied = copy.copy(loader)
+    for name, value in {**attributes, "_iterator": None}.items():
+        object.__setattr__(copied, name, value)  # DataLoader refuses changes of these, but this one is ours alone
+    return copied
+
+
+class RecordingBatchSampler:
+    """Passes on the batches of indices of another batch sampler and remembers them until they are taken.
+
+    Attributes:
+        indices: The batches drawn so far and not taken yet; with workers some are drawn ahead.
+    """
+
+    def __init__(self, batch_sampler: Any) -> None:
+        self._batch_sampler = batch_sampler
+        self.indices: deque[list[int]] = deque()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        self.indices.clear()
+        for batch in self._batch_sampler:
+            self.indices.append(list(batch))
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self._batch_sampler)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_batch_sampler"], name)
+
+
+def recording(loader: Any) -> tuple[Any, RecordingBatchSampler | None]:
+    """A loader that remembers which samples are in each batch, where it is one that draws indices."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
+        return loader, None
+    sampler = RecordingBatchSampler(loader.batch_sampler)
+    return _copy_with(loader, batch_sampler=sampler), sampler
+
+
+def set_sampler_epoch(loader: Any, epoch: int) -> None:
+    """Tell samplers that shuffle by epoch which one it is."""
+    for sampler in (getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None)):
+        set_epoch = getattr(sampler, "set_epoch", None)
+        if callable(set_epoch):
+            set_epoch(epoch)

@@ -1,0 +1,87 @@
+"""LightningDataModule: everything about the data of a run in one object, usable with or without a Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from leyden.hparams import HyperparametersMixin
+from leyden.loading import DataModuleLoading
+from leyden.module_hooks import DataHooks
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from leyden.trainer import Trainer
+
+
+class LightningDataModule(DataHooks, HyperparametersMixin, DataModuleLoading):
+    """Override ``setup`` and the loaders that are needed.
+
+    Attributes:
+        prepare_data_per_node: Whether ``prepare_data`` runs in one process of each node (True) or in one of all.
+    """
+
+    prepare_data_per_node = True
+    allow_zero_length_dataloader_with_multiple_devices = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trainer: Trainer | None = None
+
+    @classmethod
+    def from_datasets(
+        cls,
+        train_dataset: Dataset[Any] | Iterable[Dataset[Any]] | None = None,
+        val_dataset: Dataset[Any] | Iterable[Dataset[Any]] | None = None,
+        test_dataset: Dataset[Any] | Iterable[Dataset[Any]] | None = None,
+        predict_dataset: Dataset[Any] | Iterable[Dataset[Any]] | None = None,
+        batch_size: int = 1,
+        num_workers: int = 0,
+        **datamodule_kwargs: Any,
+    ) -> Self:
+        """Make a data module from datasets; the training data are shuffled.
+
+        Args:
+            train_dataset: A dataset, or a collection of them for a collection of loaders.
+            val_dataset: As above.
+            test_dataset: As above.
+            predict_dataset: As above.
+            batch_size: Samples in a batch.
+            num_workers: Processes that load.
+            datamodule_kwargs: Passed to ``__init__``.
+        """
+
+        def loader(dataset: Any, shuffle: bool = False) -> Any:
+            shuffle = shuffle and not isinstance(dataset, IterableDataset)
+            return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, num_workers=num_workers, pin_memory=False)
+
+        def loaders(given: Any, shuffle: bool = False) -> Callable[[], Any]:
+            def make() -> Any:
+                if isinstance(given, dict):
+                    return {name: loader(dataset, shuffle) for name, dataset in given.items()}
+                if isinstance(given, (list, tuple)):
+                    return [loader(dataset, shuffle) for dataset in given]
+                return loader(given, shuffle)
+
+            return make
+
+        datamodule: Any = cls(**datamodule_kwargs)
+        if train_dataset is not None:
+            datamodule.train_dataloader = loaders(train_dataset, shuffle=True)
+        for name, given in (("val", val_dataset), ("test", test_dataset), ("predict", predict_dataset)):
+            if given is not None:
+                setattr(datamodule, f"{name}_dataloader", loaders(given))
+        return datamodule  # type: ignore[no-any-return]
+
+    def state_dict(self) -> dict[str, Any]:
+        """State to keep in checkpoints: plain data and tensors."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what :meth:`state_dict` returned."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "trainer": None}

@@ -1,0 +1,258 @@
+"""The compiled hook table: what a run calls at each hook, resolved once, before the run.
+
+pluggy decides who implements a hook and in what order; this file turns that into plain callables. A
+:class:`Participant` is how an object whose *methods* are hooks (a callback, the module, the data module,
+the strategy) registers with pluggy. :class:`HookTable` has an attribute for each hook: None where nobody
+implements it, else one callable that takes the hook's arguments without ``trainer`` and ``pl_module``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pluggy
+
+from leyden import hooks
+from leyden.manager import PluginManager
+from leyden.utilities.exceptions import MisconfigurationException
+
+OBSERVATION = [name for name in vars(hooks.Observation) if not name.startswith("_")]
+BEHAVIOUR = [name for name in vars(hooks.Behaviour) if not name.startswith("_")]
+RUN_ARGUMENTS = ("trainer", "pl_module")
+
+
+class Participant:
+    """Presents an object's overridden hook methods to pluggy as hook implementations.
+
+    Args:
+        implementations: Hook name to a function that pluggy accepts.
+    """
+
+    def __init__(self, implementations: dict[str, Any]) -> None:
+        self.__dict__.update(implementations)
+
+    def __dir__(self) -> Iterable[str]:
+        return self.__dict__
+
+
+@dataclass(frozen=True)
+class Member:
+    """One who takes part in a run with the methods that it overrides.
+
+    Args:
+        target: The callback, module, data module or strategy.
+        base: The class whose methods do not count as overridden; None where every method counts.
+        takes_run: Whether its methods take ``trainer`` and ``pl_module`` first.
+        first: Hooks that it implements before all others.
+    """
+
+    target: Any
+    base: type | None
+    takes_run: bool = False
+    first: Sequence[str] = ()
+
+    def participants(self) -> tuple[Participant, Participant]:
+        """Its ordinary implementations, and those marked ``trylast``."""
+        ordinary, last = {}, {}
+        for name in (*OBSERVATION, *BEHAVIOUR):
+            if is_overridden(name, self.target, self.base):
+                marks = _marks(self.target, name)
+                chosen = last if marks.get("trylast") else ordinary
+                chosen[name] = _adapt(self.target, name, self.takes_run, name in self.first, marks)
+        return Participant(ordinary), Participant(last)
+
+
+def run_manager(installed: PluginManager, members: Sequence[Member]) -> PluginManager:
+    """A manager of the active installed plugins and, after them in calling order, the members of a run.
+
+    pluggy calls the latest registered first, and among ``trylast`` the latest registered last; so the
+    ``trylast`` parts are registered in order and the others backwards.
+    """
+    manager = PluginManager()
+    pairs = [member.participants() for member in members]
+    for _, last in pairs:
+        manager.register(last)
+    for ordinary, _ in reversed(pairs):
+        manager.register(ordinary)
+    for record in reversed(installed.records):
+        if record.state == "active":
+            manager.register(record.plugin, record.name)
+    manager.records = installed.records
+    return manager
+
+
+def is_overridden(name: str, target: Any, base: type | None) -> bool:
+    """Whether ``target`` has a method ``name`` of its own, in its class or put on the instance."""
+    if name in getattr(target, "__dict__", {}):
+        return callable(target.__dict__[name])
+    own = getattr(type(target), name, None)
+    return callable(own) and own is not getattr(base, name, None)
+
+
+def spec_arguments(name: str) -> list[str]:
+    """The arguments that a hook offers, in order."""
+    group = hooks.Observation if hasattr(hooks.Observation, name) else hooks.Behaviour
+    return list(inspect.signature(getattr(group, name)).parameters)[1:]
+
+
+def _adapt(target: Any, name: str, takes_run: bool, first: bool, marks: dict[str, Any]) -> Any:
+    """A function that pluggy accepts for ``target.name``, whatever the method calls its arguments."""
+    method = getattr(target, name)
+    taken = _arguments_taken(method, name, takes_run)
+
+    # pluggy reads the names off the code object, so the function must really have them
+    names = ", ".join(taken)
+    implementation = eval(f"lambda {names}: method({names})", {"method": method})  # noqa: S307
+    implementation.__dict__.update(method=method, target=target)
+    return hooks.hookimpl(implementation, tryfirst=first, **marks)
+
+
+def _arguments_taken(method: Callable[..., Any], name: str, takes_run: bool) -> list[str]:
+    """Which of the hook's arguments a method wants: by their names where it uses them, else by position."""
+    offered = [a for a in spec_arguments(name) if takes_run or a not in RUN_ARGUMENTS]
+    parameters = list(inspect.signature(method).parameters.values())
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in positional if p.default is p.empty]
+    if all(p.name in offered for p in required) and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return [p.name for p in positional if p.name in offered]
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return offered
+    if len(required) > len(offered):
+        raise MisconfigurationException(
+            f"{getattr(method, '__qualname__', name)} takes {len(required)} arguments; "
+            f"the hook {name!r} gives {len(offered)}: {', '.join(offered)}."
+        )
+    return offered[: len(positional)]
+
+
+def _marks(target: Any, name: str) -> dict[str, Any]:
+    """The options of ``@hookimpl`` on the method or on the one that it overrides, e.g. ``trylast``."""
+    for owner in type(target).__mro__:
+        if opts := getattr(owner.__dict__.get(name), f"{hooks.PROJECT}_impl", None):
+            return {key: opts[key] for key in ("trylast", "wrapper", "hookwrapper") if opts.get(key)}
+    return {}
+
+
+class HookTable:
+    """The hooks of one run, compiled.
+
+    Args:
+        manager: Its plugins are installed plugins and the run's participants.
+        run: The values of ``trainer`` and ``pl_module``.
+        scope: Its attribute ``hook`` is the name of the running hook; ``self.log`` asks it where it is.
+        profile: Makes a context manager from an action's name, or None where nothing is measured.
+    """
+
+    def __init__(
+        self,
+        manager: PluginManager,
+        run: dict[str, Any],
+        scope: Any,
+        profile: Callable[[str], Any] | None = None,
+    ) -> None:
+        self._manager, self._run, self._scope, self._profile = manager, run, scope, profile
+        self.compile()
+        manager.on_register = self.compile
+
+    def compile(self) -> None:
+        """Resolve every hook; again when something is registered during the run."""
+        for name in OBSERVATION:
+            setattr(self, name, self._compile_observation(name))
+        for name in BEHAVIOUR:
+            setattr(self, name, self._compile_behaviour(name))
+
+    def __getattr__(self, name: str) -> Callable[..., Any] | None:
+        raise AttributeError(f"There is no hook {name!r}.")
+
+    def implementations(self, name: str) -> list[pluggy.HookImpl]:
+        """Who implements a hook, in calling order."""
+        return getattr(self._manager.hook, name).get_hookimpls()[::-1]  # type: ignore[no-any-return]
+
+    def _compile_observation(self, name: str) -> Callable[..., Any] | None:
+        implementations = self.implementations(name)
+        if not implementations:
+            return None
+        if any(impl.wrapper or impl.hookwrapper for impl in implementations):
+            return self._in_scope(name, (self._through_pluggy(name),))
+        return self._in_scope(name, tuple(self._bind(impl, name) for impl in implementations))
+
+    def _compile_behaviour(self, name: str) -> Callable[..., Any] | None:
+        """One implementation is called directly; several, or wrappers, go through pluggy's first-result call."""
+        implementations = self.implementations(name)
+        if len(implementations) == 1 and not (implementations[0].wrapper or implementations[0].hookwrapper):
+            return self._bind(implementations[0], name)
+        return self._through_pluggy(name) if implementations else None
+
+    def _in_scope(self, name: str, calls: tuple[Callable[..., Any], ...]) -> Callable[..., Any]:
+        scope = self._scope
+
+        def hook(*values: Any) -> Any:
+            outer, scope.hook = scope.hook, name
+            result = None
+            for call in calls:
+                answer = call(*values)
+                if answer is not None:
+                    result = answer
+            scope.hook = outer
+            return result
+
+        return hook
+
+    def _through_pluggy(self, name: str) -> Callable[..., Any]:
+        varying = [a for a in spec_arguments(name) if a not in self._run]
+        caller, run = getattr(self._manager.hook, name), self._run
+
+        def call(*values: Any) -> Any:
+            results = caller(**run, **dict(zip(varying, values, strict=True)))
+            return next((r for r in results if r is not None), None) if isinstance(results, list) else results
+
+        return call
+
+    def _bind(self, impl: pluggy.HookImpl, name: str) -> Callable[..., Any]:
+        """One callable that takes the hook's varying arguments and passes on those that the implementation wants."""
+        function = getattr(impl.function, "method", impl.function)
+        taken = list(impl.argnames)
+        leading = [self._run[a] for a in taken if a in self._run]
+        varying = [a for a in spec_arguments(name) if a not in self._run]
+        rest = taken[len(leading) :]
+        if any(a in self._run for a in rest) or rest != varying:
+            bound = self._select(function, taken, varying)
+        else:
+            bound = partial(function, *leading) if leading else function
+        return self._profiled(bound, impl, name) if self._profile else bound
+
+    def _select(self, function: Callable[..., Any], taken: list[str], varying: list[str]) -> Callable[..., Any]:
+        """For an implementation that takes fewer arguments, or takes them in another order."""
+        run, places = self._run, {a: i for i, a in enumerate(varying)}
+        if taken and not any(a in run for a in taken) and taken == varying[: len(taken)]:
+            count = len(taken)
+            return lambda *values: function(*values[:count])
+        return lambda *values: function(*[run[a] if a in run else values[places[a]] for a in taken])
+
+    def _profiled(self, call: Callable[..., Any], impl: pluggy.HookImpl, name: str) -> Callable[..., Any]:
+        target = getattr(impl.function, "target", None)
+        action = f"[{participant_kind(target)}]{participant_label(target, impl.plugin_name)}.{name}"
+        profile = self._profile
+        assert profile is not None
+
+        def measured(*values: Any) -> Any:
+            with profile(action):
+                return call(*values)
+
+        return measured
+
+
+def participant_kind(target: Any) -> str:
+    """What a participant is, by the public class that it derives from; "Plugin" for an installed plugin."""
+    names = [cls.__name__ for cls in type(target).__mro__]
+    kinds = ("LightningModule", "LightningDataModule", "Callback", "Strategy")
+    return next((kind for kind in kinds if kind in names), "Plugin")
+
+
+def participant_label(target: Any, plugin_name: str) -> str:
+    """A participant's name in reports: a callback's state key, a class's name, or the plugin's name."""
+    return str(getattr(target, "state_key", None) or (type(target).__name__ if target is not None else plugin_name))

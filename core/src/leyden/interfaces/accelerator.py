@@ -1,0 +1,135 @@
+"""Accelerator: one type of device. Naming the device type is enough; all else follows from PyTorch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from leyden.utilities.exceptions import MisconfigurationException
+
+
+class Accelerator:
+    """One device type, through PyTorch's generic device modules.
+
+    An author *must* set :attr:`device_type`, and :attr:`non_blocking_transfer` to False for a device that does
+    not order its copies with its work. Everything else has an answer from
+    ``torch.get_device_module(device_type)`` and *may* be overridden where a device differs. The class is
+    asked before any instance exists (``auto`` must not touch a device that is not there), so
+    availability, counting and parsing are class methods.
+
+    Example::
+
+        class NPUAccelerator(Accelerator):
+            device_type = "npu"
+    """
+
+    device_type: ClassVar[str]
+    non_blocking_transfer: ClassVar[bool] = True
+
+    @classmethod
+    def device_module(cls) -> Any:
+        """PyTorch's module for this device type; raises RuntimeError where this build of PyTorch has none."""
+        return torch.get_device_module(cls.device_type)
+
+    @classmethod
+    def name(cls) -> str:
+        """The name that users see."""
+        return cls.device_type
+
+    @classmethod
+    def is_available(cls) -> bool:
+        """Whether at least one such device can be used now."""
+        try:
+            return bool(cls.device_module().is_available())
+        except (RuntimeError, AttributeError):
+            return False
+
+    @classmethod
+    def auto_device_count(cls) -> int:
+        """How many devices ``devices="auto"`` means."""
+        return int(cls.device_module().device_count())
+
+    @classmethod
+    def parse_devices(cls, devices: int | str | Sequence[int]) -> list[int]:
+        """Device indices from what the user wrote: n, -1, "auto", "3", "0, 1", [0, 1]."""
+        available = cls.auto_device_count()
+        indices = parse_indices(devices, available)
+        if not indices or len(set(indices)) < len(indices):
+            raise MisconfigurationException(f"devices={devices!r} must name at least one device, and none twice.")
+        if missing := [i for i in indices if not 0 <= i < available]:
+            raise MisconfigurationException(
+                f"devices={devices!r} asks for {cls.device_type} device {missing[0]}, but this machine has "
+                f"{available}: 0 to {available - 1}."
+            )
+        return indices
+
+    @classmethod
+    def get_parallel_devices(cls, devices: Sequence[int]) -> list[torch.device]:
+        """The devices with these indices."""
+        return [torch.device(cls.device_type, i) for i in devices]
+
+    def set_options(self, deterministic: bool, benchmark: bool | None) -> None:
+        """Take the Trainer's ``deterministic`` and ``benchmark`` where the device has settings for them.
+
+        PyTorch's own switch for deterministic algorithms has been set already.
+        """
+
+    def setup_device(self, device: torch.device) -> None:
+        """Make ``device`` the current one of this process."""
+        self.device_module().set_device(device)
+
+    def teardown(self) -> None:
+        """Give back what the run held: the caching allocator's free blocks, where there is one."""
+        empty_cache = getattr(self.device_module(), "empty_cache", None)
+        if empty_cache is not None:
+            empty_cache()
+
+    def synchronize(self, device: torch.device) -> None:
+        """Wait until everything queued on ``device`` is done."""
+        self.device_module().synchronize(device)
+
+    def get_device_stats(self, device: torch.device) -> dict[str, Any]:
+        """Memory statistics of ``device``, in bytes unless the name says otherwise; {} where there are none."""
+        stats = getattr(self.device_module(), "memory_stats", None)
+        return dict(stats(device)) if stats is not None else {}
+
+    def get_rng_state(self, device: torch.device) -> torch.Tensor | None:
+        """The device's random state (a byte tensor on the host), or None where it has no generator of its own."""
+        state: torch.Tensor = self.device_module().get_rng_state(device)
+        return state
+
+    def set_rng_state(self, state: torch.Tensor, device: torch.device) -> None:
+        """Restore what :meth:`get_rng_state` returned."""
+        self.device_module().set_rng_state(state, device)
+
+    def supports_precision(self, precision: str) -> bool:
+        """Whether this device can compute in ``precision``, e.g. "bf16-mixed"; refuse what would fail or crawl."""
+        return True
+
+
+def parse_indices(devices: int | str | Sequence[int], available: int) -> list[int]:
+    """Turn the value of ``Trainer(devices=...)`` into indices, without asking whether they exist."""
+    if isinstance(devices, str):
+        text = devices.strip()
+        if text == "auto":
+            devices = available
+        elif re.fullmatch(r"-?\d+", text):
+            devices = int(text)
+        elif re.fullmatch(r"\d+(\s*,\s*\d+)*\s*,?", text):
+            devices = [int(part) for part in text.split(",") if part.strip()]
+        else:
+            raise MisconfigurationException(f'devices={devices!r} is not understood; write 2, "auto", -1 or "0, 1".')
+    if isinstance(devices, bool) or not isinstance(devices, (int, list, tuple)):
+        raise MisconfigurationException(f'devices={devices!r} is not understood; write 2, "auto", -1 or [0, 1].')
+    if isinstance(devices, int):
+        if devices == -1:
+            devices = available
+        if devices < 1:
+            raise MisconfigurationException(f"devices={devices!r} must be at least 1, or -1 for all.")
+        return list(range(devices))
+    if not all(isinstance(i, int) and not isinstance(i, bool) for i in devices):
+        raise MisconfigurationException(f"devices={devices!r} must be a list of device indices.")
+    return list(devices)

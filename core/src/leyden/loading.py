@@ -1,0 +1,140 @@
+"""``load_from_checkpoint``: a module or data module from a file, with the arguments it was made with."""
+
+from __future__ import annotations
+
+import csv
+import os
+from typing import IO, Any
+
+import torch
+from typing_extensions import Self
+
+from leyden.hparams import takes
+from leyden.serialization import local_path, read_checkpoint
+from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.rank_zero import rank_zero_warn
+
+MODULE_KEYS = ("hyper_parameters", "hparams_name")
+DATAMODULE_KEYS = ("datamodule_hyper_parameters", "datamodule_hparams_name")
+
+
+class ModuleLoading:
+    """Gives a LightningModule ``load_from_checkpoint``."""
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | os.PathLike[str] | IO[bytes],
+        map_location: Any = None,
+        hparams_file: str | os.PathLike[str] | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Make a module with the hyperparameters of a checkpoint and load its weights.
+
+        Args:
+            checkpoint_path: A path, a URL, or an open file.
+            map_location: Where to load tensors, as in ``torch.load``; the host by default.
+            hparams_file: A ``.yaml`` or ``.csv`` file of hyperparameters, in place of those of the checkpoint.
+            strict: Whether the keys must be exactly the module's; ``strict_loading`` of the module by default.
+            weights_only: False unpickles objects too, and so runs code from the file.
+            kwargs: Arguments for ``__init__`` that replace or add to the saved ones.
+
+        Raises:
+            MisconfigurationException: ``__init__`` needs an argument that the checkpoint does not hold.
+        """
+        checkpoint = _read(checkpoint_path, map_location, weights_only)
+        if hparams_file is not None:
+            checkpoint["hyper_parameters"] = _read_hparams(hparams_file)
+        module: Any = _build(cls, checkpoint, MODULE_KEYS, kwargs)
+        module.configure_model()
+        module.on_load_checkpoint(checkpoint)
+        strict = module.strict_loading if strict is None else strict
+        missing, unexpected = module.load_state_dict(checkpoint["state_dict"], strict=strict)
+        if missing or unexpected:
+            rank_zero_warn(
+                f"Loaded {cls.__name__} with strict=False: missing keys {list(missing)}, unexpected keys {list(unexpected)}."
+            )
+        if map_location is not None and not callable(map_location) and not isinstance(map_location, dict):
+            module.to(torch.device(map_location))
+        return module  # type: ignore[no-any-return]
+
+
+class DataModuleLoading:
+    """Gives a LightningDataModule ``load_from_checkpoint``."""
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | os.PathLike[str] | IO[bytes],
+        map_location: Any = None,
+        hparams_file: str | os.PathLike[str] | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Make a data module with the hyperparameters of a checkpoint and give it its state; see
+        :meth:`LightningModule.load_from_checkpoint <leyden.loading.ModuleLoading.load_from_checkpoint>`."""
+        checkpoint = _read(checkpoint_path, map_location, weights_only)
+        if hparams_file is not None:
+            checkpoint["datamodule_hyper_parameters"] = _read_hparams(hparams_file)
+        datamodule: Any = _build(cls, checkpoint, DATAMODULE_KEYS, kwargs)
+        if (state := checkpoint.get(cls.__qualname__)) is not None:
+            datamodule.load_state_dict(state)
+        return datamodule  # type: ignore[no-any-return]
+
+
+def _read(path: Any, map_location: Any, weights_only: bool | None) -> dict[str, Any]:
+    where = "cpu" if map_location is None else map_location
+    if hasattr(path, "read"):
+        loaded: dict[str, Any] = torch.load(path, map_location=where, weights_only=weights_only is not False)
+        return loaded
+    return read_checkpoint(path, where, weights_only)
+
+
+def _build(cls: type, checkpoint: dict[str, Any], keys: tuple[str, str], overrides: dict[str, Any]) -> Any:
+    saved = dict(checkpoint.get(keys[0], {}))
+    name = checkpoint.get(keys[1], "kwargs")
+    if name not in ("kwargs", "", None) and name not in saved:
+        arguments = {name: _attribute_dict({**saved, **overrides.pop(name, {})}), **overrides}
+    else:
+        arguments = {**saved, **overrides}
+    try:
+        return cls(**takes(cls, arguments))
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise MisconfigurationException(
+            f"{cls.__name__} can't be made from the checkpoint's hyperparameters ({', '.join(saved) or 'none'}): {error}. "
+            "Pass what is missing: load_from_checkpoint(path, name=value)."
+        ) from error
+
+
+def _attribute_dict(values: dict[str, Any]) -> Any:
+    from leyden.utilities.attribute_dict import AttributeDict
+
+    return AttributeDict(values)
+
+
+def _read_hparams(path: str | os.PathLike[str]) -> dict[str, Any]:
+    file = local_path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no hyperparameter file at {str(path)!r}.")
+    if file.suffix in (".yaml", ".yml"):
+        import yaml
+
+        loaded: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        return loaded
+    if file.suffix == ".csv":
+        with file.open(encoding="utf-8", newline="") as stream:
+            return {row["key"]: _literal(row["value"]) for row in csv.DictReader(stream)}
+    raise ValueError(f"hparams_file={str(path)!r} must end in .yaml, .yml or .csv.")
+
+
+def _literal(text: str) -> Any:
+    import ast
+
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,275 @@
+"""A fit: epochs and batches, when to validate, when to stop. One batch is in ``step.py``.
+
+    on_train_start
+    for each epoch:                                   run
+        on_train_epoch_start
+        for each batch:                               _run_epoch
+            transfer to the device
+            on_train_batch_start
+            leyden_optimize_batch                     step.py
+            step learning rates
+            on_train_batch_end
+            log, validate, check for a stop           _end_batch
+        on_train_epoch_end                            _end_epoch
+    on_train_end
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from leyden.data.combined import INFINITE, CombinedLoader
+from leyden.data.fetch import Fetcher
+from leyden.data.loading import DataSource, load
+from leyden.data.samplers import set_sampler_epoch
+from leyden.data.transfer import transfer_function
+from leyden.loops.evaluate import EvaluationLoop
+from leyden.loops.progress import BATCH, BATCH_END, EPOCH_END, EPOCH_START, VALIDATION_END
+from leyden.loops.schedule import ValidationSchedule
+from leyden.loops.schedulers import step_schedulers
+from leyden.results import Results
+from leyden.states import RunningStage
+from leyden.utilities.exceptions import SIGTERMException
+from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from leyden.utilities.rng import collect_rng_states, set_rng_states
+
+if TYPE_CHECKING:
+    from leyden.trainer import Trainer
+
+
+class FitLoop:
+    """Trains for epochs; ``run`` is read downwards.
+
+    Attributes:
+        loader: The training loaders, combined; None before the first fit.
+        max_batches: Batches in an epoch; infinite where that is not known.
+        validation: The validation within the fit.
+        resume_rng: Random states from a checkpoint: at the start of its epoch, before a batch that was read
+            ahead, and at its moment.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.results = Results()
+        self.source: DataSource | None = None
+        self.loader: CombinedLoader | None = None
+        self.max_batches: int | float = INFINITE
+        self.validation = EvaluationLoop(trainer, RunningStage.VALIDATING, within_fit=True)
+        self.schedule = ValidationSchedule(trainer)
+        self.fetcher: Fetcher | None = None
+        self.epoch_rng: dict[str, Any] | None = None
+        self.resume_rng: dict[str, Any] | None = None
+        self._loaded_in_epoch = -1
+
+    def run(self) -> None:
+        """Train until a limit is reached or something asks to stop."""
+        trainer, hooks = self.trainer, self.trainer.hooks
+        self.setup_data()
+        if self._is_done() or trainer.limit_train_batches == 0:
+            return
+        torch.set_grad_enabled(True)
+        trainer.logging.results = self.results
+        if self.schedule.is_due_in_epoch() and self.validation.loader is None:
+            self.validation.setup_data()  # so that a progress bar knows how much there will be
+        self._warn_of_evaluation_mode()
+        if hooks.on_train_start is not None:
+            hooks.on_train_start()
+        while not self._is_done():
+            self._run_epoch()
+        if hooks.on_train_end is not None:
+            hooks.on_train_end()
+
+    def _run_epoch(self) -> None:
+        trainer, progress, hooks, logging = self.trainer, self.trainer.progress, self.trainer.hooks, self.trainer.logging
+        self.setup_data()
+        resumed_at, behind = progress.phase, progress.batch_idx
+        if resumed_at == EPOCH_START:
+            self._start_epoch()
+        batches = self._fetch(resumed_at, behind)
+        if resumed_at in (BATCH_END, VALIDATION_END):
+            self.results.epoch_ended = False
+            self._end_batch(self._accumulated(), resumed_at)
+        if resumed_at == EPOCH_END or (behind and self._is_epoch_done()):
+            return self._end_epoch()
+        transfer, step, configs = transfer_function(trainer, 0), trainer.step, trainer.lr_scheduler_configs
+        for batch, _, _, is_last in batches:
+            batch_idx = progress.batch_idx
+            batch = transfer(batch)
+            progress.phase = BATCH
+            progress.batch_idx += 1
+            progress.total_batches += 1
+            progress.is_last_batch = is_last
+            logging.start_batch(batch)
+            if hooks.on_train_batch_start is not None and hooks.on_train_batch_start(batch, batch_idx) == -1:
+                progress.is_last_batch = True
+                break
+            outputs = hooks.leyden_optimize_batch(batch, batch_idx)
+            if configs:
+                self._step_learning_rates(step.accumulating, plateau=False)
+            progress.phase = BATCH_END
+            if hooks.on_train_batch_end is not None:
+                hooks.on_train_batch_end(outputs, batch, batch_idx)
+            self._end_batch(step.accumulating)
+            if self._is_epoch_done():
+                break
+        self._end_epoch()
+
+    def _start_epoch(self) -> None:
+        trainer, progress = self.trainer, self.trainer.progress
+        progress.batch_idx, progress.phase, progress.is_last_batch = 0, EPOCH_START, False
+        self.results.epoch_ended = True
+        assert self.loader is not None
+        for loader in self.loader.flattened:
+            set_sampler_epoch(loader, progress.epoch)
+        if trainer.hooks.on_train_epoch_start is not None:
+            trainer.hooks.on_train_epoch_start()
+
+    def _end_batch(self, accumulating: bool, resumed_at: str = "") -> None:
+        """Log, validate, step on plateaus, count. A run resumed after validation does not validate again."""
+        trainer, progress = self.trainer, self.trainer.progress
+        if resumed_at != VALIDATION_END:
+            trainer.logging.end_train_batch(accumulating)
+            if self.schedule.enabled and self.schedule.is_due():
+                self._validate(accumulating)
+        if trainer.lr_scheduler_configs:
+            self._step_learning_rates(accumulating, plateau=True)
+        if not accumulating:
+            progress.batches_that_stepped += 1
+        if trainer.received_sigterm:
+            raise SIGTERMException
+
+    def _validate(self, accumulating: bool) -> None:
+        trainer = self.trainer
+        if not accumulating:
+            trainer.lightning_module.on_validation_model_zero_grad()
+        with trainer.stage_of(RunningStage.VALIDATING):
+            self.validation.run()
+        trainer.progress.phase = VALIDATION_END
+        self.schedule.validated_at = time.monotonic()
+
+    def _end_epoch(self) -> None:
+        """Call ``on_train_epoch_end``, step what steps per epoch, log the epoch and count it."""
+        trainer, progress = self.trainer, self.trainer.progress
+        if progress.phase != EPOCH_END:
+            progress.phase = EPOCH_END
+            trainer.logging.end_epoch()
+            if trainer.hooks.on_train_epoch_end is not None:
+                trainer.hooks.on_train_epoch_end()
+        trainer.logging.end_epoch()
+        if trainer.lr_scheduler_configs and progress.is_last_batch:
+            step_schedulers(trainer, "epoch", progress.epoch, plateau=True)
+        trainer.logging.end_train_epoch()
+        progress.epoch += 1
+        progress.batch_idx, progress.phase = 0, EPOCH_START
+        if trainer.received_sigterm:
+            raise SIGTERMException
+
+    def _step_learning_rates(self, accumulating: bool, plateau: bool) -> None:
+        progress = self.trainer.progress
+        if not accumulating:
+            step_schedulers(self.trainer, "step", progress.batch_idx - 1, plateau)
+        if not plateau and progress.is_last_batch:
+            step_schedulers(self.trainer, "epoch", progress.epoch, plateau)
+
+    # -- when to stop -------------------------------------------------------------------------------------
+
+    def _is_done(self) -> bool:
+        trainer, progress = self.trainer, self.trainer.progress
+        if self.max_batches == 0:
+            rank_zero_info("Trainer.fit stopped: there are no training batches.")
+        elif -1 < trainer.max_steps <= progress.optimizer_steps:
+            rank_zero_info(f"`Trainer.fit` stopped: `max_steps={trainer.max_steps}` reached.")
+        elif trainer.max_epochs is not None and -1 < trainer.max_epochs <= progress.epoch and progress.phase == EPOCH_START:
+            rank_zero_info(f"`Trainer.fit` stopped: `max_epochs={trainer.max_epochs}` reached.")
+        else:
+            return trainer.should_stop and self.may_stop_early and progress.phase == EPOCH_START
+        return True
+
+    def _is_epoch_done(self) -> bool:
+        trainer, progress = self.trainer, self.trainer.progress
+        if progress.is_last_batch or -1 < trainer.max_steps <= progress.optimizer_steps:
+            return True
+        return trainer.should_stop and self._stops_now()
+
+    @property
+    def may_stop_early(self) -> bool:
+        """Whether ``min_epochs`` and ``min_steps`` are behind."""
+        trainer, progress = self.trainer, self.trainer.progress
+        epochs = progress.epoch + (1 if progress.phase == EPOCH_END else 0)
+        met_epochs = not trainer.min_epochs or epochs >= trainer.min_epochs
+        return met_epochs and (not trainer.min_steps or progress.optimizer_steps >= trainer.min_steps)
+
+    def _stops_now(self) -> bool:
+        if self.may_stop_early:
+            return True
+        if not self._told_of_minimum:
+            self._told_of_minimum = True
+            rank_zero_info(
+                f"Something asked to stop, but min_epochs={self.trainer.min_epochs} or min_steps="
+                f"{self.trainer.min_steps} is not reached yet; training goes on."
+            )
+        return False
+
+    _told_of_minimum = False
+
+    # -- data ---------------------------------------------------------------------------------------------
+
+    def setup_data(self) -> None:
+        """Ask for the training loaders, in the first epoch and whenever they are due again."""
+        trainer = self.trainer
+        every = trainer.reload_dataloaders_every_n_epochs
+        due = bool(every) and trainer.current_epoch - self._loaded_in_epoch >= every
+        if trainer.limit_train_batches == 0 or (self.loader is not None and not due):
+            return
+        assert self.source is not None
+        loader = load(trainer, self.source, RunningStage.TRAINING, "max_size_cycle")
+        if loader.mode == "sequential":
+            raise ValueError('A CombinedLoader(mode="sequential") can\'t be trained on; take one of the other modes.')
+        self.loader, self.max_batches = loader, loader.total()
+        self._loaded_in_epoch = trainer.current_epoch
+        self.schedule.plan(self.max_batches)
+        if trainer.loggers and self.max_batches < trainer.log_every_n_steps and not trainer.fast_dev_run:
+            rank_zero_warn(
+                f"An epoch has {self.max_batches} batches and log_every_n_steps={trainer.log_every_n_steps}, so that "
+                "its steps are logged seldom or never; write a smaller number to see them."
+            )
+
+    def _fetch(self, resumed_at: str, behind: int) -> Fetcher | Sequence[Any]:
+        """The epoch's batches; a resumed epoch draws the same ones and passes over those that are behind."""
+        trainer, accelerator, device = self.trainer, self.trainer.accelerator, self.trainer.strategy.root_device
+        assert self.loader is not None
+        saved, self.resume_rng = self.resume_rng, None
+
+        def restore(moment: str) -> None:
+            if saved is not None and saved.get(moment) is not None:
+                set_rng_states(saved[moment], accelerator, device, self.loader.flattened if self.loader else ())
+
+        if resumed_at == EPOCH_END or (behind and trainer.progress.is_last_batch):
+            restore("now")
+            return ()
+        restore("epoch")
+        self.epoch_rng = collect_rng_states(accelerator, device, self.loader.flattened)
+        measure = trainer.measure("[FitLoop].train_dataloader_next")
+        self.fetcher = Fetcher(self.loader, behind, measure)
+        self.fetcher.read_ahead(lambda: restore("ahead"))
+        if behind:
+            restore("now")
+        return self.fetcher
+
+    def _accumulated(self) -> bool:
+        """Whether the batch after which a checkpoint was taken only added to the gradients."""
+        every, progress = self.trainer.accumulate_grad_batches, self.trainer.progress
+        return self.trainer.step.automatic and progress.batch_idx % every != 0 and not progress.is_last_batch
+
+    def _warn_of_evaluation_mode(self) -> None:
+        module = self.trainer.lightning_module
+        names = [name for name, part in module.named_modules() if not part.training]
+        if names:
+            rank_zero_warn(
+                f"{len(names)} module(s) are in evaluation mode at the start of training, {names[0] or 'the whole model'!r} "
+                "first; call .train() if that is not meant."
+            )

@@ -1,0 +1,73 @@
+"""When a fit validates: every so many batches, parts of an epoch, epochs, or so much time."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from leyden.data.combined import INFINITE
+from leyden.utilities.exceptions import MisconfigurationException
+
+if TYPE_CHECKING:
+    from leyden.trainer import Trainer
+
+
+class ValidationSchedule:
+    """``val_check_interval`` and ``check_val_every_n_epoch``, made into a question per batch.
+
+    Attributes:
+        enabled: Whether this fit validates at all.
+        every: Training batches between validations; infinite for the end of the epoch only.
+        validated_at: When the last validation ended, in seconds of ``time.monotonic``.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.enabled = False
+        self.every: int | float = INFINITE
+        self.validated_at = 0.0
+
+    def plan(self, max_batches: int | float) -> None:
+        """Work out the interval for an epoch of ``max_batches``."""
+        trainer, interval = self.trainer, self.trainer.val_check_interval
+        self.enabled = trainer.enable_validation
+        self.validated_at = time.monotonic()
+        if isinstance(interval, timedelta):
+            self.every = INFINITE
+        elif isinstance(interval, int):
+            self.every = interval
+            if interval > max_batches and trainer.check_val_every_n_epoch is not None and self.enabled:
+                raise ValueError(
+                    f"val_check_interval={interval} is more than the {max_batches} training batches of an epoch; write a "
+                    "smaller one, or check_val_every_n_epoch=None to count batches across epochs."
+                )
+        elif max_batches == INFINITE:
+            if interval != 1.0 and self.enabled:
+                raise MisconfigurationException(
+                    f"val_check_interval={interval} is a fraction, but the training loader has no length; write a number "
+                    "of batches, a time, or 1.0 for the end of the epoch."
+                )
+            self.every = INFINITE
+        else:
+            self.every = max(1, int(max_batches * interval))
+        trainer.val_check_batch = self.every
+
+    def is_due_in_epoch(self) -> bool:
+        """Whether the running epoch is one with validation."""
+        every = self.trainer.check_val_every_n_epoch
+        return self.trainer.enable_validation and (every is None or (self.trainer.progress.epoch + 1) % every == 0)
+
+    def is_due(self) -> bool:
+        """Whether to validate now, after a batch."""
+        trainer, progress = self.trainer, self.trainer.progress
+        if not self.is_due_in_epoch():
+            return False
+        if trainer.should_stop and trainer.fit_loop.may_stop_early:
+            return True
+        if isinstance(trainer.val_check_interval, timedelta):
+            return time.monotonic() - self.validated_at >= trainer.val_check_interval.total_seconds()
+        if self.every == INFINITE:
+            return progress.is_last_batch
+        batches = progress.total_batches if trainer.check_val_every_n_epoch is None else progress.batch_idx
+        return batches % self.every == 0

@@ -1,0 +1,187 @@
+"""Discovery: which plugins are installed, what each one brings, and what is wrong with those that are set aside.
+
+``discover()`` reads the entry points of the group ``leyden`` once per process, imports each plugin's
+small module (never its parts), and registers it with pluggy. A plugin that is broken is set aside with
+one warning; asking for something of it by name raises its own error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
+
+import pluggy
+from importlib_metadata import EntryPoint, entry_points, version
+
+from leyden import hooks
+from leyden.interfaces.component import Component
+from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.rank_zero import rank_zero_warn
+
+GROUP = "leyden"
+CORE_DISTRIBUTION = "leyden-core"
+State = Literal["active", "disabled", "set aside"]
+
+
+@dataclass
+class PluginRecord:
+    """What is known of one plugin, working or not.
+
+    Attributes:
+        name: The entry point's name, or the name under which ``Trainer(plugins=...)`` registered it.
+        distribution: The distribution that it came with; "" for one that was not installed.
+        version: That distribution's version.
+        state: "active", "disabled" by the user, or "set aside" because of ``error``.
+        load_time: Seconds that importing and registering it took.
+    """
+
+    name: str
+    distribution: str = ""
+    version: str = ""
+    state: State = "active"
+    plugin: Any = None
+    components: tuple[Component, ...] = ()
+    load_time: float = 0.0
+    error: BaseException | None = None
+    hook_names: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        source = f" of {self.distribution} {self.version}" if self.distribution else ""
+        return f"plugin {self.name!r}{source}"
+
+
+class PluginManager(pluggy.PluginManager):
+    """pluggy's manager with Leyden's hook specifications and a record of every plugin."""
+
+    def __init__(self) -> None:
+        super().__init__(hooks.PROJECT)
+        for group in (hooks.Registration, hooks.Observation, hooks.Behaviour):
+            self.add_hookspecs(group())
+        self.records: list[PluginRecord] = []
+        self.on_register: Callable[[], None] | None = None
+
+    def admit(self, record: PluginRecord) -> None:
+        """Register ``record.plugin``, refusing hooks that do not exist, and collect its components."""
+        if super().register(record.plugin, record.name) is None:
+            raise MisconfigurationException(f"the name {record.name!r} is blocked.")
+        try:
+            self._refuse_unknown_hooks(record)
+            caller = self.subset_hook_caller(
+                "leyden_components", [plugin for plugin in self.get_plugins() if plugin is not record.plugin]
+            )
+            record.components = tuple(part for parts in caller() for part in parts)
+            record.hook_names = sorted(hook.name for hook in self.get_hookcallers(record.plugin) or ())
+        except BaseException:
+            self.unregister(record.plugin)
+            raise
+        self.records.append(record)
+
+    def _refuse_unknown_hooks(self, record: PluginRecord) -> None:
+        known = [name for name in vars(self.hook) if getattr(self.hook, name).spec is not None]
+        for caller in self.get_hookcallers(record.plugin) or ():
+            optional = all(impl.optionalhook for impl in caller.get_hookimpls() if impl.plugin is record.plugin)
+            if caller.spec is None and not optional:
+                near = difflib.get_close_matches(caller.name, known, n=1)
+                raise MisconfigurationException(
+                    f"it implements {caller.name!r}, which is no hook" + (f"; did it mean {near[0]!r}?" if near else ".")
+                )
+
+    def extended(self, records: list[PluginRecord]) -> PluginManager:
+        """A manager of the same plugins and more; those that can't be registered raise."""
+        manager = PluginManager()
+        for record in self.records:
+            if record.state == "active":
+                manager.register(record.plugin, record.name)
+        manager.records = list(self.records)
+        for record in records:
+            manager.admit(record)
+        return manager
+
+    def register(self, plugin: Any, name: str | None = None) -> str | None:
+        """Register a plugin; a run that is under way sees it from its next hook on."""
+        registered = super().register(plugin, name)
+        if self.on_register is not None:
+            self.on_register()
+        return registered
+
+
+@cache
+def discover() -> PluginManager:
+    """The installed plugins, found and registered on the first call.
+
+    ``LEYDEN_PLUGINS_AUTOLOAD=0`` registers the core alone; ``LEYDEN_PLUGINS_DISABLED=name,name`` leaves
+    plugins out by the name of their entry point or of their distribution.
+    """
+    manager = PluginManager()
+    autoload = os.environ.get("LEYDEN_PLUGINS_AUTOLOAD", "1") != "0"
+    disabled = {name.strip() for name in os.environ.get("LEYDEN_PLUGINS_DISABLED", "").split(",")} - {""}
+    found = sorted(entry_points(group=GROUP), key=_discovery_order)
+    for point in found:
+        record = PluginRecord(point.name, *_origin(point))
+        if _is_core(record):
+            _load(manager, record, point)
+        elif not autoload or disabled & {record.name, record.distribution}:
+            record.state = "disabled"
+            manager.records.append(record)
+        elif twin := next((r for r in manager.records if r.name == record.name), None):
+            _set_aside(manager, record, MisconfigurationException(f"{twin.distribution} has a plugin of that name."))
+        else:
+            _load(manager, record, point)
+    return manager
+
+
+def _discovery_order(point: EntryPoint) -> tuple[bool, str, str]:
+    """The core first, then by name: the same order on every machine and rank."""
+    return point.value.partition(".")[0] != "leyden", point.name, point.value
+
+
+def _is_core(record: PluginRecord) -> bool:
+    return record.distribution == CORE_DISTRIBUTION
+
+
+def _origin(point: EntryPoint) -> tuple[str, str]:
+    return (point.dist.name, point.dist.version) if point.dist is not None else ("", "")
+
+
+def _load(manager: PluginManager, record: PluginRecord, point: EntryPoint) -> None:
+    """Import and register one plugin, or set it aside."""
+    began = time.perf_counter()
+    try:
+        _check_core_version(point)
+        record.plugin = point.load()
+        manager.admit(record)
+    except Exception as error:
+        _set_aside(manager, record, error)
+    record.load_time = time.perf_counter() - began
+
+
+def _check_core_version(point: EntryPoint) -> None:
+    """Refuse, before its import, a plugin whose metadata asks for another version of the core's hooks."""
+    needs = [r for r in (point.dist.requires or () if point.dist else ()) if r.startswith(CORE_DISTRIBUTION)]
+    if not needs:
+        return
+    from packaging.requirements import Requirement
+
+    for need in map(Requirement, needs):
+        if need.name == CORE_DISTRIBUTION and not need.specifier.contains(_core_version(), prereleases=True):
+            raise MisconfigurationException(f"it asks for {need}, and {CORE_DISTRIBUTION} is {_core_version()}.")
+
+
+@cache
+def _core_version() -> str:
+    return version(CORE_DISTRIBUTION)
+
+
+def _set_aside(manager: PluginManager, record: PluginRecord, error: Exception) -> None:
+    record.state, record.error = "set aside", error
+    manager.records.append(record)
+    rank_zero_warn(
+        f"The {record} is set aside: {type(error).__name__}: {error} "
+        f"Mend or uninstall it, or disable it with LEYDEN_PLUGINS_DISABLED={record.name}.",
+        RuntimeWarning,
+    )

@@ -1,0 +1,357 @@
+"""LightningModule: a ``torch.nn.Module`` that says how it is trained, validated, tested and used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
+
+from leyden.hparams import HyperparametersMixin
+from leyden.loading import ModuleLoading
+from leyden.module_hooks import ModuleHooks
+from leyden.results import LogOptions
+from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.rank_zero import rank_zero_warn
+
+if TYPE_CHECKING:
+    from leyden.interfaces.logger import Logger
+    from leyden.trainer import Trainer
+
+
+class LightningModule(ModuleHooks, HyperparametersMixin, ModuleLoading, Module):
+    """Override ``training_step`` and ``configure_optimizers``, and whatever else should differ.
+
+    Example::
+
+        class Classifier(LightningModule):
+            def __init__(self):
+                super().__init__()
+                self.layer = torch.nn.Linear(64, 10)
+
+            def training_step(self, batch, batch_idx):
+                x, y = batch
+                return torch.nn.functional.cross_entropy(self.layer(x), y)
+
+            def configure_optimizers(self):
+                return torch.optim.Adam(self.parameters(), lr=1e-3)
+    """
+
+    allow_zero_length_dataloader_with_multiple_devices = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._trainer: Trainer | None = None
+        self._example_input_array: Any = None
+        self._automatic_optimization = True
+        self._strict_loading: bool | None = None
+        self._toggled: dict[Tensor, bool] = {}
+
+    # -- what a model overrides -------------------------------------------------------------------------
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model computes when it is called."""
+        return super().forward(*args, **kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor | Mapping[str, Any] | None:
+        """Take ``(batch)`` or ``(batch, batch_idx)``; return the loss, a dict with "loss", or None to skip the batch."""
+        raise NotImplementedError
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Take ``(batch)``, ``(batch, batch_idx)`` or ``(batch, batch_idx, dataloader_idx)``; log metrics."""
+        raise NotImplementedError
+
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``validation_step``, on the test data."""
+        raise NotImplementedError
+
+    def predict_step(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``validation_step``; what it returns is collected. By default the model is called on the batch."""
+        return self(args[0] if args else kwargs["batch"])
+
+    def configure_optimizers(self) -> Any:
+        """Return an optimizer; a list; two lists (optimizers, schedulers); a dict or a tuple of dicts; or None."""
+        raise NotImplementedError
+
+    def configure_callbacks(self) -> Any:
+        """Return callbacks of the model's own; they replace the Trainer's of the same type."""
+        return []
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Compute gradients of ``loss``."""
+        loss.backward(*args, **kwargs)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Step the optimizer. The closure runs forward and backward: an override must pass it on or call it."""
+        optimizer.step(closure=optimizer_closure)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Clear the gradients."""
+        optimizer.zero_grad()
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Step a scheduler; ``metric`` is what it monitors, or None."""
+        if metric is None:
+            scheduler.step()
+        else:
+            scheduler.step(metric)
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip gradients with what the Trainer was given; override to clip otherwise."""
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    # -- logging ----------------------------------------------------------------------------------------
+
+    def log(
+        self,
+        name: str,
+        value: Any,
+        prog_bar: bool = False,
+        logger: bool | None = None,
+        on_step: bool | None = None,
+        on_epoch: bool | None = None,
+        reduce_fx: str | Callable[[Any], Any] = "mean",
+        enable_graph: bool = False,
+        sync_dist: bool = False,
+        sync_dist_group: Any | None = None,
+        add_dataloader_idx: bool = True,
+        batch_size: int | None = None,
+        metric_attribute: str | None = None,
+        rank_zero_only: bool = False,
+    ) -> None:
+        """Log one number under a name.
+
+        Args:
+            name: Its name; the same in every process.
+            value: A number, a tensor of one element, or a torchmetrics object.
+            prog_bar: Show it in the progress bar.
+            logger: Send it to the loggers; yes by default.
+            on_step: Log this step's value. By default in training steps only.
+            on_epoch: Log the epoch's reduced value. By default everywhere but in training steps.
+            reduce_fx: "mean" (weighted by batch size), "min", "max", "sum", or a function of the stacked values.
+            enable_graph: Keep the autograd graph of the value.
+            sync_dist: Reduce over processes.
+            sync_dist_group: The process group to reduce over.
+            add_dataloader_idx: Add ``/dataloader_idx_N`` where there are several evaluation loaders.
+            batch_size: The weight in the mean; by default the first dimension of the batch's first tensor.
+            metric_attribute: For a metric object that is no attribute of the module: what it is called.
+            rank_zero_only: Only rank 0 calls this; nothing is reduced over processes.
+
+        Raises:
+            MisconfigurationException: It has no meaning in the hook that runs, or differs from an earlier call.
+            ValueError: The value is no single number.
+        """
+        trainer = self._trainer
+        if trainer is None:
+            rank_zero_warn(f"self.log({name!r}, …) does nothing: the module is not attached to a Trainer.")
+            return
+        options = LogOptions(
+            prog_bar, logger, on_step, on_epoch, reduce_fx, enable_graph, sync_dist, sync_dist_group,
+            add_dataloader_idx, metric_attribute, rank_zero_only,
+        )  # fmt: skip
+        trainer.logging.log(name, value, options, batch_size)
+
+    def log_dict(self, dictionary: Mapping[str, Any], **options: Any) -> None:
+        """Log several values with the same options; see :meth:`log`."""
+        for name, value in dictionary.items():
+            self.log(name, value, **options)
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print once, on rank 0, without tearing the progress bar."""
+        if self._trainer is None:
+            print(*args, **kwargs)
+        else:
+            self._trainer.print(*args, **kwargs)
+
+    # -- manual optimisation ----------------------------------------------------------------------------
+
+    @property
+    def automatic_optimization(self) -> bool:
+        """Whether the Trainer calls backward and steps the optimizer; set it to False in ``__init__`` to do so yourself."""
+        return self._automatic_optimization
+
+    @automatic_optimization.setter
+    def automatic_optimization(self, automatic: bool) -> None:
+        self._automatic_optimization = automatic
+
+    def optimizers(self, use_pl_optimizer: bool = True) -> Any:
+        """The optimizer, or the list of several.
+
+        Args:
+            use_pl_optimizer: Wrapped, so that its ``step`` counts and calls the hooks; else PyTorch's own objects.
+        """
+        optimizers = self.trainer.wrapped_optimizers if use_pl_optimizer else self.trainer.optimizers
+        return optimizers[0] if len(optimizers) == 1 else list(optimizers)
+
+    def lr_schedulers(self) -> Any:
+        """None, the scheduler, or the list of several."""
+        schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+        return (schedulers[0] if len(schedulers) == 1 else schedulers) if schedulers else None
+
+    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """``loss.backward()`` in manual optimisation, with the precision's scaling and the hooks."""
+        self._require_manual("manual_backward")
+        self.trainer.step.backward(loss, *args, **kwargs)
+
+    def clip_gradients(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip the gradients of an optimizer's parameters.
+
+        Args:
+            optimizer: Whose parameters.
+            gradient_clip_val: The bound; by default the Trainer's; nothing happens without one.
+            gradient_clip_algorithm: "norm" (of all gradients together, the default) or "value" (of each element).
+        """
+        self.trainer.step.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def toggle_optimizer(self, optimizer: Any) -> None:
+        """Require gradients for this optimizer's parameters and for no other's; see :meth:`untoggle_optimizer`."""
+        for other in self.trainer.optimizers:
+            for parameter in _parameters(other):
+                self._toggled.setdefault(parameter, parameter.requires_grad)
+                parameter.requires_grad = False
+        for parameter in _parameters(optimizer):
+            parameter.requires_grad = self._toggled.get(parameter, parameter.requires_grad)
+
+    def untoggle_optimizer(self, optimizer: Any) -> None:
+        """Undo :meth:`toggle_optimizer`."""
+        for parameter, required in self._toggled.items():
+            parameter.requires_grad = required
+        self._toggled = {}
+
+    @contextmanager
+    def toggled_optimizer(self, optimizer: Any) -> Generator[None, None, None]:
+        """A block with :meth:`toggle_optimizer` before and :meth:`untoggle_optimizer` after it."""
+        self.toggle_optimizer(optimizer)
+        try:
+            yield
+        finally:
+            self.untoggle_optimizer(optimizer)
+
+    def _require_manual(self, name: str) -> None:
+        if self.automatic_optimization:
+            raise MisconfigurationException(
+                f"{name} is for manual optimisation; set self.automatic_optimization = False in __init__."
+            )
+
+    # -- where it is ------------------------------------------------------------------------------------
+
+    @property
+    def trainer(self) -> Trainer:
+        """The Trainer that runs this module.
+
+        Raises:
+            RuntimeError: There is none yet.
+        """
+        if self._trainer is None:
+            raise RuntimeError(f"{type(self).__qualname__} is not attached to a Trainer.")
+        return self._trainer
+
+    @trainer.setter
+    def trainer(self, trainer: Trainer | None) -> None:
+        for module in self.modules():
+            if isinstance(module, LightningModule):
+                module._trainer = trainer
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the run that is under way, else that of the parameters."""
+        if self._trainer is not None and self._trainer.is_running:
+            return self._trainer.strategy.root_device
+        tensor = next(self.parameters(), None)
+        if tensor is None:
+            tensor = next(self.buffers(), None)
+        return tensor.device if tensor is not None else torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the first floating-point parameter, else PyTorch's default."""
+        return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.get_default_dtype())
+
+    @property
+    def example_input_array(self) -> Any:
+        """An input for ``forward``: a tensor, a tuple of arguments or a dict of keyword arguments; for summaries and exports."""
+        return self._example_input_array
+
+    @example_input_array.setter
+    def example_input_array(self, example: Any) -> None:
+        self._example_input_array = example
+
+    @property
+    def strict_loading(self) -> bool:
+        """Whether a checkpoint must have exactly the module's keys; True unless set otherwise."""
+        return True if self._strict_loading is None else self._strict_loading
+
+    @strict_loading.setter
+    def strict_loading(self, strict: bool) -> None:
+        self._strict_loading = strict
+
+    @property
+    def current_epoch(self) -> int:
+        """Epochs finished so far; 0 without a Trainer."""
+        return self._trainer.current_epoch if self._trainer is not None else 0
+
+    @property
+    def global_step(self) -> int:
+        """Optimizer steps taken so far; 0 without a Trainer."""
+        return self._trainer.global_step if self._trainer is not None else 0
+
+    @property
+    def global_rank(self) -> int:
+        """This process among all; 0 without a Trainer."""
+        return self._trainer.global_rank if self._trainer is not None else 0
+
+    @property
+    def local_rank(self) -> int:
+        """This process on its node; 0 without a Trainer."""
+        return self._trainer.local_rank if self._trainer is not None else 0
+
+    @property
+    def logger(self) -> Logger | None:
+        """The first logger, or None."""
+        return self._trainer.logger if self._trainer is not None else None
+
+    @property
+    def loggers(self) -> list[Logger]:
+        """All loggers."""
+        return self._trainer.loggers if self._trainer is not None else []
+
+    # -- the rest ---------------------------------------------------------------------------------------
+
+    def all_gather(self, data: Any, group: Any | None = None, sync_grads: bool = False) -> Any:
+        """Gather tensors, or a collection of them, from all processes: a new first dimension of the world's size."""
+        gather = self.trainer.strategy.all_gather
+        return tree_map(lambda x: gather(torch.as_tensor(x, device=self.device), group, sync_grads), data)
+
+    def freeze(self) -> None:
+        """Require no gradients and go into evaluation mode."""
+        for parameter in self.parameters():
+            parameter.requires_grad = False
+        self.eval()
+
+    def unfreeze(self) -> None:
+        """Require gradients everywhere and go into training mode."""
+        for parameter in self.parameters():
+            parameter.requires_grad = True
+        self.train()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_trainer": None}
+
+
+def _parameters(optimizer: Any) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -1,0 +1,9 @@
+"""The profilers that installed plugins bring, by class name."""
+
+from leyden.windows import window
+
+from leyden.interfaces.profiler import Profiler
+
+__all__ = ["Profiler"]
+
+__getattr__, __dir__ = window(__name__, ("profiler",), dict.fromkeys(__all__))

@@ -1,0 +1,220 @@
+"""Checkpoint files: plain data and tensors only, written so that no kill tears them, checked when they are read."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from datetime import date, datetime, timedelta
+from enum import Enum
+from pathlib import Path, PurePath
+from typing import IO, Any
+from argparse import Namespace
+
+import torch
+from torch import Tensor
+
+from leyden.interfaces.checkpoint_io import CheckpointIO
+from leyden.utilities.exceptions import CheckpointCorruptedError
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
+
+
+class NotPlainError(TypeError):
+    """A value is no data: loading it back would run code or import a name from the file."""
+
+
+def to_plain(value: Any, where: str = "", dropped: list[str] | None = None) -> Any:
+    """The value as data that ``torch.load(weights_only=True)`` takes back.
+
+    Numpy values become numbers and tensors, paths strings, enums their values, dates text, named tuples tuples,
+    dataclasses and Namespaces dicts.
+
+    Args:
+        value: Anything.
+        where: The key path of ``value``, for messages.
+        dropped: Collects the paths of dict entries that are no data and were left out.
+
+    Raises:
+        NotPlainError: The value is no data and stands in no dict from which it could be left out.
+    """
+    if type(value) in _PLAIN or isinstance(value, Tensor):
+        return value
+    if isinstance(value, Enum):
+        return to_plain(value.value, where, dropped)
+    for base in (bool, int, float, str, bytes):
+        if isinstance(value, base):
+            return base(value)
+    if isinstance(value, Mapping):
+        return _plain_mapping(value, where, dropped)
+    if isinstance(value, (list, tuple)):
+        items = [to_plain(v, f"{where}[{i}]", dropped) for i, v in enumerate(value)]
+        return items if isinstance(value, list) else tuple(items)
+    if isinstance(value, (set, frozenset)):
+        return {to_plain(v, where, dropped) for v in value}
+    return _plain_object(value, where, dropped)
+
+
+def _plain_mapping(value: Mapping[Any, Any], where: str, dropped: list[str] | None) -> Any:
+    if isinstance(value, OrderedDict) and all(isinstance(v, Tensor) for v in value.values()):
+        return value  # a module's state keeps its metadata
+    plain = {}
+    for key, member in value.items():
+        path = f"{where}.{key}" if where else str(key)
+        try:
+            plain[to_plain(key, path)] = to_plain(member, path, dropped)
+        except NotPlainError:
+            if dropped is None:
+                raise
+            dropped.append(path)
+    return Counter(plain) if isinstance(value, Counter) else plain
+
+
+def _plain_object(value: Any, where: str, dropped: list[str] | None) -> Any:
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, Namespace):
+        return _plain_mapping(vars(value), where, dropped)
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain_mapping({f.name: getattr(value, f.name) for f in fields(value)}, where, dropped)
+    if type(value).__module__ == "numpy":
+        if getattr(value, "dtype", None) is not None and value.dtype.kind in "biufc":
+            return torch.from_numpy(value.copy()) if getattr(value, "ndim", 0) else value.item()
+        if hasattr(value, "tolist"):
+            return to_plain(value.tolist(), where, dropped)
+    raise NotPlainError(f"{where or 'the value'} is a {type(value).__module__}.{type(value).__qualname__}, which is no data.")
+
+
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a URL of a remote file system rather than a local path."""
+    return "://" in str(path) and not str(path).startswith("file://")
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """A local path, without ``file://``."""
+    return Path(str(path).removeprefix("file://"))
+
+
+class TorchCheckpointIO(CheckpointIO):
+    """Checkpoints as ``torch.save`` writes them, on local disks and on whatever fsspec reaches."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
+        """Write beside, flush, rename: at ``path`` there is the old file or the whole new one, never less."""
+        if is_url(path):
+            buffer = io.BytesIO()
+            torch.save(checkpoint, buffer)
+            with _open_url(path, "wb", storage_options) as remote:
+                remote.write(buffer.getvalue())
+            return
+        target = local_path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            with beside.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, target)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+        _flush_directory(target.parent)
+
+    def load_checkpoint(self, path: str, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read and check a checkpoint; a damaged one raises CheckpointCorruptedError."""
+        return read_checkpoint(path, map_location or "cpu", weights_only)
+
+    def remove_checkpoint(self, path: str) -> None:
+        """Remove the file, or the directory, at ``path``."""
+        if is_url(path):
+            import fsspec
+
+            system, inner = fsspec.core.url_to_fs(path)
+            if system.exists(inner):
+                system.rm(inner, recursive=True)
+            return
+        target = local_path(path)
+        if target.is_dir() and not target.is_symlink():
+            import shutil
+
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: str | os.PathLike[str], map_location: Any, weights_only: bool | None) -> dict[str, Any]:
+    """Load a checkpoint from a path or URL, its checksums verified.
+
+    Raises:
+        FileNotFoundError: There is none.
+        CheckpointCorruptedError: It is torn or altered.
+    """
+    if is_url(path):
+        with _open_url(str(path), "rb", None) as remote:
+            file: Any = io.BytesIO(remote.read())
+    else:
+        file = local_path(path)
+        if not file.is_file():
+            raise FileNotFoundError(f"There is no checkpoint at {str(path)!r}.")
+    _verify(file, path)
+    try:
+        loaded: dict[str, Any] = torch.load(file, map_location=map_location, weights_only=weights_only is not False)
+    except Exception as error:
+        if "weights_only" in str(error).lower() or "Unsupported" in str(error):
+            raise RuntimeError(
+                f"The checkpoint {str(path)!r} holds objects that are no data ({str(error).splitlines()[-1]}); "
+                "pass weights_only=False only if you trust where it comes from, since that runs its code."
+            ) from error
+        raise
+    return loaded
+
+
+def _verify(file: Any, path: Any) -> None:
+    """Compare every record of the file with its CRC, which PyTorch writes and never looks at."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        if _is_legacy(file):
+            return
+        raise CheckpointCorruptedError(f"The checkpoint {str(path)!r} is torn or no checkpoint at all: {error}.") from error
+    finally:
+        if isinstance(file, io.BytesIO):
+            file.seek(0)
+    if broken is not None:
+        raise CheckpointCorruptedError(
+            f"The checkpoint {str(path)!r} is damaged: {broken} is not what was written. Take an older one."
+        )
+
+
+def _is_legacy(file: Any) -> bool:
+    """Whether this is PyTorch's format from before 1.6, a bare pickle, which has no checksums."""
+    if isinstance(file, io.BytesIO):
+        return file.getvalue()[:1] == b"\x80"
+    with file.open("rb") as stream:
+        return bool(stream.read(1) == b"\x80")
+
+
+def _open_url(path: str, mode: str, storage_options: Any) -> IO[Any]:
+    import fsspec
+
+    opened: IO[Any] = fsspec.open(path, mode, **(storage_options or {})).open()
+    return opened
+
+
+def _flush_directory(path: Path) -> None:
+    """Make the rename itself durable, where the system lets a directory be opened."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,9 @@
+"""The strategies that installed plugins bring, by class name."""
+
+from leyden.windows import window
+
+from leyden.interfaces.strategy import Strategy
+
+__all__ = ["Strategy"]
+
+__getattr__, __dir__ = window(__name__, ("strategy",), dict.fromkeys(__all__))

@@ -1,0 +1,132 @@
+"""The Trainer's plain arguments: checked, and settled where one decides about others."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any
+
+from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.rank_zero import rank_zero_info
+
+LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches")
+COUNTS = {
+    "accumulate_grad_batches": 1, "log_every_n_steps": 0, "reload_dataloaders_every_n_epochs": 0,
+    "num_sanity_val_steps": -1, "max_steps": -1, "num_nodes": 1,
+}  # fmt: skip
+OPTIONAL_COUNTS = {"max_epochs": -1, "min_epochs": 0, "min_steps": 0, "check_val_every_n_epoch": 1}
+FLAGS = ("enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+
+
+def settle(given: dict[str, Any]) -> dict[str, Any]:
+    """Check the arguments and let ``barebones``, ``fast_dev_run`` and ``overfit_batches`` decide about others.
+
+    Raises:
+        MisconfigurationException: A value can't work; the sentence says which and why.
+        ValueError: ``barebones`` was asked for together with something that it turns off.
+    """
+    values = dict(given)
+    _settle_barebones(values)
+    _fill_in(values)
+    for name, least in COUNTS.items():
+        _check_count(name, values[name], least)
+    for name, least in OPTIONAL_COUNTS.items():
+        if values[name] is not None:
+            _check_count(name, values[name], least)
+    for name in (*LIMITS, "overfit_batches"):
+        _check_share(name, values[name])
+    values["val_check_interval"] = _check_interval(values["val_check_interval"], values["check_val_every_n_epoch"])
+    values["max_time"] = parse_duration(values["max_time"], "max_time")
+    _check_clipping(values["gradient_clip_val"], values["gradient_clip_algorithm"])
+    if values["deterministic"] not in (True, False, None, "warn"):
+        raise MisconfigurationException(f'deterministic={values["deterministic"]!r}: write True, False or "warn".')
+    _settle_overfit(values)
+    _settle_fast_dev_run(values)
+    if values["num_sanity_val_steps"] == -1:
+        values["num_sanity_val_steps"] = float("inf")
+    values["logger_argument"] = values.pop("logger")
+    values["default_root_dir"] = os.fspath(values["default_root_dir"] or os.getcwd())
+    return values
+
+
+def _fill_in(values: dict[str, Any]) -> None:
+    """The documented defaults of arguments whose default is None."""
+    defaults = {**dict.fromkeys(LIMITS, 1.0), "val_check_interval": 1.0, "num_sanity_val_steps": 2, "log_every_n_steps": 50}
+    for name, default in defaults.items():
+        if values[name] is None:
+            values[name] = default
+
+
+def _settle_barebones(values: dict[str, Any]) -> None:
+    if not values["barebones"]:
+        return
+    off = {name: values[name] for name in (*FLAGS, "logger", "profiler", "fast_dev_run", "detect_anomaly")}
+    off.update({name: values[name] for name in ("num_sanity_val_steps", "log_every_n_steps")})
+    if on := [f"{name}={value!r}" for name, value in off.items() if value]:
+        raise ValueError(f"Trainer(barebones=True) turns off what costs time, but was given {', '.join(on)}; leave it out.")
+    values.update(dict.fromkeys((*FLAGS, "logger"), False), num_sanity_val_steps=0, log_every_n_steps=0, profiler=None)
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise MisconfigurationException(f"{name}={value!r} must be an integer of at least {least}.")
+
+
+def _check_share(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or (isinstance(value, float) and value > 1):
+        raise MisconfigurationException(f"{name}={value!r} must be a fraction from 0.0 to 1.0, or a number of batches.")
+
+
+def _check_interval(value: Any, every_n_epoch: int | None) -> Any:
+    if isinstance(value, (str, dict, timedelta)):
+        return parse_duration(value, "val_check_interval")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0 or (isinstance(value, float) and value > 1):
+        raise MisconfigurationException(
+            f"val_check_interval={value!r} must be a fraction up to 1.0 of an epoch, a number of batches, or a time "
+            'such as "00:00:30:00".'
+        )
+    if every_n_epoch is None and isinstance(value, float):
+        raise MisconfigurationException(
+            f"check_val_every_n_epoch=None counts batches across epochs, so val_check_interval={value!r} must be an integer."
+        )
+    return value
+
+
+def parse_duration(value: Any, name: str) -> timedelta | None:
+    """A duration from ``"DD:HH:MM:SS"``, a dict of :class:`~datetime.timedelta` arguments, or a timedelta."""
+    if value is None or isinstance(value, timedelta):
+        return value
+    if isinstance(value, dict):
+        return timedelta(**value)
+    parts = value.split(":") if isinstance(value, str) else []
+    if len(parts) != 4 or not all(part.strip().isdigit() for part in parts):
+        raise MisconfigurationException(f'{name}={value!r} is no duration; write "DD:HH:MM:SS" or a timedelta.')
+    days, hours, minutes, seconds = map(int, parts)
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+
+
+def _check_clipping(value: Any, algorithm: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise TypeError(f"gradient_clip_val={value!r} must be a number.")
+    if algorithm is not None and str(algorithm) not in ("norm", "value"):
+        raise MisconfigurationException(f'gradient_clip_algorithm={algorithm!r} is not known; write "norm" or "value".')
+
+
+def _settle_overfit(values: dict[str, Any]) -> None:
+    if values["overfit_batches"] > 0:
+        values["limit_train_batches"] = values["limit_val_batches"] = values["overfit_batches"]
+
+
+def _settle_fast_dev_run(values: dict[str, Any]) -> None:
+    runs = values["fast_dev_run"]
+    if not isinstance(runs, (bool, int)) or runs < 0:
+        raise MisconfigurationException(f"fast_dev_run={runs!r} must be True, False or a number of batches.")
+    if not runs:
+        return
+    count = int(runs)
+    values.update(dict.fromkeys(LIMITS, count))
+    values.update(
+        max_steps=count, max_epochs=1, num_sanity_val_steps=0, val_check_interval=1.0, check_val_every_n_epoch=1,
+        enable_checkpointing=False,
+    )  # fmt: skip
+    rank_zero_info(f"fast_dev_run: {count} batch(es) of each loop; nothing is logged or saved.")

@@ -1,0 +1,237 @@
+"""The parts of a Trainer, from what the user wrote: accelerator, devices, strategy, precision, loggers, callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from leyden.callback import Callback
+from leyden.interfaces.accelerator import Accelerator
+from leyden.interfaces.checkpoint_io import CheckpointIO
+from leyden.interfaces.logger import DummyLogger, Logger
+from leyden.interfaces.precision import Precision
+from leyden.interfaces.profiler import Profiler
+from leyden.interfaces.strategy import Strategy
+from leyden.manager import PluginManager, PluginRecord, discover
+from leyden.registry import Registry, build, published_by
+from leyden.serialization import TorchCheckpointIO
+from leyden.utilities.exceptions import MisconfigurationException
+
+if TYPE_CHECKING:
+    from leyden.trainer.trainer import Trainer
+
+
+def sort_plugins(plugins: Any) -> tuple[PluginManager, dict[type, Any]]:
+    """Divide ``Trainer(plugins=...)`` into pluggy plugins, which join the installed ones, and component instances.
+
+    Raises:
+        MisconfigurationException: Something in it is neither, or there are two of one kind.
+    """
+    manager, parts = discover(), {}
+    given = [] if plugins is None else list(plugins) if isinstance(plugins, (list, tuple)) else [plugins]
+    own: list[Any] = []
+    for plugin in given:
+        if isinstance(plugin, str):
+            plugin = _part_by_name(plugin)
+        kind = next((base for base in (Precision, CheckpointIO) if isinstance(plugin, base)), None)
+        if kind is None:
+            own.append(plugin)
+        elif kind in parts:
+            raise MisconfigurationException(f"plugins={given!r} has two of the kind {kind.__name__}; give one.")
+        else:
+            parts[kind] = plugin
+    return (manager.extended([_record(plugin) for plugin in own]) if own else manager), parts
+
+
+def _part_by_name(name: str) -> Any:
+    registry = Registry()
+    for kind in ("precision", "checkpoint_io"):
+        if registry.named(kind, name):
+            return build(kind, name)
+    raise registry.unknown("plugin", name)
+
+
+def _record(plugin: Any) -> PluginRecord:
+    from leyden.hooks import PROJECT
+
+    marked = [name for name in dir(plugin) if hasattr(getattr(plugin, name, None), f"{PROJECT}_impl")]
+    if not marked:
+        raise MisconfigurationException(
+            f"plugins=[{plugin!r}]: it has no function marked @leyden.hookimpl and is no component such as a Precision or "
+            "a CheckpointIO."
+        )
+    name = getattr(plugin, "__name__", None) or f"{type(plugin).__name__}-{id(plugin):x}"
+    return PluginRecord(name, plugin=plugin)
+
+
+def choose_accelerator(value: Any, manager: PluginManager) -> Accelerator:
+    """An accelerator from a name, ``"auto"``, a group's alias such as ``"gpu"``, a class or an instance.
+
+    Raises:
+        MisconfigurationException: It is not installed, or not available on this machine.
+    """
+    registry = Registry(manager)
+    if not isinstance(value, str):
+        chosen = value() if isinstance(value, type) else value
+        if not isinstance(chosen, Accelerator):
+            raise MisconfigurationException(f"accelerator={value!r} is no Accelerator; write a name, 'auto' or an instance.")
+        _require_available(type(chosen), chosen.name())
+        return chosen
+    known = registry.components("accelerator")
+    candidates = known if value == "auto" else registry.named("accelerator", value)
+    if not candidates:
+        if value == "auto":
+            raise MisconfigurationException(
+                f"No accelerator is installed, so there is nothing to train on: {_advice('accelerator')}."
+            )
+        raise registry.unknown("accelerator", value)
+    if value != "auto" and len(candidates) == 1:
+        candidates = [registry.get("accelerator", value)]
+    best = sorted(candidates, key=lambda part: -part.options.get("priority", 1))
+    for part in best:
+        cls = part.load()
+        if cls.is_available():
+            return part.build()  # type: ignore[no-any-return]
+    if len(best) == 1:
+        _require_available(best[0].load(), best[0].name)
+    names = ", ".join(part.name for part in best)
+    raise MisconfigurationException(f"accelerator={value!r}: none of the installed {names} finds a device on this machine.")
+
+
+def _require_available(cls: type[Accelerator], name: str) -> None:
+    if not cls.is_available():
+        raise MisconfigurationException(
+            f"accelerator={name!r} finds no device on this machine; write accelerator='auto' for the best one that is there."
+        )
+
+
+def choose_devices(value: Any, accelerator: Accelerator) -> list[torch.device]:
+    """The devices of this node."""
+    if value is None:
+        raise MisconfigurationException('devices=None names no device; write a number, a list, -1 or "auto".')
+    return accelerator.get_parallel_devices(accelerator.parse_devices(value))
+
+
+def choose_strategy(value: Any, trainer: Trainer, manager: PluginManager) -> Strategy:
+    """A strategy from a name, ``"auto"``, a class or an instance."""
+    devices = len(trainer.parallel_devices)
+    if value == "auto":
+        processes = devices * trainer.num_nodes
+        chosen: Any = "single_device"
+        if processes > 1:
+            chosen = manager.hook.leyden_default_strategy(trainer=trainer, num_processes=processes)
+        if chosen is None:
+            raise MisconfigurationException(
+                f"{processes} processes need a strategy, and no installed plugin brings one: {_advice('strategy')}; "
+                "or ask for one device."
+            )
+        value = chosen
+    strategy = build("strategy", value, manager)
+    if not isinstance(strategy, Strategy):
+        raise MisconfigurationException(f"strategy={value!r} is no Strategy; write a name, 'auto' or an instance.")
+    if type(strategy) is Strategy and devices * trainer.num_nodes > 1:
+        raise MisconfigurationException(
+            f"strategy='single_device' uses one device, but devices and num_nodes make {devices * trainer.num_nodes}."
+        )
+    return strategy
+
+
+def _advice(role: str) -> str:
+    distribution, published = published_by("role", role)
+    return f"pip install {distribution}" if published else f"{distribution} will, and is not published yet"
+
+
+def choose_precision(value: Any, given: Precision | None, manager: PluginManager) -> Precision:
+    """A precision from its name (an int too), or the instance among ``plugins``; not both."""
+    if value is not None and given is not None:
+        raise MisconfigurationException(f"precision={value!r} and the plugin {type(given).__name__} both decide; give one.")
+    if given is not None:
+        return given
+    name = "32-true" if value is None else str(value) if isinstance(value, int) else value
+    precision = build("precision", name, manager)
+    if not isinstance(precision, Precision):
+        raise MisconfigurationException(f"precision={value!r} is no Precision; write a name such as '32-true'.")
+    return precision
+
+
+def choose_checkpoint_io(given: CheckpointIO | None) -> CheckpointIO:
+    """The user's way of storing checkpoints, or files."""
+    return given if given is not None else TorchCheckpointIO()
+
+
+def choose_profiler(value: Any, manager: PluginManager) -> Profiler | None:
+    """A profiler from a name or an instance; None measures nothing."""
+    if value is None:
+        return None
+    profiler = build("profiler", value, manager)
+    if not isinstance(profiler, Profiler):
+        raise MisconfigurationException(f"profiler={value!r} is no Profiler; write a name such as 'simple', or an instance.")
+    return profiler
+
+
+def choose_loggers(value: Any, trainer: Trainer, manager: PluginManager) -> list[Logger]:
+    """The loggers from True, False, None (as True), a name, an instance or a list of these."""
+    if value is False:
+        return []
+    if value is None or value is True:
+        default = manager.hook.leyden_default_logger(trainer=trainer)
+        if default is None and value is True:
+            raise MisconfigurationException(f"logger=True, but no installed plugin brings a logger: {_advice('logger')}.")
+        loggers = [] if default is None else [default]
+    else:
+        values = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+        loggers = [_one_logger(v, trainer, manager) for v in values]
+    return [DummyLogger()] if loggers and trainer.fast_dev_run else loggers
+
+
+def _one_logger(value: Any, trainer: Trainer, manager: PluginManager) -> Logger:
+    logger = build("logger", value, manager, save_dir=trainer.default_root_dir) if isinstance(value, str) else value
+    if not isinstance(logger, Logger):
+        raise MisconfigurationException(f"logger={value!r} is no Logger; write True, False, a name or an instance.")
+    return logger
+
+
+ROLES = {"checkpoint": "enable_checkpointing", "progress_bar": "enable_progress_bar", "model_summary": "enable_model_summary"}
+
+
+def choose_callbacks(value: Any, trainer: Trainer, manager: PluginManager) -> list[Callback]:
+    """The user's callbacks and the defaults of the roles that they leave open, checkpoints last.
+
+    Raises:
+        MisconfigurationException: Something is no callback, or is wanted and unwanted at once, or was asked for and
+            no installed plugin brings it.
+    """
+    given = [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
+    callbacks = [build("callback", c, manager) if isinstance(c, str) else c for c in given]
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise MisconfigurationException(f"callbacks={value!r}: {callback!r} is no Callback.")
+    for role, flag in ROLES.items():
+        unwanted = [type(c).__name__ for c in callbacks if c.role == role]
+        if getattr(trainer, flag) is False and unwanted and role != "model_summary" and not trainer.fast_dev_run:
+            raise MisconfigurationException(f"{flag}=False, but callbacks has a {unwanted[0]}; leave out one of the two.")
+    trainer.callbacks = callbacks
+    for added in reversed(manager.hook.leyden_default_callbacks(trainer=trainer)):
+        callbacks.extend(added)
+    for role, asked in (*((r, getattr(trainer, f) is True) for r, f in ROLES.items()), ("timer", trainer.max_time is not None)):
+        if asked and trainer.wants(role):
+            name = ROLES.get(role, "max_time")
+            raise MisconfigurationException(f"{name} was asked for, but no installed plugin brings it: {_advice(role)}.")
+    return order_callbacks(callbacks)
+
+
+def order_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:
+    """Checkpoints last, so that they hold what the others did."""
+    keys = [callback.state_key for callback in callbacks if has_state(callback)]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise RuntimeError(f"Two callbacks have the same state_key {twice[0]!r}; give each its own, so that a checkpoint can hold both.")
+    return sorted(callbacks, key=lambda callback: callback.role == "checkpoint")
+
+
+def has_state(callback: Callback) -> bool:
+    """Whether a callback keeps state in checkpoints."""
+    return type(callback).state_dict is not Callback.state_dict
+
+

@@ -1,0 +1,548 @@
+"""The Trainer: arguments in, a resolved run out. A run is read downwards:
+
+``fit`` → ``_run`` (what happens if it fails) → ``_execute`` (set up, run the loop, tear down) →
+``loops/fit.py`` (epochs, batches) → ``loops/step.py`` (one batch).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from leyden import checkpoint
+from leyden.callback import Callback
+from leyden.datamodule import LightningDataModule
+from leyden.hooktable import HookTable, Member, run_manager
+from leyden.interfaces.accelerator import Accelerator
+from leyden.interfaces.checkpoint_io import CheckpointIO
+from leyden.interfaces.logger import Logger
+from leyden.interfaces.precision import Precision
+from leyden.interfaces.profiler import Profiler
+from leyden.interfaces.strategy import Strategy
+from leyden.loops.evaluate import EvaluationLoop
+from leyden.loops.fit import FitLoop
+from leyden.loops.predict import PredictionLoop
+from leyden.loops.progress import Progress
+from leyden.loops.step import BatchStep
+from leyden.module import LightningModule
+from leyden.optimizers import LRSchedulerConfig, read_optimizers
+from leyden.results import Logging
+from leyden.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
+from leyden.trainer import parts, verify
+from leyden.trainer.arguments import settle
+from leyden.trainer.ckpt_path import select_checkpoint
+from leyden.trainer.describe import describe
+from leyden.trainer.properties import TrainerProperties
+from leyden.trainer.signals import watch_sigterm
+from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
+from leyden.utilities.rng import isolate_rng
+
+
+class Trainer(TrainerProperties):
+    """Trains, validates, tests and predicts with a LightningModule.
+
+    Args:
+        accelerator: "cpu", "cuda", "mps" or any installed one, "gpu" for whichever GPU there is, "auto" for the
+            best that is available, or an instance.
+        strategy: How several devices work together, by name or as an instance; "auto" chooses.
+        devices: How many devices (int), which ones (list, "0, 1"), -1 for all, or "auto".
+        num_nodes: Machines.
+        precision: "32-true" or any installed one, e.g. "bf16-mixed"; 32, 16 and 64 mean their usual modes.
+        logger: True for the default, False for none, a name, an instance, or a list.
+        callbacks: One or several.
+        fast_dev_run: Try every loop with one batch, or this many; nothing is logged or saved.
+        max_epochs: Epochs to train, -1 for no limit; 1000 if no limit is given at all.
+        min_epochs: Epochs before which nothing may stop the training but ``max_steps`` and ``max_time``.
+        max_steps: Optimizer steps to train, -1 for no limit.
+        min_steps: Optimizer steps before which nothing may stop the training but the maxima.
+        max_time: Stop after this time: "DD:HH:MM:SS", a timedelta or a dict of its arguments.
+        limit_train_batches: Batches per epoch: a number (int), or a fraction of the loader (float).
+        limit_val_batches: The same for validation; 0 turns it off.
+        limit_test_batches: The same for testing.
+        limit_predict_batches: The same for prediction.
+        overfit_batches: Train and validate on these few batches, unshuffled.
+        val_check_interval: Validate every so many batches (int), so much of an epoch (float), or so much time.
+        check_val_every_n_epoch: Epochs between validations; None counts ``val_check_interval`` across epochs.
+        num_sanity_val_steps: Validation batches to try before training; -1 for all.
+        log_every_n_steps: Steps between loggings of step values.
+        enable_checkpointing: Whether there is a default checkpoint callback.
+        enable_progress_bar: Whether there is a progress bar.
+        enable_model_summary: Whether the model is summed up before a fit.
+        accumulate_grad_batches: Batches per optimizer step.
+        gradient_clip_val: Bound of the gradients; None does not clip.
+        gradient_clip_algorithm: "norm" (of all gradients, the default) or "value" (of each element).
+        deterministic: Use deterministic algorithms; "warn" only warns where there is none.
+        benchmark: Let the device time its algorithms and take the fastest.
+        inference_mode: Evaluate and predict in ``torch.inference_mode`` (else ``no_grad``).
+        use_distributed_sampler: Put distributed samplers into loaders where the strategy needs them.
+        profiler: "simple" or any installed one, or an instance.
+        detect_anomaly: Have autograd look for NaN and say which forward operation made it; slow.
+        barebones: Turn off everything that costs time in the loop, to measure the rest.
+        plugins: Component instances (precision, checkpoint IO), pluggy plugins, or names.
+        sync_batchnorm: Let batch normalisation see the batches of all processes.
+        reload_dataloaders_every_n_epochs: Ask for new loaders every so many epochs; 0 asks once.
+        default_root_dir: Where logs and checkpoints go; the working directory by default.
+        enable_autolog_hparams: Whether loggers are given the hyperparameters at the start of a run.
+
+    Raises:
+        MisconfigurationException: An argument, or a combination, can't work.
+    """
+
+    def __init__(
+        self,
+        *,
+        accelerator: str | Accelerator = "auto",
+        strategy: str | Strategy = "auto",
+        devices: list[int] | str | int = "auto",
+        num_nodes: int = 1,
+        precision: str | int | None = None,
+        logger: Logger | Iterable[Logger] | bool | str | None = None,
+        callbacks: list[Callback] | Callback | None = None,
+        fast_dev_run: int | bool = False,
+        max_epochs: int | None = None,
+        min_epochs: int | None = None,
+        max_steps: int = -1,
+        min_steps: int | None = None,
+        max_time: str | timedelta | dict[str, int] | None = None,
+        limit_train_batches: int | float | None = None,
+        limit_val_batches: int | float | None = None,
+        limit_test_batches: int | float | None = None,
+        limit_predict_batches: int | float | None = None,
+        overfit_batches: int | float = 0.0,
+        val_check_interval: int | float | str | timedelta | dict[str, int] | None = None,
+        check_val_every_n_epoch: int | None = 1,
+        num_sanity_val_steps: int | None = None,
+        log_every_n_steps: int | None = None,
+        enable_checkpointing: bool | None = None,
+        enable_progress_bar: bool | None = None,
+        enable_model_summary: bool | None = None,
+        accumulate_grad_batches: int = 1,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+        deterministic: bool | str | None = None,
+        benchmark: bool | None = None,
+        inference_mode: bool = True,
+        use_distributed_sampler: bool = True,
+        profiler: Profiler | str | None = None,
+        detect_anomaly: bool = False,
+        barebones: bool = False,
+        plugins: Any = None,
+        sync_batchnorm: bool = False,
+        reload_dataloaders_every_n_epochs: int = 0,
+        default_root_dir: str | Path | None = None,
+        enable_autolog_hparams: bool = True,
+    ) -> None:
+        chosen = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        named = {name: chosen.pop(name) for name in ("accelerator", "strategy", "devices", "precision", "plugins", "callbacks")}
+        vars(self).update(settle(chosen))  # the plain arguments, under their own names
+        self.state = TrainerState()
+        self.progress = Progress()
+        self.should_stop = self.received_sigterm = False
+        self.optimizers: list[Any] = []
+        self.lr_scheduler_configs: list[LRSchedulerConfig] = []
+        self.datamodule: LightningDataModule | None = None
+        self.ckpt_path: str | None = None
+        self.val_check_batch: int | float = math.inf
+        self._module: LightningModule | None = None
+        self._build_parts(named)
+        self.logging = Logging(self)
+        self.fit_loop = FitLoop(self)
+        self.validate_loop = EvaluationLoop(self, RunningStage.VALIDATING)
+        self.test_loop = EvaluationLoop(self, RunningStage.TESTING)
+        self.predict_loop = PredictionLoop(self)
+        self.plugin_manager.hook.leyden_configure(trainer=self)
+
+    def _build_parts(self, named: dict[str, Any]) -> None:
+        """Look up and make everything that has a name."""
+        self.plugin_manager, given = parts.sort_plugins(named["plugins"])
+        manager = self.plugin_manager
+        self.accelerator = parts.choose_accelerator(named["accelerator"], manager)
+        self.parallel_devices = parts.choose_devices(named["devices"], self.accelerator)
+        self.strategy = parts.choose_strategy(named["strategy"], self, manager)
+        self.precision_plugin = parts.choose_precision(named["precision"], given.get(Precision), manager)
+        if not self.accelerator.supports_precision(self.precision_plugin.precision):
+            raise MisconfigurationException(
+                f"precision={self.precision_plugin.precision!r} can't be computed by the accelerator {self.accelerator.name()!r}."
+            )
+        self.strategy.accelerator, self.strategy.precision = self.accelerator, self.precision_plugin
+        self.strategy.checkpoint_io = parts.choose_checkpoint_io(given.get(CheckpointIO))
+        self.strategy.parallel_devices, self.strategy.num_nodes = self.parallel_devices, self.num_nodes
+        self.profiler = parts.choose_profiler(self.profiler, manager)
+        self.loggers = parts.choose_loggers(self.logger_argument, self, manager)
+        self.callbacks = parts.choose_callbacks(named["callbacks"], self, manager)
+
+    # -- the four things that it does ---------------------------------------------------------------------
+
+    def fit(
+        self,
+        model: LightningModule,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | Path | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Train.
+
+        Args:
+            model: What to train.
+            train_dataloaders: A loader, a collection of them, or a LightningDataModule.
+            val_dataloaders: A loader or a list of them.
+            datamodule: Where the loaders come from instead.
+            ckpt_path: A checkpoint to resume from: a path or URL, "best", "last", or "hpc".
+            weights_only: False lets the checkpoint hold objects, and so run code; only for trusted files.
+        """
+        self.should_stop = False
+        loaders = {"train": train_dataloaders, "val": val_dataloaders}
+        self._run(TrainerFn.FITTING, model, loaders, datamodule, ckpt_path, weights_only)
+
+    def validate(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | Path | None = None,
+        verbose: bool = True,
+        datamodule: LightningDataModule | None = None,
+        weights_only: bool | None = None,
+    ) -> list[dict[str, float]]:
+        """One pass over the validation data.
+
+        Args:
+            model: What to validate; by default the module of the last run, with its best weights.
+            dataloaders: A loader or a list of them, or a LightningDataModule.
+            ckpt_path: Whose weights: a path or URL, "best", "last" or "hpc".
+            verbose: Whether to print the results.
+            datamodule: Where the loaders come from instead.
+            weights_only: As in :meth:`fit`.
+
+        Returns:
+            For each loader what was logged for it, by name.
+        """
+        self.validate_loop.verbose = verbose
+        results = self._run(TrainerFn.VALIDATING, model, {"val": dataloaders}, datamodule, ckpt_path, weights_only)
+        return results  # type: ignore[no-any-return]
+
+    def test(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | Path | None = None,
+        verbose: bool = True,
+        datamodule: LightningDataModule | None = None,
+        weights_only: bool | None = None,
+    ) -> list[dict[str, float]]:
+        """One pass over the test data; the arguments are those of :meth:`validate`."""
+        self.test_loop.verbose = verbose
+        results = self._run(TrainerFn.TESTING, model, {"test": dataloaders}, datamodule, ckpt_path, weights_only)
+        return results  # type: ignore[no-any-return]
+
+    def predict(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        return_predictions: bool | None = None,
+        ckpt_path: str | Path | None = None,
+        weights_only: bool | None = None,
+    ) -> list[Any] | None:
+        """One pass over the prediction data.
+
+        Args:
+            model: What predicts; by default the module of the last run, with its best weights.
+            dataloaders: A loader or a list of them, or a LightningDataModule.
+            datamodule: Where the loaders come from instead.
+            return_predictions: Whether to collect and return the predictions, on the host; yes by default.
+            ckpt_path: As in :meth:`validate`.
+            weights_only: As in :meth:`fit`.
+
+        Returns:
+            What ``predict_step`` returned for each batch; a list of such lists for several loaders.
+        """
+        self.predict_loop.return_predictions = return_predictions is not False
+        results = self._run(TrainerFn.PREDICTING, model, {"predict": dataloaders}, datamodule, ckpt_path, weights_only)
+        return results  # type: ignore[no-any-return]
+
+    # -- a run --------------------------------------------------------------------------------------------
+
+    def _run(
+        self,
+        fn: TrainerFn,
+        model: LightningModule | None,
+        loaders: dict[str, Any],
+        datamodule: LightningDataModule | None,
+        ckpt_path: str | Path | None,
+        weights_only: bool | None,
+    ) -> Any:
+        """Check what was given, run it in every process, and end well whatever happens."""
+        provided = model is not None
+        model = verify.module(model if provided else self._module, fn)
+        self._connect(fn, model, loaders, datamodule)
+        path = select_checkpoint(self, fn, ckpt_path, provided)
+        self.ckpt_path = path
+        launcher = self.strategy.launcher
+        try:
+            if launcher is not None:
+                return launcher.launch(self._execute, fn, path, weights_only)
+            return self._execute(fn, path, weights_only)
+        except KeyboardInterrupt as interruption:
+            rank_zero_info("Interrupted: ending the run; press again to end at once.")
+            self._fail(interruption)
+            raise SystemExit(1) from interruption
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _connect(self, fn: TrainerFn, model: LightningModule, loaders: dict[str, Any], datamodule: Any) -> None:
+        """Attach module, data module and loaders, and refuse what can't run before anything is touched."""
+        first = next(iter(loaders))
+        if isinstance(loaders[first], LightningDataModule):
+            datamodule, loaders[first] = loaders[first], None
+        given = any(loader is not None for loader in loaders.values())
+        if given and datamodule is not None:
+            raise MisconfigurationException("Both loaders and a datamodule were given; give one of the two.")
+        if datamodule is not None and not isinstance(datamodule, LightningDataModule):
+            raise MisconfigurationException(f"datamodule={datamodule!r} is no LightningDataModule.")
+        self._module, self.datamodule = model, None if given else datamodule
+        model.trainer = self
+        if self.datamodule is not None:
+            self.datamodule.trainer = self
+        self.state.fn, self.state.status = fn, TrainerStatus.INITIALIZING
+        self._epoch_limits(fn)
+        verify.configuration(self, fn, loaders)
+
+    def _epoch_limits(self, fn: TrainerFn) -> None:
+        if fn != TrainerFn.FITTING:
+            return
+        if self.max_epochs is None:
+            unlimited = self.max_steps == -1 and self.max_time is None
+            if unlimited:
+                rank_zero_warn("No limit was given: max_epochs is 1000. For no limit at all write max_epochs=-1.")
+            self.max_epochs = 1000 if unlimited else -1
+        if self.min_epochs is None and self.min_steps is not None:
+            self.min_epochs = 1
+
+    def _execute(self, fn: TrainerFn, ckpt_path: str | None, weights_only: bool | None) -> Any:
+        """Set up, run the loop, tear down: one process's part of a run."""
+        self.state.status, self.state.stage = TrainerStatus.RUNNING, verify.STAGES[fn]
+        module = self.lightning_module
+        self.logging.reset()
+        self.strategy.setup_environment()
+        rank_zero_only.rank = self.strategy.global_rank
+        self._set_device_options()
+        saved = self.strategy.load_checkpoint(ckpt_path, weights_only) if ckpt_path is not None else None
+        self._attach_module_callbacks()
+        self.compile_hooks()
+        self._prepare_data()
+        self._set_up(fn, saved)
+        with watch_sigterm(self):
+            if fn == TrainerFn.FITTING:
+                self._sanity_check(resumed=saved is not None)
+                with torch.autograd.set_detect_anomaly(True) if self.detect_anomaly else nullcontext():
+                    results: Any = self.fit_loop.run()
+            else:
+                loop = {"validate": self.validate_loop, "test": self.test_loop, "predict": self.predict_loop}[fn.value]
+                results = loop.run()
+        self._tear_down(fn)
+        return results
+
+    def compile_hooks(self) -> None:
+        """Resolve every hook for the module, the data module and the callbacks as they are now."""
+        members = [Member(callback, Callback, takes_run=True) for callback in self.callbacks]
+        if self.datamodule is not None:
+            members.append(Member(self.datamodule, LightningDataModule, first=("setup", "teardown")))
+        members.append(Member(self.lightning_module, LightningModule))
+        members.append(Member(self.strategy, Strategy))
+        if self.state.fn == TrainerFn.FITTING:
+            self.step = BatchStep(self)
+            members.append(Member(self.step, None))
+        run = {"trainer": self, "pl_module": self.lightning_module}
+        profile = self.profiler.profile if self.profiler is not None else None
+        self.hooks = HookTable(run_manager(self.plugin_manager, members), run, self.logging, profile)
+
+    def _set_up(self, fn: TrainerFn, saved: dict[str, Any] | None) -> None:
+        """Call ``setup``, build the model, restore it, move it, and make its optimizers."""
+        module = self.lightning_module
+        for logger in self.loggers:
+            getattr(logger, "experiment", None)  # made now, so that its version and directory are known to all
+        if self.profiler is not None:
+            self.profiler.setup(fn.value, self.local_rank, self.log_dir)
+        if self.hooks.setup is not None:
+            self.hooks.setup(fn.value)
+        with self.precision_plugin.module_init_context():
+            module.configure_model()
+        checkpoint.warn_of_hparams(self)
+        if saved is not None:
+            checkpoint.restore_module(self, saved)
+        if self.sync_batchnorm:
+            self.strategy.convert_sync_batchnorm(module)
+        self.strategy.setup_module(module)
+        if fn == TrainerFn.FITTING:
+            self._make_optimizers(module)
+            if self.hooks.on_fit_start is not None:
+                self.hooks.on_fit_start()
+        if self.enable_autolog_hparams:
+            self._log_hyperparameters()
+        if saved is not None and fn == TrainerFn.FITTING:
+            checkpoint.restore_training(self, saved)
+        module.zero_grad()
+
+    def _make_optimizers(self, module: LightningModule) -> None:
+        optimizers, self.lr_scheduler_configs = read_optimizers(module)
+        self.optimizers = self.strategy.setup_optimizers(optimizers)
+        self.step.connect(self.optimizers)
+
+    def _sanity_check(self, resumed: bool) -> None:
+        """Try a few validation batches, and leave no trace of them in random states and metrics."""
+        if resumed or not self.enable_validation or not self.num_sanity_val_steps:
+            return
+        hooks = self.hooks
+        with isolate_rng(self.accelerator, self.strategy.root_device), self.stage_of(RunningStage.SANITY_CHECKING):
+            if hooks.on_sanity_check_start is not None:
+                hooks.on_sanity_check_start()
+            self.fit_loop.validation.run()
+            if hooks.on_sanity_check_end is not None:
+                hooks.on_sanity_check_end()
+        self.logging.reset()
+
+    def _tear_down(self, fn: TrainerFn) -> None:
+        """End a run that went well."""
+        hooks = self.hooks
+        self._release()
+        if fn == TrainerFn.FITTING and hooks.on_fit_end is not None:
+            hooks.on_fit_end()
+        if hooks.teardown is not None:
+            hooks.teardown(fn.value)
+        for logger in self.loggers:
+            logger.finalize("success")
+        if self.profiler is not None:
+            self.profiler.describe()
+            self.profiler.teardown(fn.value)
+        self.state.status, self.state.stage = TrainerStatus.FINISHED, None
+
+    def _release(self) -> None:
+        """Bring model and metrics to the host and let go of the device."""
+        self.strategy.teardown(self._module)
+        self.precision_plugin.teardown()
+        self.strategy.checkpoint_io.teardown()
+        self.logging.to_host()
+
+    def _fail(self, error: BaseException) -> None:
+        """End a run that did not go well: tell everybody, finish the loggers, free the device."""
+        self.state.status = TrainerStatus.INTERRUPTED
+        hooks = getattr(self, "hooks", None)
+        if hooks is not None and hooks.on_exception is not None:
+            hooks.on_exception(error)
+        for logger in self.loggers:
+            logger.finalize("failed")
+        self._release()
+        self.state.stage = None
+
+    # -- pieces of setting up -----------------------------------------------------------------------------
+
+    def _set_device_options(self) -> None:
+        if self.deterministic is not None:
+            torch.use_deterministic_algorithms(bool(self.deterministic), warn_only=self.deterministic == "warn")
+        self.accelerator.set_options(deterministic=bool(self.deterministic), benchmark=self.benchmark)
+
+    def _attach_module_callbacks(self) -> None:
+        """Add the model's own callbacks; they replace the Trainer's of the same type."""
+        own = self.lightning_module.configure_callbacks()
+        own = [own] if isinstance(own, Callback) else list(own or ())
+        types = {type(callback) for callback in own}
+        kept = [callback for callback in self.callbacks if type(callback) not in types]
+        self.callbacks = parts.order_callbacks([*kept, *own])
+
+    def _prepare_data(self) -> None:
+        """``prepare_data`` in one process of each node, or in one of all."""
+        strategy = self.strategy
+        for owner in (self.datamodule, self.lightning_module):
+            if owner is None:
+                continue
+            per_node = getattr(owner, "prepare_data_per_node", True)
+            if strategy.local_rank == 0 and (per_node or strategy.node_rank == 0):
+                owner.prepare_data()
+        strategy.barrier("prepare_data")
+
+    def _log_hyperparameters(self) -> None:
+        owners = [owner for owner in (self.lightning_module, self.datamodule) if owner is not None]
+        logged = [dict(owner.hparams_initial) for owner in owners if owner._log_hyperparams]
+        merged: dict[str, Any] = {}
+        for hparams in logged:
+            for name, value in hparams.items():
+                if name in merged and merged[name] is not value and merged[name] != value:
+                    raise MisconfigurationException(
+                        f"The hyperparameter {name!r} is {merged[name]!r} in the module and {value!r} in the data module; "
+                        "rename one, or save one of the two with logger=False."
+                    )
+                merged[name] = value
+        for logger in self.loggers:
+            if logged:
+                logger.log_hyperparams(merged)
+            logger.log_graph(self.lightning_module)
+            logger.save()
+
+    def wants(self, role: str) -> bool:
+        """Whether a default callback with this role should be added: it is enabled and no callback has it."""
+        if role == "timer":
+            enabled = self.max_time is not None
+        else:
+            enabled = getattr(self, parts.ROLES[role]) is not False
+        return enabled and not any(callback.role == role for callback in self.callbacks)
+
+    @contextmanager
+    def stage_of(self, stage: RunningStage) -> Generator[None, None, None]:
+        """A block in which ``state.stage`` is ``stage``."""
+        outer, self.state.stage = self.state.stage, stage
+        yield
+        self.state.stage = outer
+
+    def measured(self, action: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function``, timed by the profiler where there is one."""
+        if self.profiler is None:
+            return function
+        profile = self.profiler.profile
+
+        def measured(*args: Any, **kwargs: Any) -> Any:
+            with profile(action):
+                return function(*args, **kwargs)
+
+        return measured
+
+    def measure(self, action: str) -> Callable[[], Any] | None:
+        """What makes a context manager that times a block, or None without a profiler."""
+        profiler = self.profiler
+        return None if profiler is None else lambda: profiler.profile(action)
+
+    # -- for the user -------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, filepath: str | Path, weights_only: bool = False, storage_options: Any = None) -> None:
+        """Write a checkpoint now; called by all ranks.
+
+        Args:
+            filepath: A path or URL.
+            weights_only: Leave out what only training needs.
+            storage_options: For the file system.
+        """
+        if self._module is None:
+            raise AttributeError("There is nothing to save yet: call fit, validate, test or predict first.")
+        state = checkpoint.dump(self, weights_only)
+        self.strategy.save_checkpoint(state, os.fspath(filepath), storage_options)
+        self.strategy.barrier("save_checkpoint")
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print once, on rank 0, without tearing the progress bar."""
+        if self.is_global_zero:
+            bar = self.progress_bar_callback
+            (bar.print if bar is not None and hasattr(bar, "print") else print)(*args, **kwargs)
+
+    def describe_hooks(self) -> str:
+        """For each hook of the last or running run: what is called, in what order, from which plugin."""
+        return describe(self)

@@ -1,0 +1,104 @@
+"""What is checked before a run touches anything: the module's methods, the loaders, and combinations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from leyden.data.loading import DataSource
+from leyden.hooktable import is_overridden
+from leyden.module import LightningModule
+from leyden.module_hooks import DataHooks
+from leyden.states import RunningStage, TrainerFn
+from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.rank_zero import rank_zero_warn
+
+if TYPE_CHECKING:
+    from leyden.trainer.trainer import Trainer
+
+STAGES = {
+    TrainerFn.FITTING: RunningStage.TRAINING,
+    TrainerFn.VALIDATING: RunningStage.VALIDATING,
+    TrainerFn.TESTING: RunningStage.TESTING,
+    TrainerFn.PREDICTING: RunningStage.PREDICTING,
+}
+
+
+def module(model: Any, fn: TrainerFn) -> LightningModule:
+    """The module of a run, or a sentence why there is none."""
+    if model is None:
+        raise TypeError(f"Trainer.{fn}() was called without a model, and no run has brought one before; pass model=.")
+    inner = getattr(model, "_orig_mod", model)  # torch.compile wraps the module
+    if not isinstance(inner, LightningModule):
+        raise TypeError(f"Trainer.{fn}() needs a LightningModule, and was given a {type(model).__qualname__}.")
+    if not hasattr(inner, "_trainer"):
+        raise MisconfigurationException(f"{type(inner).__name__}.__init__ does not call super().__init__(); call it first.")
+    return inner
+
+
+def configuration(trainer: Trainer, fn: TrainerFn, loaders: dict[str, Any]) -> None:
+    """Refuse what can't run, and note where each stage's loaders come from."""
+    if fn == TrainerFn.FITTING:
+        _fit(trainer, loaders)
+    elif fn == TrainerFn.PREDICTING:
+        trainer.predict_loop.source = _required(trainer, "predict", loaders["predict"], fn)
+    else:
+        name, prefix = ("test", "test") if fn == TrainerFn.TESTING else ("validation", "val")
+        _require(trainer, f"{name}_step", fn)
+        loop = trainer.test_loop if fn == TrainerFn.TESTING else trainer.validate_loop
+        loop.source = _required(trainer, prefix, loaders[prefix], fn)
+
+
+def _fit(trainer: Trainer, loaders: dict[str, Any]) -> None:
+    model, loop = trainer.lightning_module, trainer.fit_loop
+    _require(trainer, "training_step", TrainerFn.FITTING)
+    _require(trainer, "configure_optimizers", TrainerFn.FITTING)
+    trainer.progress.restart_epoch()
+    loop.loader, loop.validation.loader = None, None
+    loop.source = _required(trainer, "train", loaders["train"], TrainerFn.FITTING)
+    loop.validation.source = _source(trainer, "val", loaders["val"])
+    steps = is_overridden("validation_step", model, LightningModule)
+    if steps and loop.validation.source is None:
+        rank_zero_warn("There is a validation_step and no val_dataloader: nothing is validated.")
+    if not steps and loop.validation.source is not None:
+        rank_zero_warn("There is a val_dataloader and no validation_step: nothing is validated.")
+    if not model.automatic_optimization:
+        _manual(trainer)
+
+
+def _manual(trainer: Trainer) -> None:
+    if trainer.gradient_clip_val:
+        raise MisconfigurationException(
+            f"gradient_clip_val={trainer.gradient_clip_val} has no meaning in manual optimisation; call self.clip_gradients "
+            "before optimizer.step()."
+        )
+    if trainer.accumulate_grad_batches != 1:
+        raise MisconfigurationException(
+            f"accumulate_grad_batches={trainer.accumulate_grad_batches} has no meaning in manual optimisation; step the "
+            "optimizer when you want to."
+        )
+
+
+def _require(trainer: Trainer, method: str, fn: TrainerFn) -> None:
+    model = trainer.lightning_module
+    if not is_overridden(method, model, LightningModule):
+        raise MisconfigurationException(f"{type(model).__name__} has no {method}, which Trainer.{fn} needs; define it.")
+
+
+def _source(trainer: Trainer, prefix: str, given: Any) -> DataSource | None:
+    hook = f"{prefix}_dataloader"
+    if given is not None:
+        return DataSource(None, hook, given)
+    for owner in (trainer.datamodule, trainer.lightning_module):
+        if owner is not None and is_overridden(hook, owner, DataHooks):
+            return DataSource(owner, hook)
+    return None
+
+
+def _required(trainer: Trainer, prefix: str, given: Any, fn: TrainerFn) -> DataSource:
+    source = _source(trainer, prefix, given)
+    if source is None:
+        who = type(trainer.datamodule or trainer.lightning_module).__name__
+        raise MisconfigurationException(
+            f"Trainer.{fn} needs a {prefix}_dataloader: pass one, or define {prefix}_dataloader in {who}."
+        )
+    return source

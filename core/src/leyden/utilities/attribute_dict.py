@@ -1,0 +1,25 @@
+"""AttributeDict: a dict whose keys are attributes too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class AttributeDict(dict[str, Any]):
+    """``d.lr`` is ``d["lr"]``; setting an attribute sets the key."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"There is no attribute {name!r}; there are: {', '.join(map(str, self)) or 'none'}.") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        del self[name]
+
+    def __repr__(self) -> str:
+        width = max((len(str(key)) for key in self), default=0) + 1
+        return "\n".join(f"{str(key) + ':':{width}} {value!r}" for key, value in self.items())

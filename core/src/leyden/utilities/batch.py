@@ -1,0 +1,92 @@
+"""A batch: moving it to a device and finding its size, whatever collections it is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.rank_zero import rank_zero_warn
+
+
+def move_data_to_device(batch: Any, device: torch.device | str, non_blocking: bool = False) -> Any:
+    """Move every tensor of a batch, and everything else that has ``.to(device)``, to a device.
+
+    Args:
+        batch: A tensor or any nesting of lists, tuples, named tuples, mappings and dataclasses. Collections
+            are rebuilt with their own types; leaves that can't be moved stay as they are.
+        device: Where to.
+        non_blocking: Whether copies from pinned memory may still be under way on return; safe towards a device
+            that queues its work, never towards the host.
+    """
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=non_blocking)
+    if type(batch) in (tuple, list):
+        return type(batch)([move_data_to_device(value, device, non_blocking) for value in batch])
+    to = getattr(batch, "to", None)
+    if callable(to) and not isinstance(batch, type):
+        moved = to(device)
+        return batch if moved is None else moved
+    return map_collection(batch, lambda value: move_data_to_device(value, device, non_blocking))
+
+
+def map_collection(value: Any, function: Callable[[Any], Any]) -> Any:
+    """Apply ``function`` to the direct members of a collection and rebuild it; any other value is returned as it is."""
+    if isinstance(value, Mapping):
+        pairs = [(k, function(v)) for k, v in value.items()]
+        default = getattr(value, "default_factory", None)
+        return type(value)(default, pairs) if default is not None else type(value)(pairs)  # type: ignore[call-arg]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(function(v) for v in value))
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return type(value)([function(v) for v in value])  # type: ignore[call-arg]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        copied = object.__new__(type(value))
+        for name, member in vars(value).items():
+            object.__setattr__(copied, name, function(member))
+        return copied
+    return value
+
+
+def extract_batch_size(batch: Any) -> int:
+    """The first dimension of the first tensor found in a batch.
+
+    Warns where tensors disagree, since a weighted mean would then depend on their order.
+
+    Raises:
+        MisconfigurationException: No tensor was found; ``self.log(..., batch_size=n)`` says it instead.
+    """
+    if isinstance(batch, Tensor):
+        return batch.size(0) if batch.dim() else 1
+    sizes = _sizes(batch)
+    size = next(sizes, None)
+    if size is None:
+        raise MisconfigurationException(
+            f"No batch size could be found in a batch of type {type(batch).__name__}; say it: "
+            "self.log(..., batch_size=n)."
+        )
+    if type(batch) in (tuple, list, dict) and any(other != size for other in sizes):
+        rank_zero_warn(
+            f"The tensors of the batch disagree about its size; {size} is used to weight epoch means. "
+            "Say it to be sure: self.log(..., batch_size=n)."
+        )
+    return size
+
+
+def _sizes(value: Any) -> Iterator[int]:
+    if isinstance(value, Tensor):
+        yield value.size(0) if value.dim() else 1
+    elif isinstance(value, str):
+        yield len(value)
+    elif isinstance(value, Mapping):
+        for member in value.values():
+            yield from _sizes(member)
+    elif isinstance(value, (tuple, list)):
+        for member in value:
+            yield from _sizes(member)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from _sizes(vars(value))

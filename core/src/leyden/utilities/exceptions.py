@@ -1,0 +1,13 @@
+"""The exceptions that Leyden raises of its own."""
+
+
+class MisconfigurationException(Exception):
+    """Something that the user wrote can't work; the message says what, and what to write instead."""
+
+
+class CheckpointCorruptedError(RuntimeError):
+    """A checkpoint is there but damaged: torn, or with a byte that is not the one that was written."""
+
+
+class SIGTERMException(SystemExit):
+    """The process was asked to end; raised at a step boundary, so that the run can be saved."""

@@ -1,0 +1,56 @@
+"""Saying and doing things once, on the process of rank 0, however many processes there are."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+log = logging.getLogger("leyden")
+log.setLevel(logging.INFO)
+if not logging.getLogger().hasHandlers():  # speak without being configured, but never twice
+    log.addHandler(logging.StreamHandler())
+    log.propagate = False
+
+
+def _rank_from_environment() -> int:
+    """The rank that a launcher announced before any strategy could; 0 without one."""
+    rank = os.environ.get("RANK", "")
+    return int(rank) if rank.isdigit() else 0
+
+
+class _RankZeroOnly:
+    """The decorator :data:`rank_zero_only`; its ``rank`` is set by the strategy once it knows."""
+
+    def __init__(self) -> None:
+        self.rank = _rank_from_environment()
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R | None]:
+        """Make ``function`` do nothing and return None on ranks other than 0."""
+
+        @wraps(function)
+        def on_rank_zero(*args: P.args, **kwargs: P.kwargs) -> R | None:
+            return function(*args, **kwargs) if self.rank == 0 else None
+
+        return on_rank_zero
+
+
+rank_zero_only = _RankZeroOnly()
+
+
+def rank_zero_info(message: str, *args: Any) -> None:
+    """Log an information on rank 0."""
+    if rank_zero_only.rank == 0:
+        log.info(message, *args)
+
+
+def rank_zero_warn(message: str, category: type[Warning] = UserWarning, stacklevel: int = 2) -> None:
+    """Warn on rank 0; ``stacklevel`` counts from the caller as in :func:`warnings.warn`."""
+    if rank_zero_only.rank == 0:
+        warnings.warn(message, category, stacklevel=stacklevel + 1)

@@ -1,0 +1,130 @@
+"""Random states: seeding them all, keeping them aside, putting them back."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from leyden.utilities.rank_zero import rank_zero_info
+
+MAX_SEED = 2**32 - 1
+
+
+def seed_everything(seed: int | None = None, workers: bool = False, verbose: bool = True) -> int:
+    """Seed Python, numpy and PyTorch on every device.
+
+    Args:
+        seed: From 0 to 2**32 - 1; without one, that of ``PL_GLOBAL_SEED``, or 0.
+        workers: Whether the Trainer gives each worker of each loader its own seed derived from this one.
+        verbose: Whether to say which seed was set.
+
+    Returns:
+        The seed.
+    """
+    if seed is None:
+        text = os.environ.get("PL_GLOBAL_SEED", "0")
+        if not text.lstrip("-").isdigit():
+            raise ValueError(f"PL_GLOBAL_SEED={text!r} is no integer; set a number from 0 to {MAX_SEED}.")
+        seed = int(text)
+    if not isinstance(seed, int):
+        seed = int(seed)
+    if not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"seed={seed} is out of range; write a number from 0 to {MAX_SEED}.")
+    if verbose:
+        rank_zero_info(f"Seed set to {seed}")
+    os.environ["PL_GLOBAL_SEED"] = str(seed)
+    os.environ["PL_SEED_WORKERS"] = str(int(workers))
+    random.seed(seed)
+    if (numpy := _numpy()) is not None:
+        numpy.random.seed(seed)
+    torch.manual_seed(seed)
+    return seed
+
+
+def _numpy() -> Any:
+    """numpy where it can be imported, which costs little: PyTorch has imported it already."""
+    if "numpy" in sys.modules:
+        return sys.modules["numpy"]
+    try:
+        import numpy
+    except ImportError:
+        return None
+    return numpy
+
+
+def collect_rng_states(
+    accelerator: Any = None, device: torch.device | None = None, loaders: Iterable[Any] = ()
+) -> dict[str, Any]:
+    """The random states of this process, and of the generators of its loaders, as plain data."""
+    states: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
+    if (numpy := _numpy()) is not None:
+        name, keys, position, has_gauss, gauss = numpy.random.get_state()
+        keys = torch.from_numpy(keys.astype("int64"))
+        states["numpy"] = (str(name), keys, int(position), int(has_gauss), float(gauss))
+    if accelerator is not None and device is not None:
+        state = accelerator.get_rng_state(device)
+        if state is not None:
+            states["device"] = state
+    if generators := _generators(loaders):
+        states["generators"] = [generator.get_state() for generator in generators]
+    return states
+
+
+def _generators(loaders: Iterable[Any]) -> list[torch.Generator]:
+    """The generators that the user gave to loaders and their samplers, each once."""
+    found: dict[int, torch.Generator] = {}
+    for loader in loaders:
+        batch_sampler = getattr(loader, "batch_sampler", None)
+        for owner in (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)):
+            generator = getattr(owner, "generator", None)
+            if isinstance(generator, torch.Generator):
+                found[id(generator)] = generator
+    return list(found.values())
+
+
+def set_rng_states(
+    states: dict[str, Any],
+    accelerator: Any = None,
+    device: torch.device | None = None,
+    loaders: Iterable[Any] = (),
+) -> None:
+    """Put back what :func:`collect_rng_states` returned."""
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    torch.set_rng_state(states["torch"])
+    if "numpy" in states and (numpy := _numpy()) is not None:
+        name, keys, *rest = states["numpy"]
+        numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
+    if accelerator is not None and device is not None and "device" in states:
+        accelerator.set_rng_state(states["device"], device)
+    for generator, state in zip(_generators(loaders), states.get("generators", ()), strict=False):
+        generator.set_state(state)
+
+
+@contextmanager
+def isolate_rng(accelerator: Any = None, device: torch.device | None = None) -> Generator[None, None, None]:
+    """Whatever the block draws, the random states afterwards are those from before it."""
+    states = collect_rng_states(accelerator, device)
+    try:
+        yield
+    finally:
+        set_rng_states(states, accelerator, device)
+
+
+def worker_init_function(worker_id: int, rank: int = 0) -> None:
+    """Seed one loader worker; for ``seed_everything(workers=True)``.
+
+    PyTorch gives the workers of a process different seeds, but processes that were seeded alike give theirs the
+    same ones; the rank tells them apart.
+    """
+    seed = torch.initial_seed() + rank * 1_000_003
+    torch.manual_seed(seed)
+    random.seed(seed)
+    if (numpy := _numpy()) is not None:
+        numpy.random.seed(seed % 2**32)
