@@ -1,5 +1,6 @@
 """Leyden: a training framework for PyTorch; a tiny core that knows when things happen, and plugins that know how."""
 
+from leyden import callbacks, loggers, profilers, utilities
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.hooks import hookimpl
@@ -16,6 +17,10 @@ __all__ = [
     "LightningModule",
     "Trainer",
     "__version__",
+    "callbacks",
     "hookimpl",
+    "loggers",
+    "profilers",
     "seed_everything",
+    "utilities",
 ]

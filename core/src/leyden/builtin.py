@@ -11,7 +11,11 @@ from leyden.interfaces.component import Component
 @hookimpl
 def leyden_components() -> Iterable[Component]:
     """The parts without which there is no trainer."""
-    yield Component("strategy", "single_device", "leyden.interfaces.strategy:Strategy", {"aliases": ["SingleDeviceStrategy"]})
+    yield Component(
+        "strategy", "single_device", "leyden.interfaces.strategy:Strategy", {"aliases": ["SingleDeviceStrategy"]}
+    )
     yield Component("precision", "32-true", "leyden.interfaces.precision:Precision", {"aliases": ["32"]})
     yield Component("logger", "dummy", "leyden.interfaces.logger:DummyLogger", {"aliases": ["DummyLogger"]})
-    yield Component("checkpoint_io", "torch", "leyden.serialization:TorchCheckpointIO", {"aliases": ["TorchCheckpointIO"]})
+    yield Component(
+        "checkpoint_io", "torch", "leyden.serialization:TorchCheckpointIO", {"aliases": ["TorchCheckpointIO"]}
+    )

@@ -1,8 +1,7 @@
 """The callbacks that installed plugins bring, by class name."""
 
-from leyden.windows import window
-
 from leyden.callback import Callback
+from leyden.windows import window
 
 __all__ = ["Callback"]
 

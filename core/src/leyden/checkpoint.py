@@ -80,9 +80,7 @@ def _tell_of_dropped(trainer: Trainer, dropped: list[str]) -> None:
     news = [path for path in dropped if path not in told and "hyper_parameters." not in path]
     told.update(news)
     if news:
-        rank_zero_warn(
-            f"Left out of the checkpoint, since it is no data that could be loaded without running code: {', '.join(news)}."
-        )
+        rank_zero_warn(f"Left out of the checkpoint, since loading it would mean running code: {', '.join(news)}.")
 
 
 def warn_of_hparams(trainer: Trainer) -> None:
@@ -93,9 +91,9 @@ def warn_of_hparams(trainer: Trainer) -> None:
         if dropped and not _is_known(trainer, owner):
             names = ", ".join(dropped)
             rank_zero_warn(
-                f"These hyperparameters of {type(owner).__name__} are no plain data and are not kept in checkpoints: {names}. "
-                f"Pass them when loading, load_from_checkpoint(path, {dropped[0].split('.')[0]}=...), and leave them out "
-                "with save_hyperparameters(ignore=[...])."
+                f"Hyperparameters of {type(owner).__name__} that are no plain data are not saved: {names}. "
+                f"Pass them when loading, load_from_checkpoint(path, {dropped[0].split('.')[0]}=...), and leave them "
+                "out with save_hyperparameters(ignore=[...])."
             )
 
 
@@ -123,7 +121,9 @@ def _own_state(trainer: Trainer) -> dict[str, Any]:
         "results": loop.results.state_dict(),
         "metrics": _metric_states(trainer.lightning_module),
         "callback_metrics": {k: v for k, v in trainer.callback_metrics.items() if isinstance(v, Tensor)},
-        "plugins": [[record.name, record.version] for record in trainer.plugin_manager.records if record.state == "active"],
+        "plugins": [
+            [record.name, record.version] for record in trainer.plugin_manager.records if record.state == "active"
+        ],
     }
 
 
@@ -177,8 +177,8 @@ def restore_training(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     states, schedulers = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
     if len(states) != len(trainer.optimizers) or len(schedulers) != len(trainer.lr_scheduler_configs):
         raise MisconfigurationException(
-            f"The checkpoint has {len(states)} optimizers and {len(schedulers)} schedulers, configure_optimizers returned "
-            f"{len(trainer.optimizers)} and {len(trainer.lr_scheduler_configs)}."
+            f"The checkpoint has {len(states)} optimizers and {len(schedulers)} schedulers, configure_optimizers "
+            f"returned {len(trainer.optimizers)} and {len(trainer.lr_scheduler_configs)}."
         )
     for optimizer, state in zip(trainer.optimizers, states, strict=True):
         trainer.strategy.load_optimizer_state_dict(optimizer, state)
@@ -195,7 +195,9 @@ def _restore_place(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     if own is None:
         progress = Progress.from_checkpoint(checkpoint["loops"], checkpoint["global_step"])
         trainer.progress.__dict__.update(asdict(progress))
-        rank_zero_info("The checkpoint was not written by Leyden: it holds no random states, so the resumed run is not exact.")
+        rank_zero_info(
+            "The checkpoint was not written by Leyden: it holds no random states, so the resumed run is not exact."
+        )
         return
     trainer.progress.__dict__.update(own["progress"])
     trainer.progress.step_back_from_unfinished_batch()
@@ -217,5 +219,6 @@ def _tell_of_plugins(trainer: Trainer, saved: list[list[str]]) -> None:
         gone = [f"{name} {version}" for name, version in saved if [name, version] not in now]
         new = [f"{name} {version}" for name, version in now if [name, version] not in saved]
         rank_zero_info(
-            f"The plugins differ from those of the checkpoint: without {', '.join(gone) or 'none'}, with {', '.join(new) or 'none'} more."
+            f"The plugins differ from those of the checkpoint: {', '.join(gone) or 'none'} missing, "
+            f"{', '.join(new) or 'none'} more."
         )

@@ -56,7 +56,9 @@ class LightningDataModule(DataHooks, HyperparametersMixin, DataModuleLoading):
 
         def loader(dataset: Any, shuffle: bool = False) -> Any:
             shuffle = shuffle and not isinstance(dataset, IterableDataset)
-            return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, num_workers=num_workers, pin_memory=False)
+            return DataLoader(
+                dataset, batch_size=batch_size, shuffle=shuffle, num_workers=num_workers, pin_memory=False
+            )
 
         def loaders(given: Any, shuffle: bool = False) -> Callable[[], Any]:
             def make() -> Any:

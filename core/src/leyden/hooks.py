@@ -51,8 +51,10 @@ class Registration:
 
 
 class Observation:
-    """What happens in a run, in the order of a fit. Nothing that an implementation returns is used,
-    except the -1 of ``on_train_batch_start``."""
+    """What happens in a run, in the order of a fit.
+
+    Nothing that an implementation returns is used, except the -1 of ``on_train_batch_start``.
+    """
 
     @hookspec
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:

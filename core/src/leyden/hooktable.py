@@ -57,7 +57,8 @@ class Member:
 
     def participants(self) -> tuple[Participant, Participant]:
         """Its ordinary implementations, and those marked ``trylast``."""
-        ordinary, last = {}, {}
+        ordinary: dict[str, Any] = {}
+        last: dict[str, Any] = {}
         for name in (*OBSERVATION, *BEHAVIOUR):
             if is_overridden(name, self.target, self.base):
                 marks = _marks(self.target, name)
@@ -106,7 +107,7 @@ def _adapt(target: Any, name: str, takes_run: bool, first: bool, marks: dict[str
 
     # pluggy reads the names off the code object, so the function must really have them
     names = ", ".join(taken)
-    implementation = eval(f"lambda {names}: method({names})", {"method": method})  # noqa: S307
+    implementation = eval(f"lambda {names}: method({names})", {"method": method})
     implementation.__dict__.update(method=method, target=target)
     return hooks.hookimpl(implementation, tryfirst=first, **marks)
 
@@ -165,7 +166,7 @@ class HookTable:
         for name in BEHAVIOUR:
             setattr(self, name, self._compile_behaviour(name))
 
-    def __getattr__(self, name: str) -> Callable[..., Any] | None:
+    def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"There is no hook {name!r}.")
 
     def implementations(self, name: str) -> list[pluggy.HookImpl]:

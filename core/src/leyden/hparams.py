@@ -35,7 +35,8 @@ class HyperparametersMixin:
         """
         if frame is None:
             current = inspect.currentframe()
-            assert current is not None and current.f_back is not None
+            assert current is not None
+            assert current.f_back is not None
             frame = current.f_back
         self._log_hyperparams = logger
         ignored = {ignore} if isinstance(ignore, str) else set(ignore or ())
@@ -64,7 +65,7 @@ class HyperparametersMixin:
     @property
     def hparams_initial(self) -> AttributeDict:
         """The hyperparameters as they were when they were saved."""
-        return _copy(getattr(self, "_hparams_initial", AttributeDict()))
+        return _copy(self._hparams_initial) if hasattr(self, "_hparams_initial") else AttributeDict()
 
 
 def _as_mapping(value: Any, ignored: set[str]) -> dict[str, Any]:
@@ -94,7 +95,9 @@ def _init_arguments(instance: Any, frame: FrameType | None) -> dict[str, Any]:
     """The arguments of every ``__init__`` of ``instance`` on the stack; those of the most derived class win."""
     collected: dict[str, Any] = {}
     while frame is not None:
-        if frame.f_code.co_name == "__init__" and any(frame.f_locals.get(n) is instance for n in frame.f_code.co_varnames[:1]):
+        if frame.f_code.co_name == "__init__" and any(
+            frame.f_locals.get(n) is instance for n in frame.f_code.co_varnames[:1]
+        ):
             collected.update(_frame_arguments(frame))
         elif collected:
             break

@@ -54,7 +54,7 @@ class ModuleLoading:
         missing, unexpected = module.load_state_dict(checkpoint["state_dict"], strict=strict)
         if missing or unexpected:
             rank_zero_warn(
-                f"Loaded {cls.__name__} with strict=False: missing keys {list(missing)}, unexpected keys {list(unexpected)}."
+                f"Loaded {cls.__name__} with strict=False: missing {list(missing)}, unexpected {list(unexpected)}."
             )
         if map_location is not None and not callable(map_location) and not isinstance(map_location, dict):
             module.to(torch.device(map_location))
@@ -73,8 +73,10 @@ class DataModuleLoading:
         weights_only: bool | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Make a data module with the hyperparameters of a checkpoint and give it its state; see
-        :meth:`LightningModule.load_from_checkpoint <leyden.loading.ModuleLoading.load_from_checkpoint>`."""
+        """Make a data module with the hyperparameters of a checkpoint and give it its state.
+
+        The arguments are those of :meth:`ModuleLoading.load_from_checkpoint`.
+        """
         checkpoint = _read(checkpoint_path, map_location, weights_only)
         if hparams_file is not None:
             checkpoint["datamodule_hyper_parameters"] = _read_hparams(hparams_file)
@@ -105,7 +107,7 @@ def _build(cls: type, checkpoint: dict[str, Any], keys: tuple[str, str], overrid
         if "argument" not in str(error):
             raise
         raise MisconfigurationException(
-            f"{cls.__name__} can't be made from the checkpoint's hyperparameters ({', '.join(saved) or 'none'}): {error}. "
+            f"{cls.__name__} can't be made from the saved hyperparameters ({', '.join(saved) or 'none'}): {error}. "
             "Pass what is missing: load_from_checkpoint(path, name=value)."
         ) from error
 
@@ -121,7 +123,7 @@ def _read_hparams(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"There is no hyperparameter file at {str(path)!r}.")
     if file.suffix in (".yaml", ".yml"):
-        import yaml
+        import yaml  # type: ignore[import-untyped]
 
         loaded: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         return loaded

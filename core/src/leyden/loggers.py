@@ -1,8 +1,7 @@
 """The loggers that installed plugins bring, by class name."""
 
-from leyden.windows import window
-
 from leyden.interfaces.logger import DummyLogger, Logger
+from leyden.windows import window
 
 __all__ = ["DummyLogger", "Logger"]
 

@@ -61,7 +61,7 @@ class PluginManager(pluggy.PluginManager):
     def __init__(self) -> None:
         super().__init__(hooks.PROJECT)
         for group in (hooks.Registration, hooks.Observation, hooks.Behaviour):
-            self.add_hookspecs(group())
+            self.add_hookspecs(group)
         self.records: list[PluginRecord] = []
         self.on_register: Callable[[], None] | None = None
 
@@ -88,7 +88,8 @@ class PluginManager(pluggy.PluginManager):
             if caller.spec is None and not optional:
                 near = difflib.get_close_matches(caller.name, known, n=1)
                 raise MisconfigurationException(
-                    f"it implements {caller.name!r}, which is no hook" + (f"; did it mean {near[0]!r}?" if near else ".")
+                    f"it implements {caller.name!r}, which is no hook"
+                    + (f"; did it mean {near[0]!r}?" if near else ".")
                 )
 
     def extended(self, records: list[PluginRecord]) -> PluginManager:

@@ -59,7 +59,7 @@ class LightningModule(ModuleHooks, HyperparametersMixin, ModuleLoading, Module):
         return super().forward(*args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor | Mapping[str, Any] | None:
-        """Take ``(batch)`` or ``(batch, batch_idx)``; return the loss, a dict with "loss", or None to skip the batch."""
+        """Take ``(batch)`` or ``(batch, batch_idx)``; return the loss, a dict with it, or None to skip the batch."""
         raise NotImplementedError
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -84,7 +84,7 @@ class LightningModule(ModuleHooks, HyperparametersMixin, ModuleLoading, Module):
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute gradients of ``loss``."""
-        loss.backward(*args, **kwargs)
+        loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def optimizer_step(
         self,
@@ -180,7 +180,7 @@ class LightningModule(ModuleHooks, HyperparametersMixin, ModuleLoading, Module):
 
     @property
     def automatic_optimization(self) -> bool:
-        """Whether the Trainer calls backward and steps the optimizer; set it to False in ``__init__`` to do so yourself."""
+        """Whether the Trainer goes backward and steps; set it to False in ``__init__`` to do so yourself."""
         return self._automatic_optimization
 
     @automatic_optimization.setter
@@ -272,7 +272,7 @@ class LightningModule(ModuleHooks, HyperparametersMixin, ModuleLoading, Module):
         """The device of the run that is under way, else that of the parameters."""
         if self._trainer is not None and self._trainer.is_running:
             return self._trainer.strategy.root_device
-        tensor = next(self.parameters(), None)
+        tensor: Tensor | None = next(self.parameters(), None)
         if tensor is None:
             tensor = next(self.buffers(), None)
         return tensor.device if tensor is not None else torch.device("cpu")
@@ -284,7 +284,7 @@ class LightningModule(ModuleHooks, HyperparametersMixin, ModuleLoading, Module):
 
     @property
     def example_input_array(self) -> Any:
-        """An input for ``forward``: a tensor, a tuple of arguments or a dict of keyword arguments; for summaries and exports."""
+        """An input for ``forward`` (a tensor, a tuple of arguments, a dict of keywords) for summaries and exports."""
         return self._example_input_array
 
     @example_input_array.setter

@@ -87,7 +87,9 @@ def _split_dict(returned: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
     if unknown := set(returned) - {"optimizer", "lr_scheduler", "monitor"}:
         rank_zero_warn(f"configure_optimizers returned a dict with unknown keys: {', '.join(sorted(unknown))}.")
     if "optimizer" not in returned:
-        raise MisconfigurationException(f"configure_optimizers returned a dict without 'optimizer': {dict(returned)!r}.")
+        raise MisconfigurationException(
+            f"configure_optimizers returned a dict without 'optimizer': {dict(returned)!r}."
+        )
     scheduler = returned.get("lr_scheduler")
     if scheduler is None:
         return [returned["optimizer"]], []
@@ -107,7 +109,8 @@ def _configure(scheduler: Any, automatic: bool) -> LRSchedulerConfig:
     known = {field.name for field in fields(LRSchedulerConfig)}
     if unknown := set(scheduler) - known:
         rank_zero_warn(
-            f"The lr_scheduler dict has unknown keys: {', '.join(sorted(map(str, unknown)))}; known: {', '.join(sorted(known))}."
+            f"The lr_scheduler dict has unknown keys: {', '.join(sorted(map(str, unknown)))}; "
+            f"known: {', '.join(sorted(known))}."
         )
     if scheduler.get("scheduler") is None:
         raise MisconfigurationException(f"The lr_scheduler dict {dict(scheduler)!r} has no 'scheduler'.")
@@ -122,13 +125,17 @@ def _check(config: LRSchedulerConfig, optimizers: Sequence[Any], module: Lightni
     if config.interval not in ("epoch", "step"):
         raise MisconfigurationException(f"The lr_scheduler's interval is {config.interval!r}; write 'epoch' or 'step'.")
     if not isinstance(config.frequency, int) or config.frequency < 1:
-        raise MisconfigurationException(f"The lr_scheduler's frequency is {config.frequency!r}; write an integer from 1.")
+        raise MisconfigurationException(
+            f"The lr_scheduler's frequency is {config.frequency!r}; write an integer from 1."
+        )
     if isinstance(config.scheduler, ReduceLROnPlateau) and config.monitor is None and module.automatic_optimization:
         raise MisconfigurationException(
             "ReduceLROnPlateau needs a metric: return "
             '{"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}.'
         )
-    if not callable(getattr(config.scheduler, "step", None)) or not callable(getattr(config.scheduler, "state_dict", None)):
+    if not callable(getattr(config.scheduler, "step", None)) or not callable(
+        getattr(config.scheduler, "state_dict", None)
+    ):
         raise MisconfigurationException(f"{config.scheduler!r} is no scheduler: it has no step and state_dict methods.")
     owner = getattr(config.scheduler, "optimizer", None)
     if owner is not None and not any(owner is optimizer for optimizer in optimizers):

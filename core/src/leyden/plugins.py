@@ -1,10 +1,17 @@
 """The precisions, environments and checkpoint IOs that installed plugins bring, by class name."""
 
-from leyden.windows import window
-
 from leyden.interfaces.checkpoint_io import CheckpointIO
 from leyden.interfaces.precision import Precision
+from leyden.windows import window
 
 __all__ = ["CheckpointIO", "Precision"]
 
-__getattr__, __dir__ = window(__name__, ("precision", "checkpoint_io", "environment",), dict.fromkeys(__all__))
+__getattr__, __dir__ = window(
+    __name__,
+    (
+        "precision",
+        "checkpoint_io",
+        "environment",
+    ),
+    dict.fromkeys(__all__),
+)

@@ -1,8 +1,7 @@
 """The profilers that installed plugins bring, by class name."""
 
-from leyden.windows import window
-
 from leyden.interfaces.profiler import Profiler
+from leyden.windows import window
 
 __all__ = ["Profiler"]
 

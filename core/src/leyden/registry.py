@@ -71,8 +71,10 @@ class Registry:
         elif broken is not None:
             message += f" The {broken} is set aside: {type(broken.error).__name__}: {broken.error}"
         elif distribution:
-            message += f" It comes with {distribution}" + (
-                f": pip install {distribution}" if published else ", which is planned and not published yet."
+            message += (
+                f" It comes with {distribution}: pip install {distribution}"
+                if published
+                else f" It is planned for {distribution} and not published yet."
             )
         elif near:
             message += f" Did you mean {near[0]!r}?"

@@ -140,12 +140,14 @@ class TensorRecord(Record):
         self.accumulates = bool(self.options.on_epoch)
 
     def reset(self) -> None:
+        """Forget the epoch."""
         super().reset()
         self.total: Tensor | None = None
         self.weight = 0
         self.values: list[Tensor] = []
 
     def update(self, value: Any, batch_size: Callable[[], int] | int) -> None:
+        """Take one value."""
         value = self._as_tensor(value)
         if self.options.on_step:
             self.last = self._synchronise(value, self.reduction)
@@ -165,7 +167,7 @@ class TensorRecord(Record):
             return torch.minimum(total, value)
         return torch.maximum(total, value) if self.reduction == "max" else total + value
 
-    def _as_tensor(self, value: Any) -> Tensor:
+    def _as_tensor(self, value: Tensor | float) -> Tensor:
         """A detached scalar that no later in-place operation of the user can change."""
         if not isinstance(value, Tensor):
             if not isinstance(value, Number):
@@ -188,6 +190,7 @@ class TensorRecord(Record):
         return value.detach() if value.grad_fn is not None else value.clone()
 
     def epoch_value(self) -> Tensor | None:
+        """The reduced value of the epoch, or None."""
         if self.values:
             function = self.options.reduce_fx
             assert callable(function)
@@ -214,6 +217,7 @@ class MetricRecord(Record):
     """A torchmetrics object logged as such: computed at the end of the epoch and reset after it."""
 
     def reset(self) -> None:
+        """Forget the epoch."""
         super().reset()
         if (metric := getattr(self, "metric", None)) is not None:
             metric.reset()
@@ -221,12 +225,15 @@ class MetricRecord(Record):
         self.computed: Tensor | None = None
 
     def update(self, value: Any, batch_size: Callable[[], int] | int) -> None:
+        """Take one value."""
         self.metric, self.computed = value, None
 
     def step_value(self) -> Any:
+        """The metric of this batch, or None."""
         return self.metric._forward_cache if self.options.on_step and self.metric is not None else None
 
     def epoch_value(self) -> Any:
+        """The computed metric, or None."""
         if not self.options.on_epoch or self.metric is None:
             return None
         if self.computed is None:
@@ -317,7 +324,9 @@ class Logging:
         results.epoch_ended = False
 
     def batch_size(self) -> int:
-        """The first dimension of the batch's tensors, found once per batch."""
+        """The first dimension of the batch's tensors, found once per batch; 1 between batches."""
+        if self._batch is None:
+            return 1
         if self._batch_size is None:
             self._batch_size = extract_batch_size(self._batch)
         return self._batch_size
@@ -326,7 +335,9 @@ class Logging:
         """Take one ``self.log`` call."""
         results = self.results
         if results is None or self.hook is None:
-            raise MisconfigurationException(f"self.log({name!r}, …) was called outside of a loop; log from a step or hook.")
+            raise MisconfigurationException(
+                f"self.log({name!r}, …) was called outside of a loop; log from a step or hook."
+            )
         record = results.records.get((self.hook, name, results.dataloader_idx))
         if record is None or record.asked != asked:
             record = self._declare(results, name, value, asked, record)
@@ -366,12 +377,14 @@ class Logging:
         on_step = rule.on_step if asked.on_step is None else asked.on_step
         on_epoch = rule.on_epoch if asked.on_epoch is None else asked.on_epoch
         if on_step and not rule.step_allowed:
-            raise MisconfigurationException(f"self.log({name!r}, on_step=True) has no meaning in {self.hook}, which runs once per epoch.")
+            raise MisconfigurationException(
+                f"self.log({name!r}, on_step=True) has no meaning in {self.hook}, which runs once per epoch."
+            )
         if not on_step and not on_epoch:
             raise MisconfigurationException(f"self.log({name!r}, …) with neither on_step nor on_epoch would be lost.")
         if not callable(asked.reduce_fx) and asked.reduce_fx not in _REDUCTIONS:
             raise MisconfigurationException(
-                f"self.log({name!r}, reduce_fx={asked.reduce_fx!r}): write mean, min, max, sum or a function of a tensor."
+                f"self.log({name!r}, reduce_fx={asked.reduce_fx!r}): write mean, min, max, sum or a function."
             )
         logger = True if asked.logger is None else asked.logger
         return asked._replace(on_step=on_step, on_epoch=on_epoch, logger=logger)
@@ -410,7 +423,11 @@ class Logging:
         self._batch = None
         if accumulating or not trainer.loggers:
             return
-        due = (trainer.progress.batches_that_stepped + 1) % trainer.log_every_n_steps == 0 if trainer.log_every_n_steps else False
+        due = (
+            (trainer.progress.batches_that_stepped + 1) % trainer.log_every_n_steps == 0
+            if trainer.log_every_n_steps
+            else False
+        )
         if due or trainer.should_stop or trainer.fast_dev_run:
             self.send(self._metrics()[1])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+from argparse import Namespace
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -12,7 +13,6 @@ from datetime import date, datetime, timedelta
 from enum import Enum
 from pathlib import Path, PurePath
 from typing import IO, Any
-from argparse import Namespace
 
 import torch
 from torch import Tensor
@@ -45,9 +45,8 @@ def to_plain(value: Any, where: str = "", dropped: list[str] | None = None) -> A
         return value
     if isinstance(value, Enum):
         return to_plain(value.value, where, dropped)
-    for base in (bool, int, float, str, bytes):
-        if isinstance(value, base):
-            return base(value)
+    if isinstance(value, (int, float, str)):  # of a subclass, such as numpy.float64
+        return next(base for base in (int, float, str) if isinstance(value, base))(value)
     if isinstance(value, Mapping):
         return _plain_mapping(value, where, dropped)
     if isinstance(value, (list, tuple)):
@@ -89,7 +88,9 @@ def _plain_object(value: Any, where: str, dropped: list[str] | None) -> Any:
             return torch.from_numpy(value.copy()) if getattr(value, "ndim", 0) else value.item()
         if hasattr(value, "tolist"):
             return to_plain(value.tolist(), where, dropped)
-    raise NotPlainError(f"{where or 'the value'} is a {type(value).__module__}.{type(value).__qualname__}, which is no data.")
+    raise NotPlainError(
+        f"{where or 'the value'} is a {type(value).__module__}.{type(value).__qualname__}, which is no data."
+    )
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:
@@ -134,7 +135,7 @@ class TorchCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: str) -> None:
         """Remove the file, or the directory, at ``path``."""
         if is_url(path):
-            import fsspec
+            import fsspec  # type: ignore[import-untyped]
 
             system, inner = fsspec.core.url_to_fs(path)
             if system.exists(inner):
@@ -184,7 +185,9 @@ def _verify(file: Any, path: Any) -> None:
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         if _is_legacy(file):
             return
-        raise CheckpointCorruptedError(f"The checkpoint {str(path)!r} is torn or no checkpoint at all: {error}.") from error
+        raise CheckpointCorruptedError(
+            f"The checkpoint {str(path)!r} is torn or no checkpoint at all: {error}."
+        ) from error
     finally:
         if isinstance(file, io.BytesIO):
             file.seek(0)

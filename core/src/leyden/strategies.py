@@ -1,8 +1,7 @@
 """The strategies that installed plugins bring, by class name."""
 
-from leyden.windows import window
-
 from leyden.interfaces.strategy import Strategy
+from leyden.windows import window
 
 __all__ = ["Strategy"]
 

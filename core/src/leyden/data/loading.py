@@ -40,7 +40,11 @@ class DataSource:
         return self.given if self.given is not None else getattr(self.owner, self.hook)()
 
     def __str__(self) -> str:
-        return f"the {self.hook}s that were passed" if self.given is not None else f"{type(self.owner).__name__}.{self.hook}()"
+        return (
+            f"the {self.hook}s that were passed"
+            if self.given is not None
+            else f"{type(self.owner).__name__}.{self.hook}()"
+        )
 
 
 def load(trainer: Trainer, source: DataSource, stage: RunningStage, mode: Mode) -> CombinedLoader:

@@ -24,7 +24,7 @@ def with_sampler(trainer: Trainer, loader: Any, stage: RunningStage) -> Any:
     if isinstance(loader.dataset, IterableDataset) or isinstance(loader.sampler, DistributedSampler):
         return loader
     shuffle = stage == RunningStage.TRAINING and not isinstance(loader.sampler, SequentialSampler)
-    sampler = DistributedSampler(loader.dataset, shuffle=shuffle, **arguments)  # type: ignore[arg-type]
+    sampler: DistributedSampler[Any] = DistributedSampler(loader.dataset, shuffle=shuffle, **arguments)  # type: ignore[arg-type]
     return rebuild(loader, sampler)
 
 
@@ -84,7 +84,11 @@ class RecordingBatchSampler:
 
 def recording(loader: Any) -> tuple[Any, RecordingBatchSampler | None]:
     """A loader that remembers which samples are in each batch, where it is one that draws indices."""
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
+    if (
+        not isinstance(loader, DataLoader)
+        or isinstance(loader.dataset, IterableDataset)
+        or loader.batch_sampler is None
+    ):
         return loader, None
     sampler = RecordingBatchSampler(loader.batch_sampler)
     return _copy_with(loader, batch_sampler=sampler), sampler

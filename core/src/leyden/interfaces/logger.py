@@ -98,10 +98,12 @@ class DummyLogger(Logger):
 
     @property
     def name(self) -> str:
+        """Nothing."""
         return ""
 
     @property
     def version(self) -> str:
+        """Nothing."""
         return ""
 
     @property

@@ -70,4 +70,3 @@ class Profiler:
 
     def teardown(self, stage: str | None = None) -> None:
         """A run is over, after :meth:`describe`."""
-

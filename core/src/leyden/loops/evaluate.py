@@ -1,14 +1,14 @@
 """Evaluation: one pass over the validation or test loaders, alone or within a fit.
 
-    on_validation_model_eval                          run
-    on_validation_start, on_validation_epoch_start
-    for each batch of each loader:                    _run_batches
-        transfer to the device
-        on_validation_batch_start
-        validation_step
-        on_validation_batch_end
-    on_validation_epoch_end, on_validation_end
-    on_validation_model_train
+on_validation_model_eval                          run
+on_validation_start, on_validation_epoch_start
+for each batch of each loader:                    _run_batches
+    transfer to the device
+    on_validation_batch_start
+    validation_step
+    on_validation_batch_end
+on_validation_epoch_end, on_validation_end
+on_validation_model_train
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class EvaluationLoop:
         within_fit: Whether this is the validation of a fit, which prints no table and keeps autograd usable.
 
     Attributes:
-        verbose: Whether the results are printed.
+        verbose: Whether the results are printed, outside of a fit.
         loader: The loaders, combined; None before the first run.
         max_batches: Batches of each loader.
         current_batch: Batches of this pass that are done.
@@ -53,7 +53,7 @@ class EvaluationLoop:
 
     def __init__(self, trainer: Trainer, stage: RunningStage, within_fit: bool = False) -> None:
         self.trainer, self.stage, self.within_fit = trainer, stage, within_fit
-        self.verbose = not within_fit
+        self.verbose = True
         self.name = "test" if stage == RunningStage.TESTING else "validation"
         self.results = Results()
         self.source: DataSource | None = None
@@ -73,9 +73,17 @@ class EvaluationLoop:
         with self._without_gradients():
             outputs = self._evaluate()
         trainer.logging.leave(outer)
-        if self.verbose and trainer.is_global_zero and not trainer.barebones:
-            trainer.print(results_table(outputs, self.stage.value))
-        return outputs
+        if self.within_fit:
+            return outputs
+        numbers = [{name: value.item() for name, value in output.items()} for output in outputs]
+        if (
+            self.verbose
+            and trainer.is_global_zero
+            and not trainer.barebones
+            and (table := results_table(numbers, self.stage.value))
+        ):
+            trainer.print(table)
+        return numbers
 
     def _evaluate(self) -> list[dict[str, Any]]:
         trainer, logging = self.trainer, self.trainer.logging

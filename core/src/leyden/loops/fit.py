@@ -1,17 +1,17 @@
 """A fit: epochs and batches, when to validate, when to stop. One batch is in ``step.py``.
 
-    on_train_start
-    for each epoch:                                   run
-        on_train_epoch_start
-        for each batch:                               _run_epoch
-            transfer to the device
-            on_train_batch_start
-            leyden_optimize_batch                     step.py
-            step learning rates
-            on_train_batch_end
-            log, validate, check for a stop           _end_batch
-        on_train_epoch_end                            _end_epoch
-    on_train_end
+on_train_start
+for each epoch:                                   run
+    on_train_epoch_start
+    for each batch:                               _run_epoch
+        transfer to the device
+        on_train_batch_start
+        leyden_optimize_batch                     step.py
+        step learning rates
+        on_train_batch_end
+        log, validate, check for a stop           _end_batch
+    on_train_epoch_end                            _end_epoch
+on_train_end
 """
 
 from __future__ import annotations
@@ -84,7 +84,12 @@ class FitLoop:
             hooks.on_train_end()
 
     def _run_epoch(self) -> None:
-        trainer, progress, hooks, logging = self.trainer, self.trainer.progress, self.trainer.hooks, self.trainer.logging
+        trainer, progress, hooks, logging = (
+            self.trainer,
+            self.trainer.progress,
+            self.trainer.hooks,
+            self.trainer.logging,
+        )
         self.setup_data()
         resumed_at, behind = progress.phase, progress.batch_idx
         if resumed_at == EPOCH_START:
@@ -183,7 +188,11 @@ class FitLoop:
             rank_zero_info("Trainer.fit stopped: there are no training batches.")
         elif -1 < trainer.max_steps <= progress.optimizer_steps:
             rank_zero_info(f"`Trainer.fit` stopped: `max_steps={trainer.max_steps}` reached.")
-        elif trainer.max_epochs is not None and -1 < trainer.max_epochs <= progress.epoch and progress.phase == EPOCH_START:
+        elif (
+            trainer.max_epochs is not None
+            and -1 < trainer.max_epochs <= progress.epoch
+            and progress.phase == EPOCH_START
+        ):
             rank_zero_info(f"`Trainer.fit` stopped: `max_epochs={trainer.max_epochs}` reached.")
         else:
             return trainer.should_stop and self.may_stop_early and progress.phase == EPOCH_START
@@ -270,6 +279,6 @@ class FitLoop:
         names = [name for name, part in module.named_modules() if not part.training]
         if names:
             rank_zero_warn(
-                f"{len(names)} module(s) are in evaluation mode at the start of training, {names[0] or 'the whole model'!r} "
-                "first; call .train() if that is not meant."
+                f"{len(names)} module(s) are in evaluation mode at the start of training, "
+                f"{names[0] or 'the whole model'!r} first; call .train() if that is not meant."
             )

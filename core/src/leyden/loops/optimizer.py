@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class LightningOptimizer:
-    """Passes everything on to the optimizer, but for ``step``: it calls the hooks, goes through the precision and is counted.
+    """Passes everything on to the optimizer; ``step`` calls the hooks, goes through the precision and is counted.
 
     ``isinstance(x, torch.optim.Adam)`` is true of a wrapped Adam.
     """
@@ -44,8 +44,8 @@ class LightningOptimizer:
                 with step.trainer.strategy.no_sync():
                     yield
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         return type(self._optimizer)
 
     def __getattr__(self, name: str) -> Any:

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 # Where in the loop a checkpoint was taken; a resumed run goes on from there.
-EPOCH_START, BATCH, BATCH_END, VALIDATION_END, EPOCH_END = "epoch_start", "batch", "batch_end", "validation_end", "epoch_end"
+EPOCH_START, BATCH, BATCH_END, VALIDATION_END, EPOCH_END = (
+    "epoch_start",
+    "batch",
+    "batch_end",
+    "validation_end",
+    "epoch_end",
+)
 
 
 @dataclass

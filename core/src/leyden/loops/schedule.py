@@ -39,14 +39,14 @@ class ValidationSchedule:
             self.every = interval
             if interval > max_batches and trainer.check_val_every_n_epoch is not None and self.enabled:
                 raise ValueError(
-                    f"val_check_interval={interval} is more than the {max_batches} training batches of an epoch; write a "
-                    "smaller one, or check_val_every_n_epoch=None to count batches across epochs."
+                    f"val_check_interval={interval} is more than the {max_batches} training batches of an epoch; write "
+                    "a smaller one, or check_val_every_n_epoch=None to count batches across epochs."
                 )
         elif max_batches == INFINITE:
             if interval != 1.0 and self.enabled:
                 raise MisconfigurationException(
-                    f"val_check_interval={interval} is a fraction, but the training loader has no length; write a number "
-                    "of batches, a time, or 1.0 for the end of the epoch."
+                    f"val_check_interval={interval} is a fraction, but the training loader has no length; write a "
+                    "number of batches, a time, or 1.0 for the end of the epoch."
                 )
             self.every = INFINITE
         else:

@@ -1,9 +1,9 @@
 """One training batch: forward, backward, optimizer step. What never changes in a fit is decided when this is built.
 
-    training_step                                   in the precision's context
-    on_before_zero_grad, zero_grad                  at the first batch of an accumulation
-    on_before_backward, backward, on_after_backward
-    on_before_optimizer_step, clip, step            at the last batch of an accumulation
+training_step                                   in the precision's context
+on_before_zero_grad, zero_grad                  at the first batch of an accumulation
+on_before_backward, backward, on_after_backward
+on_before_optimizer_step, clip, step            at the last batch of an accumulation
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class BatchStep:
         if hooks.on_before_backward is not None:
             hooks.on_before_backward(loss)
         if self._own_backward is None:
-            loss.backward(*args, **kwargs)
+            loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
         else:
             self._own_backward(loss, *args, **kwargs)
         if hooks.on_after_backward is not None:
@@ -172,7 +172,9 @@ class BatchStep:
         value = value if value is not None else self.trainer.gradient_clip_val
         algorithm = str(algorithm or self.trainer.gradient_clip_algorithm or "norm")
         if algorithm not in ("norm", "value"):
-            raise MisconfigurationException(f'gradient_clip_algorithm={algorithm!r} is not known; write "norm" or "value".')
+            raise MisconfigurationException(
+                f'gradient_clip_algorithm={algorithm!r} is not known; write "norm" or "value".'
+            )
         if value:
             self._clip((p for group in optimizer.param_groups for p in group["params"]), value, algorithm)
 

@@ -51,7 +51,12 @@ def settle(given: dict[str, Any]) -> dict[str, Any]:
 
 def _fill_in(values: dict[str, Any]) -> None:
     """The documented defaults of arguments whose default is None."""
-    defaults = {**dict.fromkeys(LIMITS, 1.0), "val_check_interval": 1.0, "num_sanity_val_steps": 2, "log_every_n_steps": 50}
+    defaults = {
+        **dict.fromkeys(LIMITS, 1.0),
+        "val_check_interval": 1.0,
+        "num_sanity_val_steps": 2,
+        "log_every_n_steps": 50,
+    }
     for name, default in defaults.items():
         if values[name] is None:
             values[name] = default
@@ -63,7 +68,9 @@ def _settle_barebones(values: dict[str, Any]) -> None:
     off = {name: values[name] for name in (*FLAGS, "logger", "profiler", "fast_dev_run", "detect_anomaly")}
     off.update({name: values[name] for name in ("num_sanity_val_steps", "log_every_n_steps")})
     if on := [f"{name}={value!r}" for name, value in off.items() if value]:
-        raise ValueError(f"Trainer(barebones=True) turns off what costs time, but was given {', '.join(on)}; leave it out.")
+        raise ValueError(
+            f"Trainer(barebones=True) turns off what costs time, but was given {', '.join(on)}; leave it out."
+        )
     values.update(dict.fromkeys((*FLAGS, "logger"), False), num_sanity_val_steps=0, log_every_n_steps=0, profiler=None)
 
 
@@ -73,21 +80,32 @@ def _check_count(name: str, value: Any, least: int) -> None:
 
 
 def _check_share(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or (isinstance(value, float) and value > 1):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or value < 0
+        or (isinstance(value, float) and value > 1)
+    ):
         raise MisconfigurationException(f"{name}={value!r} must be a fraction from 0.0 to 1.0, or a number of batches.")
 
 
 def _check_interval(value: Any, every_n_epoch: int | None) -> Any:
     if isinstance(value, (str, dict, timedelta)):
         return parse_duration(value, "val_check_interval")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0 or (isinstance(value, float) and value > 1):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or value <= 0
+        or (isinstance(value, float) and value > 1)
+    ):
         raise MisconfigurationException(
             f"val_check_interval={value!r} must be a fraction up to 1.0 of an epoch, a number of batches, or a time "
             'such as "00:00:30:00".'
         )
     if every_n_epoch is None and isinstance(value, float):
         raise MisconfigurationException(
-            f"check_val_every_n_epoch=None counts batches across epochs, so val_check_interval={value!r} must be an integer."
+            f"check_val_every_n_epoch=None counts batches across epochs, so val_check_interval={value!r} must be an "
+            "integer."
         )
     return value
 

@@ -26,7 +26,7 @@ def select_checkpoint(trainer: Trainer, fn: TrainerFn, ckpt_path: Any, model_pro
         if model_provided or fn == TrainerFn.FITTING:
             return None
         return _best_of_last_fit(trainer, fn)
-    name = os.fspath(ckpt_path)
+    name: str = os.fspath(ckpt_path)
     if name in ("best", "last", "hpc"):
         return {"best": _best, "last": _last, "hpc": _hpc}[name](trainer)
     if not is_url(name) and not local_path(name).exists():

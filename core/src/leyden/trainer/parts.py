@@ -29,7 +29,8 @@ def sort_plugins(plugins: Any) -> tuple[PluginManager, dict[type, Any]]:
     Raises:
         MisconfigurationException: Something in it is neither, or there are two of one kind.
     """
-    manager, parts = discover(), {}
+    manager = discover()
+    parts: dict[type, Any] = {}
     given = [] if plugins is None else list(plugins) if isinstance(plugins, (list, tuple)) else [plugins]
     own: list[Any] = []
     for plugin in given:
@@ -59,8 +60,8 @@ def _record(plugin: Any) -> PluginRecord:
     marked = [name for name in dir(plugin) if hasattr(getattr(plugin, name, None), f"{PROJECT}_impl")]
     if not marked:
         raise MisconfigurationException(
-            f"plugins=[{plugin!r}]: it has no function marked @leyden.hookimpl and is no component such as a Precision or "
-            "a CheckpointIO."
+            f"plugins=[{plugin!r}]: it has no function marked @leyden.hookimpl and is no component such as a "
+            "Precision or a CheckpointIO."
         )
     name = getattr(plugin, "__name__", None) or f"{type(plugin).__name__}-{id(plugin):x}"
     return PluginRecord(name, plugin=plugin)
@@ -76,7 +77,9 @@ def choose_accelerator(value: Any, manager: PluginManager) -> Accelerator:
     if not isinstance(value, str):
         chosen = value() if isinstance(value, type) else value
         if not isinstance(chosen, Accelerator):
-            raise MisconfigurationException(f"accelerator={value!r} is no Accelerator; write a name, 'auto' or an instance.")
+            raise MisconfigurationException(
+                f"accelerator={value!r} is no Accelerator; write a name, 'auto' or an instance."
+            )
         _require_available(type(chosen), chosen.name())
         return chosen
     known = registry.components("accelerator")
@@ -97,13 +100,15 @@ def choose_accelerator(value: Any, manager: PluginManager) -> Accelerator:
     if len(best) == 1:
         _require_available(best[0].load(), best[0].name)
     names = ", ".join(part.name for part in best)
-    raise MisconfigurationException(f"accelerator={value!r}: none of the installed {names} finds a device on this machine.")
+    raise MisconfigurationException(
+        f"accelerator={value!r}: none of the installed {names} finds a device on this machine."
+    )
 
 
 def _require_available(cls: type[Accelerator], name: str) -> None:
     if not cls.is_available():
         raise MisconfigurationException(
-            f"accelerator={name!r} finds no device on this machine; write accelerator='auto' for the best one that is there."
+            f"accelerator={name!r} finds no device on this machine; accelerator='auto' takes the best that is there."
         )
 
 
@@ -146,7 +151,9 @@ def _advice(role: str) -> str:
 def choose_precision(value: Any, given: Precision | None, manager: PluginManager) -> Precision:
     """A precision from its name (an int too), or the instance among ``plugins``; not both."""
     if value is not None and given is not None:
-        raise MisconfigurationException(f"precision={value!r} and the plugin {type(given).__name__} both decide; give one.")
+        raise MisconfigurationException(
+            f"precision={value!r} and the plugin {type(given).__name__} both decide; give one."
+        )
     if given is not None:
         return given
     name = "32-true" if value is None else str(value) if isinstance(value, int) else value
@@ -167,7 +174,9 @@ def choose_profiler(value: Any, manager: PluginManager) -> Profiler | None:
         return None
     profiler = build("profiler", value, manager)
     if not isinstance(profiler, Profiler):
-        raise MisconfigurationException(f"profiler={value!r} is no Profiler; write a name such as 'simple', or an instance.")
+        raise MisconfigurationException(
+            f"profiler={value!r} is no Profiler; write a name such as 'simple', or an instance."
+        )
     return profiler
 
 
@@ -178,7 +187,9 @@ def choose_loggers(value: Any, trainer: Trainer, manager: PluginManager) -> list
     if value is None or value is True:
         default = manager.hook.leyden_default_logger(trainer=trainer)
         if default is None and value is True:
-            raise MisconfigurationException(f"logger=True, but no installed plugin brings a logger: {_advice('logger')}.")
+            raise MisconfigurationException(
+                f"logger=True, but no installed plugin brings a logger: {_advice('logger')}."
+            )
         loggers = [] if default is None else [default]
     else:
         values = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
@@ -193,7 +204,11 @@ def _one_logger(value: Any, trainer: Trainer, manager: PluginManager) -> Logger:
     return logger
 
 
-ROLES = {"checkpoint": "enable_checkpointing", "progress_bar": "enable_progress_bar", "model_summary": "enable_model_summary"}
+ROLES = {
+    "checkpoint": "enable_checkpointing",
+    "progress_bar": "enable_progress_bar",
+    "model_summary": "enable_model_summary",
+}
 
 
 def choose_callbacks(value: Any, trainer: Trainer, manager: PluginManager) -> list[Callback]:
@@ -211,14 +226,21 @@ def choose_callbacks(value: Any, trainer: Trainer, manager: PluginManager) -> li
     for role, flag in ROLES.items():
         unwanted = [type(c).__name__ for c in callbacks if c.role == role]
         if getattr(trainer, flag) is False and unwanted and role != "model_summary" and not trainer.fast_dev_run:
-            raise MisconfigurationException(f"{flag}=False, but callbacks has a {unwanted[0]}; leave out one of the two.")
+            raise MisconfigurationException(
+                f"{flag}=False, but callbacks has a {unwanted[0]}; leave out one of the two."
+            )
     trainer.callbacks = callbacks
     for added in reversed(manager.hook.leyden_default_callbacks(trainer=trainer)):
         callbacks.extend(added)
-    for role, asked in (*((r, getattr(trainer, f) is True) for r, f in ROLES.items()), ("timer", trainer.max_time is not None)):
+    for role, asked in (
+        *((r, getattr(trainer, f) is True) for r, f in ROLES.items()),
+        ("timer", trainer.max_time is not None),
+    ):
         if asked and trainer.wants(role):
             name = ROLES.get(role, "max_time")
-            raise MisconfigurationException(f"{name} was asked for, but no installed plugin brings it: {_advice(role)}.")
+            raise MisconfigurationException(
+                f"{name} was asked for, but no installed plugin brings it: {_advice(role)}."
+            )
     return order_callbacks(callbacks)
 
 
@@ -226,12 +248,12 @@ def order_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:
     """Checkpoints last, so that they hold what the others did."""
     keys = [callback.state_key for callback in callbacks if has_state(callback)]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
-        raise RuntimeError(f"Two callbacks have the same state_key {twice[0]!r}; give each its own, so that a checkpoint can hold both.")
+        raise RuntimeError(
+            f"Two callbacks have the state_key {twice[0]!r}; give each its own, so that a checkpoint can hold both."
+        )
     return sorted(callbacks, key=lambda callback: callback.role == "checkpoint")
 
 
 def has_state(callback: Callback) -> bool:
     """Whether a callback keeps state in checkpoints."""
     return type(callback).state_dict is not Callback.state_dict
-
-

@@ -1,4 +1,6 @@
-"""The Trainer: arguments in, a resolved run out. A run is read downwards:
+"""The Trainer: arguments in, a resolved run out.
+
+A run is read downwards:
 
 ``fit`` → ``_run`` (what happens if it fails) → ``_execute`` (set up, run the loop, tear down) →
 ``loops/fit.py`` (epochs, batches) → ``loops/step.py`` (one batch).
@@ -141,7 +143,10 @@ class Trainer(TrainerProperties):
         enable_autolog_hparams: bool = True,
     ) -> None:
         chosen = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        named = {name: chosen.pop(name) for name in ("accelerator", "strategy", "devices", "precision", "plugins", "callbacks")}
+        named = {
+            name: chosen.pop(name)
+            for name in ("accelerator", "strategy", "devices", "precision", "plugins", "callbacks")
+        }
         vars(self).update(settle(chosen))  # the plain arguments, under their own names
         self.state = TrainerState()
         self.progress = Progress()
@@ -170,7 +175,8 @@ class Trainer(TrainerProperties):
         self.precision_plugin = parts.choose_precision(named["precision"], given.get(Precision), manager)
         if not self.accelerator.supports_precision(self.precision_plugin.precision):
             raise MisconfigurationException(
-                f"precision={self.precision_plugin.precision!r} can't be computed by the accelerator {self.accelerator.name()!r}."
+                f"precision={self.precision_plugin.precision!r} can't be computed by the accelerator "
+                f"{self.accelerator.name()!r}."
             )
         self.strategy.accelerator, self.strategy.precision = self.accelerator, self.precision_plugin
         self.strategy.checkpoint_io = parts.choose_checkpoint_io(given.get(CheckpointIO))
@@ -332,7 +338,6 @@ class Trainer(TrainerProperties):
     def _execute(self, fn: TrainerFn, ckpt_path: str | None, weights_only: bool | None) -> Any:
         """Set up, run the loop, tear down: one process's part of a run."""
         self.state.status, self.state.stage = TrainerStatus.RUNNING, verify.STAGES[fn]
-        module = self.lightning_module
         self.logging.reset()
         self.strategy.setup_environment()
         rank_zero_only.rank = self.strategy.global_rank
@@ -346,10 +351,12 @@ class Trainer(TrainerProperties):
             if fn == TrainerFn.FITTING:
                 self._sanity_check(resumed=saved is not None)
                 with torch.autograd.set_detect_anomaly(True) if self.detect_anomaly else nullcontext():
-                    results: Any = self.fit_loop.run()
+                    self.fit_loop.run()
+                results: Any = None
+            elif fn == TrainerFn.PREDICTING:
+                results = self.predict_loop.run()
             else:
-                loop = {"validate": self.validate_loop, "test": self.test_loop, "predict": self.predict_loop}[fn.value]
-                results = loop.run()
+                results = (self.test_loop if fn == TrainerFn.TESTING else self.validate_loop).run()
         self._tear_down(fn)
         return results
 
@@ -479,8 +486,8 @@ class Trainer(TrainerProperties):
             for name, value in hparams.items():
                 if name in merged and merged[name] is not value and merged[name] != value:
                     raise MisconfigurationException(
-                        f"The hyperparameter {name!r} is {merged[name]!r} in the module and {value!r} in the data module; "
-                        "rename one, or save one of the two with logger=False."
+                        f"The hyperparameter {name!r} is {merged[name]!r} in the module and {value!r} in the data "
+                        "module; rename one, or save one of the two with logger=False."
                     )
                 merged[name] = value
         for logger in self.loggers:
@@ -491,10 +498,7 @@ class Trainer(TrainerProperties):
 
     def wants(self, role: str) -> bool:
         """Whether a default callback with this role should be added: it is enabled and no callback has it."""
-        if role == "timer":
-            enabled = self.max_time is not None
-        else:
-            enabled = getattr(self, parts.ROLES[role]) is not False
+        enabled = self.max_time is not None if role == "timer" else getattr(self, parts.ROLES[role]) is not False
         return enabled and not any(callback.role == role for callback in self.callbacks)
 
     @contextmanager

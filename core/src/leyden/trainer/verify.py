@@ -31,7 +31,9 @@ def module(model: Any, fn: TrainerFn) -> LightningModule:
     if not isinstance(inner, LightningModule):
         raise TypeError(f"Trainer.{fn}() needs a LightningModule, and was given a {type(model).__qualname__}.")
     if not hasattr(inner, "_trainer"):
-        raise MisconfigurationException(f"{type(inner).__name__}.__init__ does not call super().__init__(); call it first.")
+        raise MisconfigurationException(
+            f"{type(inner).__name__}.__init__ does not call super().__init__(); call it first."
+        )
     return inner
 
 
@@ -68,13 +70,13 @@ def _fit(trainer: Trainer, loaders: dict[str, Any]) -> None:
 def _manual(trainer: Trainer) -> None:
     if trainer.gradient_clip_val:
         raise MisconfigurationException(
-            f"gradient_clip_val={trainer.gradient_clip_val} has no meaning in manual optimisation; call self.clip_gradients "
-            "before optimizer.step()."
+            f"gradient_clip_val={trainer.gradient_clip_val} has no meaning in manual optimisation; call "
+            "self.clip_gradients before optimizer.step()."
         )
     if trainer.accumulate_grad_batches != 1:
         raise MisconfigurationException(
-            f"accumulate_grad_batches={trainer.accumulate_grad_batches} has no meaning in manual optimisation; step the "
-            "optimizer when you want to."
+            f"accumulate_grad_batches={trainer.accumulate_grad_batches} has no meaning in manual optimisation; step "
+            "the optimizer when you want to."
         )
 
 

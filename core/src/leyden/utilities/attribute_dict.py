@@ -12,7 +12,9 @@ class AttributeDict(dict[str, Any]):
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(f"There is no attribute {name!r}; there are: {', '.join(map(str, self)) or 'none'}.") from None
+            raise AttributeError(
+                f"There is no attribute {name!r}; there are: {', '.join(map(str, self)) or 'none'}."
+            ) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         self[name] = value

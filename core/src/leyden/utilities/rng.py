@@ -32,8 +32,7 @@ def seed_everything(seed: int | None = None, workers: bool = False, verbose: boo
         if not text.lstrip("-").isdigit():
             raise ValueError(f"PL_GLOBAL_SEED={text!r} is no integer; set a number from 0 to {MAX_SEED}.")
         seed = int(text)
-    if not isinstance(seed, int):
-        seed = int(seed)
+    seed = int(seed)
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed={seed} is out of range; write a number from 0 to {MAX_SEED}.")
     if verbose:
@@ -48,7 +47,7 @@ def seed_everything(seed: int | None = None, workers: bool = False, verbose: boo
 
 
 def _numpy() -> Any:
-    """numpy where it can be imported, which costs little: PyTorch has imported it already."""
+    """Numpy where it can be imported, which costs little: PyTorch has imported it already."""
     if "numpy" in sys.modules:
         return sys.modules["numpy"]
     try:

@@ -23,5 +23,7 @@ def results_table(results: Sequence[Mapping[str, Any]], stage: str) -> str:
     table = [[name, *cells] for name, cells in sorted(rows.items())]
     widths = [max(len(row[i]) for row in [heads, *table]) for i in range(len(heads))]
     rule = "─" * (sum(widths) + 3 * len(widths) - 1)
-    lines = [" " + "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [heads, *table]]
+    lines = [
+        " " + "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [heads, *table]
+    ]
     return "\n".join([rule, lines[0], rule, *lines[1:], rule])
