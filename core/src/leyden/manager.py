@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any, Literal
 
 import pluggy
-from importlib_metadata import EntryPoint, entry_points, version
+from importlib_metadata import EntryPoint, entry_points
 
 from leyden import hooks
 from leyden.interfaces.component import Component
@@ -153,7 +153,7 @@ def _load(manager: PluginManager, record: PluginRecord, point: EntryPoint) -> No
     """Import and register one plugin, or set it aside."""
     began = time.perf_counter()
     try:
-        _check_core_version(point)
+        _check_core_version(point, manager)
         record.plugin = point.load()
         manager.admit(record)
     except Exception as error:
@@ -161,21 +161,17 @@ def _load(manager: PluginManager, record: PluginRecord, point: EntryPoint) -> No
     record.load_time = time.perf_counter() - began
 
 
-def _check_core_version(point: EntryPoint) -> None:
+def _check_core_version(point: EntryPoint, manager: PluginManager) -> None:
     """Refuse, before its import, a plugin whose metadata asks for another version of the core's hooks."""
     needs = [r for r in (point.dist.requires or () if point.dist else ()) if r.startswith(CORE_DISTRIBUTION)]
-    if not needs:
+    core = next((record.version for record in manager.records if _is_core(record)), None)
+    if not needs or core is None:
         return
     from packaging.requirements import Requirement
 
     for need in map(Requirement, needs):
-        if need.name == CORE_DISTRIBUTION and not need.specifier.contains(_core_version(), prereleases=True):
-            raise MisconfigurationException(f"it asks for {need}, and {CORE_DISTRIBUTION} is {_core_version()}.")
-
-
-@cache
-def _core_version() -> str:
-    return version(CORE_DISTRIBUTION)
+        if need.name == CORE_DISTRIBUTION and not need.specifier.contains(core, prereleases=True):
+            raise MisconfigurationException(f"it asks for {need}, and {CORE_DISTRIBUTION} is {core}.")
 
 
 def _set_aside(manager: PluginManager, record: PluginRecord, error: Exception) -> None:

@@ -475,7 +475,8 @@ class Logging:
 
     def enter(self, results: Results) -> Results | None:
         """Log into another loop's records from now on; returns the outer loop's, to be given to :meth:`leave`."""
-        self._keep(self._metrics())
+        if self.results is not None:  # the stage is no longer training, but these are the training's values
+            self._keep(self.results.metrics(training=True))
         outer, self.results = self.results, results
         results.epoch_ended = True
         return outer

@@ -100,8 +100,9 @@ def choose_accelerator(value: Any, manager: PluginManager) -> Accelerator:
     if len(best) == 1:
         _require_available(best[0].load(), best[0].name)
     names = ", ".join(part.name for part in best)
+    advice = f": {_advice('accelerator')}" if value == "auto" else ""
     raise MisconfigurationException(
-        f"accelerator={value!r}: none of the installed {names} finds a device on this machine."
+        f"accelerator={value!r}: none of the installed {names} finds a device on this machine{advice}."
     )
 
 

@@ -1,0 +1,44 @@
+# `make train` and `make test` need only Python 3.10 or later; the first of them makes the environment in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: train test check benchmark clean help
+
+help:
+	@echo "make train      train a classifier on real data (examples/digits.py)"
+	@echo "make test       run the tests"
+	@echo "make check      format, lint, types, layers"
+	@echo "make benchmark  measure the overhead per step beside a hand-written loop and pytorch-lightning"
+	@echo "make clean      remove the environment, caches and logs"
+
+train: $(VENV)/installed
+	$(BIN)/python examples/digits.py
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: $(VENV)/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/packaging/test_core_names.py
+
+benchmark: $(VENV)/installed
+	$(BIN)/python tests/benchmarks/overhead.py
+
+# hatchling is installed first: without build isolation, fifteen packages build in a third of the time.
+$(VENV)/installed: requirements.txt requirements-dev.txt constraints.txt pyproject.toml core/pyproject.toml $(wildcard plugins/*/pyproject.toml)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Leyden needs Python 3.10 or later, and $(PYTHON) is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV); the first time takes a few minutes."
+	$(INSTALL) hatchling editables
+	$(INSTALL) --no-build-isolation -r requirements.txt -r requirements-dev.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache lightning_logs logs
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

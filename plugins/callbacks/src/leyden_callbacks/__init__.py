@@ -1,0 +1,1 @@
+"""Callbacks for Leyden; users import them from ``leyden.callbacks``."""

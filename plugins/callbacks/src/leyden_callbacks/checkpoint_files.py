@@ -1,0 +1,139 @@
+"""Where checkpoints lie and what they are called: directories, and names from templates (``{epoch}-{loss:.2f}``)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from leyden_callbacks import storage
+from leyden_callbacks.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from leyden.trainer import Trainer
+
+FIELD = re.compile(r"\{(?P<name>[^{}:]*)(?::(?P<spec>[^{}]*))?\}")
+
+
+class CheckpointFiles(Checkpoint):
+    """The files of a checkpoint callback; ``ModelCheckpoint`` decides when to write which.
+
+    Args:
+        dirpath: The directory, local or a URL; None is settled when a run begins.
+        filename: The template of the names, or None for ``{epoch}-{step}``.
+        insert_names: Whether a field of the template becomes ``metric=value`` instead of ``value``.
+        version_counter: Whether a name that is taken gets a version instead of being overwritten.
+
+    Attributes:
+        CHECKPOINT_JOIN_CHAR: Between the parts of a name.
+        CHECKPOINT_EQUALS_CHAR: Between a metric's name and its value.
+        CHECKPOINT_NAME_LAST: The template of the newest checkpoint's second name.
+        FILE_EXTENSION: The ending of a name.
+        STARTING_VERSION: The first number that is put behind a name that is taken.
+    """
+
+    CHECKPOINT_JOIN_CHAR = "-"
+    CHECKPOINT_EQUALS_CHAR = "="
+    CHECKPOINT_NAME_LAST = "last"
+    FILE_EXTENSION = ".ckpt"
+    STARTING_VERSION = 1
+
+    def __init__(
+        self,
+        dirpath: str | os.PathLike[str] | None,
+        filename: str | None,
+        insert_names: bool,
+        version_counter: bool,
+    ) -> None:
+        self.dirpath = storage.normalised(dirpath) if dirpath else None
+        self.filename = filename
+        self.auto_insert_metric_name = insert_names
+        self._enable_version_counter = version_counter
+        self.best_k_models: dict[str, Any] = {}
+
+    def format_checkpoint_name(
+        self,
+        metrics: Mapping[str, Any],
+        filename: str | None = None,
+        ver: int | None = None,
+        prefix: str | None = None,
+    ) -> str:
+        """The path of a checkpoint.
+
+        Args:
+            metrics: Values for the fields of the template, numbers or scalar tensors; a missing one counts as 0.
+            filename: The template; the callback's by default.
+            ver: A version to put behind.
+            prefix: Text to put before.
+
+        Returns:
+            The path in :attr:`dirpath`, or the name alone where no directory is settled yet.
+        """
+        join, template = self.CHECKPOINT_JOIN_CHAR, filename or self.filename
+
+        def value(field: re.Match[str]) -> str:
+            name = field["name"]
+            text = format(metrics.get(name, 0), field["spec"] or "")
+            return f"{name}{self.CHECKPOINT_EQUALS_CHAR}{text}" if self.auto_insert_metric_name else text
+
+        name = FIELD.sub(value, template or f"{{epoch}}{join}{{step}}")
+        parts = [prefix, name, None if ver is None else f"v{ver}"]
+        name = join.join(part for part in parts if part is not None) + self.FILE_EXTENSION
+        return os.path.join(self.dirpath, name) if self.dirpath else name
+
+    def to_yaml(self, filepath: str | os.PathLike[str] | None = None) -> None:
+        """Write :attr:`best_k_models` as YAML, to ``best_k_models.yaml`` in the directory unless told where."""
+        path = os.fspath(filepath or os.path.join(self.dirpath or "", "best_k_models.yaml"))
+        lines = []
+        for name, score in self.best_k_models.items():
+            # a JSON string is YAML too; YAML's floats need a point, also infinity's
+            number = f"{float(score):.9e}".replace("inf", ".inf")
+            lines.append(f"{json.dumps(name)}: {number}\n")
+        storage.write_text(path, "".join(lines))
+
+    def _resolve_dirpath(self, trainer: Trainer) -> str:
+        """The directory that was given, else the first logger's of this run, else the Trainer's."""
+        if self.dirpath is not None:
+            return self.dirpath
+        if not trainer.loggers:
+            return os.path.join(trainer.default_root_dir, "checkpoints")
+        logger = trainer.loggers[0]
+        version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+        return os.path.join(logger.save_dir or trainer.default_root_dir, str(logger.name), version, "checkpoints")
+
+    def _free_path(self, trainer: Trainer, metrics: Mapping[str, Any], template: str | None, keep: str) -> str:
+        """A path that is not taken, unless by ``keep``; rank 0, which writes, chooses it for all."""
+        path = ""
+        if trainer.is_global_zero:
+            path = self.format_checkpoint_name(metrics, template)
+            version = self.STARTING_VERSION
+            while self._enable_version_counter and path != keep and storage.exists(path):
+                path = self.format_checkpoint_name(metrics, template, ver=version)
+                version += 1
+        return trainer.strategy.broadcast(path)
+
+    def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
+        """The files in the directory that ``save_last`` may have written, with a version or without."""
+        parts = [re.escape(part) for part in re.split(r"\{[^{}]*\}", self.CHECKPOINT_NAME_LAST)]
+        join, extension = re.escape(self.CHECKPOINT_JOIN_CHAR), re.escape(self.FILE_EXTENSION)
+        pattern = re.compile(".*".join(parts) + rf"({join}v\d+)?{extension}")
+        paths = storage.listing(self._resolve_dirpath(trainer))
+        return {path for path in paths if pattern.fullmatch(os.path.basename(path))}
+
+    def _may_remove(self, trainer: Trainer, previous: str, current: str) -> bool:
+        """Whether ``previous`` is this run's to remove: not what it resumed from, nor outside of its directory."""
+        if not previous or previous == current:
+            return False
+        if storage.is_remote(previous):
+            return True
+        resumed = trainer.ckpt_path
+        if resumed is not None and os.path.abspath(previous) == os.path.abspath(resumed):
+            return False
+        directory = os.path.join(os.path.abspath(self.dirpath or ""), "")
+        return os.path.abspath(previous).startswith(directory)
+
+    def _remove(self, trainer: Trainer, path: str) -> None:
+        if path and trainer.is_global_zero:
+            trainer.strategy.checkpoint_io.remove_checkpoint(path)

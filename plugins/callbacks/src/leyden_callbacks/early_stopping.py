@@ -1,0 +1,207 @@
+"""EarlyStopping: ends a fit when a metric has stopped getting better."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from leyden.callback import Callback
+from leyden.hooks import hookimpl
+from leyden.utilities import MisconfigurationException, rank_zero_warn
+from leyden_callbacks.monitoring import any_rank, missing_metric
+
+if TYPE_CHECKING:
+    from leyden.module import LightningModule
+    from leyden.trainer import Trainer
+
+log = logging.getLogger("leyden.callbacks.early_stopping")
+
+
+class EarlyStoppingReason(Enum):
+    """Why training was stopped."""
+
+    NOT_STOPPED = 0
+    STOPPING_THRESHOLD = 1
+    DIVERGENCE_THRESHOLD = 2
+    PATIENCE_EXHAUSTED = 3
+    NON_FINITE_METRIC = 4
+
+
+class EarlyStopping(Callback):
+    """Stops training when a logged metric has not improved for a number of checks.
+
+    A check is made when a training epoch ends, or after each validation where validation runs at other times than
+    once in each epoch. ``patience`` counts checks, not epochs. In a ``fast_dev_run`` it does nothing.
+
+    Args:
+        monitor: The logged metric.
+        min_delta: By more than this it must change for the better to count as improved, in the metric's unit.
+        patience: After how many checks in a row without improvement training stops.
+        verbose: Say when the metric improved and why training stops.
+        mode: Whether better is smaller, "min", or larger, "max".
+        strict: Raise where ``monitor`` was not logged; False skips that check.
+        check_finite: Stop when the metric becomes NaN or infinite.
+        stopping_threshold: Stop at once when the metric is better than this.
+        divergence_threshold: Stop at once when the metric is worse than this.
+        check_on_train_epoch_end: True to check when training epochs end, False after validation; None as said above.
+        log_rank_zero_only: Let only rank 0 speak where ``verbose``.
+
+    Attributes:
+        best_score: The best value so far, a scalar tensor.
+        wait_count: Checks since it was reached.
+        stopped_epoch: The epoch in which training was stopped; 0 if it was not.
+        stopping_reason: An :class:`EarlyStoppingReason`.
+        stopping_reason_message: The same in words, None if training was not stopped.
+
+    Raises:
+        MisconfigurationException: ``mode`` is neither "min" nor "max".
+        RuntimeError: During a fit, ``monitor`` was not logged and ``strict`` is set.
+    """
+
+    role: ClassVar[str | None] = "early_stopping"
+
+    def __init__(
+        self,
+        monitor: str,
+        min_delta: float = 0.0,
+        patience: int = 3,
+        verbose: bool = False,
+        mode: Literal["min", "max"] = "min",
+        strict: bool = True,
+        check_finite: bool = True,
+        stopping_threshold: float | None = None,
+        divergence_threshold: float | None = None,
+        check_on_train_epoch_end: bool | None = None,
+        log_rank_zero_only: bool = False,
+    ) -> None:
+        if mode not in ("min", "max"):
+            raise MisconfigurationException(f'EarlyStopping(mode={mode!r}) must be "min" or "max".')
+        self.monitor = monitor
+        self.min_delta = min_delta
+        self.patience = patience
+        self.verbose = verbose
+        self.mode = mode
+        self.strict = strict
+        self.check_finite = check_finite
+        self.stopping_threshold = stopping_threshold
+        self.divergence_threshold = divergence_threshold
+        self.log_rank_zero_only = log_rank_zero_only
+        self._check_on_train_epoch_end = check_on_train_epoch_end
+        self.best_score = torch.tensor(torch.inf if mode == "min" else -torch.inf)
+        self.wait_count = 0
+        self.stopped_epoch = 0
+        self.stopping_reason = EarlyStoppingReason.NOT_STOPPED
+        self.stopping_reason_message: str | None = None
+
+    @property
+    def monitor_op(self) -> Callable[[Any, Any], Any]:
+        """The comparison "is better than" of ``mode``."""
+        return torch.lt if self.mode == "min" else torch.gt
+
+    @property
+    def state_key(self) -> str:
+        """The class's name with the arguments that tell two of them apart."""
+        return self._generate_state_key(monitor=self.monitor, mode=self.mode)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Choose the moment of the check, where it was not chosen."""
+        if self._check_on_train_epoch_end is None:
+            self._check_on_train_epoch_end = trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
+
+    @hookimpl(trylast=True)
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check, if this is the moment; after all others, who may still log here."""
+        if self._check_on_train_epoch_end and _trains(trainer):
+            self._run_early_stopping_check(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check, if this is the moment."""
+        if not self._check_on_train_epoch_end and _trains(trainer):
+            self._run_early_stopping_check(trainer)
+
+    def _run_early_stopping_check(self, trainer: Trainer) -> None:
+        """Check the metric and set ``trainer.should_stop``; a subclass may call it from another hook."""
+        metrics = trainer.callback_metrics
+        if trainer.fast_dev_run or not self._is_logged(metrics):
+            return
+        stop, message = self._judge(metrics[self.monitor].detach().squeeze())
+        stop = any_rank(trainer, stop)
+        trainer.should_stop = trainer.should_stop or stop
+        if stop:
+            self.stopped_epoch = trainer.current_epoch
+            self.stopping_reason_message = message
+        if message and self.verbose:
+            self._say(trainer, message)
+
+    def _is_logged(self, metrics: Mapping[str, Tensor]) -> bool:
+        if self.monitor in metrics:
+            return True
+        message = missing_metric(type(self).__name__, self.monitor, metrics)
+        if self.strict:
+            raise RuntimeError(message)
+        if self.verbose:
+            rank_zero_warn(message, RuntimeWarning)
+        return False
+
+    def _judge(self, current: Tensor) -> tuple[bool, str | None]:
+        """Whether to stop, and what there is to say; takes note of an improvement."""
+        better = self.monitor_op
+        sign = "<" if self.mode == "min" else ">"
+        if self.check_finite and not torch.isfinite(current):
+            self.stopping_reason = EarlyStoppingReason.NON_FINITE_METRIC
+            return True, f"{self.monitor} is {current}; its best was {self.best_score:.3f}. Training stops."
+        if self.stopping_threshold is not None and better(current, self.stopping_threshold):
+            self.stopping_reason = EarlyStoppingReason.STOPPING_THRESHOLD
+            return True, f"{self.monitor} reached {current} {sign} {self.stopping_threshold}. Training stops."
+        if self.divergence_threshold is not None and better(-current, -self.divergence_threshold):
+            self.stopping_reason = EarlyStoppingReason.DIVERGENCE_THRESHOLD
+            return True, f"{self.monitor} is {current}, past {self.divergence_threshold}: it diverges. Training stops."
+        margin = -self.min_delta if self.mode == "min" else self.min_delta
+        previous = self.best_score.to(current.device)
+        if better(current - margin, previous):
+            self.best_score, self.wait_count = current.clone(), 0
+            gain = f" by {abs(previous - current):.3f}" if torch.isfinite(previous) else ""
+            return False, f"{self.monitor} improved{gain} to {current:.3f}."
+        self.wait_count += 1
+        if self.wait_count < self.patience:
+            return False, None
+        self.stopping_reason = EarlyStoppingReason.PATIENCE_EXHAUSTED
+        return True, (
+            f"{self.monitor} did not improve in the last {self.wait_count} checks; its best was {previous:.3f}. "
+            "Training stops."
+        )
+
+    def _say(self, trainer: Trainer, message: str) -> None:
+        if trainer.world_size == 1:
+            log.info(message)
+        elif trainer.is_global_zero or not self.log_rank_zero_only:
+            log.info("[rank: %d] %s", trainer.global_rank, message)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next check compares with, and how training was stopped."""
+        return {
+            "wait_count": self.wait_count,
+            "stopped_epoch": self.stopped_epoch,
+            "best_score": self.best_score,
+            "patience": self.patience,
+            "stopping_reason": self.stopping_reason.value,
+            "stopping_reason_message": self.stopping_reason_message,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what :meth:`state_dict` returned, ``patience`` included."""
+        self.wait_count = state_dict["wait_count"]
+        self.stopped_epoch = state_dict["stopped_epoch"]
+        self.best_score = state_dict["best_score"]
+        self.patience = state_dict["patience"]
+        self.stopping_reason = EarlyStoppingReason(state_dict.get("stopping_reason", 0))
+        self.stopping_reason_message = state_dict.get("stopping_reason_message")
+
+
+def _trains(trainer: Trainer) -> bool:
+    return trainer.state.fn == "fit" and not trainer.sanity_checking

@@ -1,0 +1,43 @@
+"""LambdaCallback: a callback from functions, without writing a class."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from leyden.callback import Callback
+from leyden.hooks import Observation
+from leyden.utilities import MisconfigurationException
+
+HOOKS = tuple(name for name in vars(Observation) if hasattr(Callback, name) and not name.startswith("_"))
+
+
+class LambdaCallback(Callback):
+    """A callback made of the functions that it is given.
+
+    Each function takes what the hook of that name in :class:`~leyden.callback.Callback` takes, or fewer
+    arguments from the left.
+
+    Example::
+
+        Trainer(callbacks=[LambdaCallback(on_train_epoch_end=lambda trainer, model: print(trainer.current_epoch))])
+
+    Args:
+        **hooks: A function for each hook; None is the same as leaving it out.
+
+    Raises:
+        MisconfigurationException: A name is no hook of callbacks, or a value can't be called.
+    """
+
+    def __init__(self, **hooks: Callable[..., Any] | None) -> None:
+        for name, function in hooks.items():
+            if name not in HOOKS:
+                near = difflib.get_close_matches(name, HOOKS, n=1)
+                advice = f"did you mean {near[0]!r}?" if near else f"the hooks are {', '.join(HOOKS)}."
+                raise MisconfigurationException(f"LambdaCallback({name}=...) names no hook of callbacks; {advice}")
+            if function is None:
+                continue
+            if not callable(function):
+                raise MisconfigurationException(f"LambdaCallback({name}={function!r}) needs a function.")
+            setattr(self, name, function)

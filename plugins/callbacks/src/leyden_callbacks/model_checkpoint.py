@@ -1,0 +1,400 @@
+"""ModelCheckpoint: saves the run while it trains, keeps the best checkpoints and removes the others."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from leyden.hooks import hookimpl
+from leyden.utilities import MisconfigurationException, rank_zero_info, rank_zero_warn
+from leyden_callbacks import storage
+from leyden_callbacks.checkpoint_files import CheckpointFiles
+from leyden_callbacks.monitoring import all_ranks, missing_metric
+
+if TYPE_CHECKING:
+    from leyden.module import LightningModule
+    from leyden.trainer import Trainer
+
+
+class ModelCheckpoint(CheckpointFiles):
+    """Saves a checkpoint at chosen moments and keeps the ``save_top_k`` best ones by a logged metric.
+
+    Without arguments it saves after every epoch and keeps the newest. Several of them, saving at different
+    moments or by different metrics, can be given to one Trainer. In a ``fast_dev_run`` it does nothing.
+
+    Args:
+        dirpath: Directory of the files, local or a URL that fsspec understands. By default ``checkpoints`` in the
+            first logger's directory of this run, or in ``default_root_dir`` where there is no logger.
+        filename: Template of the names, without the ending: ``"{epoch}-{val_loss:.2f}"`` gives
+            ``epoch=2-val_loss=0.32.ckpt``. Fields are logged metrics, ``epoch`` (from 0) and ``step`` (optimizer
+            steps done). The default is ``"{epoch}-{step}"``.
+        monitor: The logged metric by which checkpoints are ranked; None ranks the newest first.
+        verbose: Say after each save what was saved, and why.
+        save_last: Keep the newest as ``last.ckpt`` too: True writes a second file, ``"link"`` makes a symbolic link
+            (local directories only).
+        save_top_k: How many to keep; 0 keeps none, -1 all. More than 1 needs ``monitor``.
+        save_on_exception: Save when an exception, Ctrl-C included, ends the fit.
+        save_weights_only: Leave out what only resuming needs: optimizers, schedulers, loops.
+        mode: Whether the best ``monitor`` is the smallest, "min", or the largest, "max".
+        auto_insert_metric_name: Write ``{epoch}`` as ``epoch=2``; False writes ``2``, which keeps a metric named
+            ``val/loss`` from making a directory.
+        every_n_train_steps: Save whenever the number of optimizer steps is a multiple of it.
+        train_time_interval: Save when this much time has passed since the last time, after a training batch.
+        every_n_epochs: Save after every n-th epoch; 1 unless another trigger is given, 0 never. Only one of these
+            three may be given.
+        save_on_train_epoch_end: Save when the training epoch ends (True) or when validation ends (False). By default
+            when the training epoch ends if validation runs once in each or not at all, else when validation ends.
+        enable_version_counter: Never overwrite a file that this run did not write, but add ``-v1``, ``-v2``, ….
+
+    Attributes:
+        best_model_path: The best checkpoint (without ``monitor`` the newest), "" before the first.
+        best_model_score: Its ``monitor``, a scalar tensor.
+        best_k_models: Path to score of the checkpoints that are kept, where ``monitor`` is given.
+        kth_best_model_path: The worst of them, which the next better one replaces.
+        kth_value: Its score.
+        current_score: ``monitor`` at the latest save.
+        last_model_path: The file of ``save_last``.
+
+    Raises:
+        MisconfigurationException: An argument is out of its range, or two of them contradict each other; during
+            a fit, ``monitor`` was never logged.
+    """
+
+    def __init__(
+        self,
+        dirpath: str | os.PathLike[str] | None = None,
+        filename: str | None = None,
+        monitor: str | None = None,
+        verbose: bool = False,
+        save_last: bool | Literal["link"] | None = None,
+        save_top_k: int = 1,
+        save_on_exception: bool = False,
+        save_weights_only: bool = False,
+        mode: Literal["min", "max"] = "min",
+        auto_insert_metric_name: bool = True,
+        every_n_train_steps: int | None = None,
+        train_time_interval: timedelta | None = None,
+        every_n_epochs: int | None = None,
+        save_on_train_epoch_end: bool | None = None,
+        enable_version_counter: bool = True,
+    ) -> None:
+        super().__init__(dirpath, filename, auto_insert_metric_name, enable_version_counter)
+        self.monitor = monitor
+        self.verbose = verbose
+        self.save_last = save_last
+        self.save_top_k = save_top_k
+        self.save_on_exception = save_on_exception
+        self.save_weights_only = save_weights_only
+        self.mode = mode
+        no_trigger = every_n_train_steps is None and train_time_interval is None and every_n_epochs is None
+        self._every_n_train_steps = every_n_train_steps or 0
+        self._every_n_epochs = 1 if no_trigger else every_n_epochs or 0
+        self._train_time_interval = train_time_interval
+        self._save_on_train_epoch_end = save_on_train_epoch_end
+        self._check_arguments()
+
+        self.best_model_path = ""
+        self.best_model_score: Tensor | None = None
+        self.kth_best_model_path = ""
+        self.kth_value = torch.tensor(torch.inf if mode == "min" else -torch.inf)
+        self.current_score: Tensor | None = None
+        self.last_model_path = ""
+        self._last_global_step_saved = 0  # before the first step there is nothing worth saving
+        self._last_checkpoint_saved = ""
+        self._last_time_checked = 0.0
+        self._deferred = False  # a save was due when its metric was missing or old; validation will bring it
+        self._validated = False
+
+    def _check_arguments(self) -> None:
+        if self.mode not in ("min", "max"):
+            raise MisconfigurationException(f'ModelCheckpoint(mode={self.mode!r}) must be "min" or "max".')
+        if self.save_top_k < -1:
+            raise MisconfigurationException(f"ModelCheckpoint(save_top_k={self.save_top_k}) must be -1 (all) or more.")
+        for name in ("every_n_train_steps", "every_n_epochs"):
+            if (value := getattr(self, f"_{name}")) < 0:
+                raise MisconfigurationException(f"ModelCheckpoint({name}={value}) must be 0 (never) or more.")
+        triggers = {
+            "every_n_train_steps": self._every_n_train_steps >= 1,
+            "every_n_epochs": self._every_n_epochs >= 1,
+            "train_time_interval": self._train_time_interval is not None,
+        }
+        if sum(triggers.values()) > 1:
+            given = " and ".join(name for name, on in triggers.items() if on)
+            raise MisconfigurationException(
+                f"ModelCheckpoint takes one of {given}; give a ModelCheckpoint for each of them to the Trainer."
+            )
+        if self.monitor is None and self.save_top_k not in (-1, 0, 1):
+            raise MisconfigurationException(
+                f"ModelCheckpoint(save_top_k={self.save_top_k}) needs monitor=, the metric that ranks them."
+            )
+
+    @property
+    def every_n_epochs(self) -> int:
+        """Epochs between two saves; 0 where epochs do not trigger one."""
+        return self._every_n_epochs
+
+    @property
+    def state_key(self) -> str:
+        """The class's name with the arguments that tell two checkpoint callbacks apart."""
+        return self._generate_state_key(
+            monitor=self.monitor,
+            mode=self.mode,
+            every_n_train_steps=self._every_n_train_steps,
+            every_n_epochs=self._every_n_epochs,
+            train_time_interval=self._train_time_interval,
+        )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Settle the directory, the same on every rank, and warn where it holds something already."""
+        self.dirpath = directory = trainer.strategy.broadcast(self._resolve_dirpath(trainer))
+        if self.save_last == "link" and storage.is_remote(directory):
+            raise ValueError(f'ModelCheckpoint(save_last="link") needs a local directory, not {directory!r}; use True.')
+        writes = stage == "fit" and self.save_top_k != 0 and not trainer.fast_dev_run
+        if writes and trainer.is_global_zero and storage.listing(directory):
+            rank_zero_warn(f"Checkpoint directory {directory} exists and is not empty.")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of ``train_time_interval``."""
+        self._last_time_checked = time.monotonic()
+        self._deferred = self._validated = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save where ``every_n_train_steps`` or ``train_time_interval`` says so."""
+        if self._every_n_train_steps < 1 and self._train_time_interval is None:
+            return
+        if not self._is_due(trainer) or self._should_skip(trainer):
+            return
+        candidates = self._candidates(trainer)
+        missing = self.monitor is not None and self.monitor not in candidates
+        if missing or (self.monitor is not None and self._validation_follows(trainer)):
+            self._deferred = True
+            return
+        self._save(trainer, candidates)
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        if self._train_time_interval is None:
+            return bool(trainer.global_step % self._every_n_train_steps == 0)
+        now = time.monotonic()
+        due = now - self._last_time_checked >= self._train_time_interval.total_seconds()
+        if trainer.world_size > 1:  # clocks differ between ranks, and all must save together
+            due = trainer.strategy.broadcast(due)
+        if due:
+            self._last_time_checked = now
+        return due
+
+    def _validation_follows(self, trainer: Trainer) -> bool:
+        """Whether validation runs right after this batch and a save waits for it: its metrics are about to be new."""
+        if not trainer.is_last_batch or self._saves_on_train_epoch_end(trainer) or not _validation_batches(trainer):
+            return False
+        every = trainer.check_val_every_n_epoch
+        return every is None or (trainer.current_epoch + 1) % every == 0
+
+    @hookimpl(trylast=True)
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save where the end of a training epoch is the moment; after all others, who may still log here."""
+        if self._should_skip(trainer):
+            return
+        if self._saves_on_train_epoch_end(trainer):
+            self._save_at_epoch(trainer)
+        if self._deferred:
+            self._require_monitor(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save where the end of validation is the moment, also for what was put off until now."""
+        self._validated = self._validated or not trainer.sanity_checking
+        if self._should_skip(trainer) or self._saves_on_train_epoch_end(trainer):
+            return
+        if self._deferred:
+            self._deferred = False
+            self._save(trainer, self._candidates(trainer))
+        else:
+            self._save_at_epoch(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write ``last`` where the whole fit wrote no checkpoint."""
+        if self.save_last and not self._last_checkpoint_saved and not trainer.fast_dev_run:
+            self._save_last(trainer, self._candidates(trainer))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save what there is, if ``save_on_exception`` and there is something new."""
+        if not self.save_on_exception or self._should_skip(trainer):
+            return
+        candidates = self._candidates(trainer)
+        path = self._free_path(trainer, candidates, self.filename, keep="")
+        self._save_checkpoint(trainer, path)
+        self._save_last(trainer, candidates)
+        rank_zero_info("%s ended the fit; its state is saved in %s.", type(exception).__name__, path)
+
+    def _should_skip(self, trainer: Trainer) -> bool:
+        return (
+            bool(trainer.fast_dev_run)
+            or trainer.state.fn != "fit"
+            or trainer.sanity_checking
+            or self._last_global_step_saved == trainer.global_step
+        )
+
+    def _saves_on_train_epoch_end(self, trainer: Trainer) -> bool:
+        if self._save_on_train_epoch_end is not None:
+            return self._save_on_train_epoch_end
+        interval = trainer.val_check_interval
+        if not isinstance(interval, (int, float)) or trainer.check_val_every_n_epoch != 1:
+            return False
+        return interval == 1.0 or not _validation_batches(trainer)
+
+    def _save_at_epoch(self, trainer: Trainer) -> None:
+        candidates = self._candidates(trainer)
+        outdated = ""
+        if self._every_n_epochs >= 1 and (trainer.current_epoch + 1) % self._every_n_epochs == 0:
+            outdated = self._save_top_k(trainer, candidates)
+        saved_now = self._last_global_step_saved == trainer.global_step
+        if saved_now or (self.save_last == "link" and self._last_checkpoint_saved):
+            self._save_last(trainer, candidates)
+        self._remove(trainer, outdated)
+
+    def _save(self, trainer: Trainer, candidates: dict[str, Tensor]) -> None:
+        outdated = self._save_top_k(trainer, candidates)
+        self._save_last(trainer, candidates)
+        self._remove(trainer, outdated)
+
+    def _candidates(self, trainer: Trainer) -> dict[str, Tensor]:
+        """The metrics that names and ranks are made of."""
+        metrics = {name: value.detach().clone() for name, value in trainer.callback_metrics.items()}
+        for name, count in (("epoch", trainer.current_epoch), ("step", trainer.global_step)):
+            metrics[name] = metrics[name].int() if name in metrics else torch.tensor(count)
+        return metrics
+
+    def _require_monitor(self, trainer: Trainer) -> None:
+        """Raise where ``monitor`` is not there and will not come; warn where validation may still bring it."""
+        if self.monitor in (None, "epoch", "step") or self.monitor in trainer.callback_metrics:
+            return
+        message = missing_metric(type(self).__name__, str(self.monitor), trainer.callback_metrics)
+        if self._validated or not _validation_batches(trainer):
+            raise MisconfigurationException(message)
+        rank_zero_warn(message)
+
+    def _save_top_k(self, trainer: Trainer, candidates: dict[str, Tensor]) -> str:
+        """Save if this one is among the best; return the checkpoint that it replaces, or ""."""
+        if self.save_top_k == 0:
+            return ""
+        if self.monitor is None:
+            return self._save_newest(trainer, candidates)
+        self._require_monitor(trainer)
+        current = candidates.get(self.monitor)
+        if current is not None and self.check_monitor_top_k(trainer, current):
+            return self._save_ranked(trainer, current, candidates)
+        if self.verbose:
+            where = f"Epoch {candidates['epoch']:d}, step {candidates['step']:d}"
+            rank_zero_info(f"{where}: {self.monitor} is not among the best {self.save_top_k}.")
+        return ""
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether ``current`` is among the ``save_top_k`` best values so far, the same answer on every rank."""
+        if current is None:
+            return False
+        if self.save_top_k == -1 or len(self.best_k_models) < self.save_top_k:
+            return True
+        worst = self.best_k_models[self.kth_best_model_path]
+        return all_ranks(trainer, bool(current < worst if self.mode == "min" else current > worst))
+
+    def _save_newest(self, trainer: Trainer, candidates: dict[str, Tensor]) -> str:
+        previous = self.best_model_path
+        path = self._free_path(trainer, candidates, self.filename, keep=previous)
+        self._save_checkpoint(trainer, path, best_model_path=path)
+        return previous if self.save_top_k == 1 and self._may_remove(trainer, previous, path) else ""
+
+    def _save_ranked(self, trainer: Trainer, current: Tensor, candidates: dict[str, Tensor]) -> str:
+        ranking = dict(self.best_k_models)
+        replaced = self.kth_best_model_path if len(ranking) == self.save_top_k else ""
+        ranking.pop(replaced, None)
+        if current.isnan():  # ranks last, and compares
+            current = torch.full_like(current, torch.inf if self.mode == "min" else -torch.inf)
+        path = self._free_path(trainer, candidates, self.filename, keep=replaced)
+        ranking[path] = current
+
+        best, worst = (min, max) if self.mode == "min" else (max, min)
+        top = best(ranking, key=ranking.__getitem__)
+        moved: dict[str, Any] = {
+            "current_score": current,
+            "best_k_models": ranking,
+            "best_model_path": top,
+            "best_model_score": ranking[top],
+        }
+        if self.save_top_k in (-1, len(ranking)):
+            last = worst(ranking, key=ranking.__getitem__)
+            moved.update(kth_best_model_path=last, kth_value=ranking[last])
+        self._save_checkpoint(trainer, path, **moved)
+        if self.verbose:
+            where = f"Epoch {candidates['epoch']:d}, step {candidates['step']:d}"
+            rank_zero_info(f"{where}: {self.monitor} is {current:.5f} (best {ranking[top]:.5f}), saved in {path}.")
+        return replaced if self._may_remove(trainer, replaced, path) else ""
+
+    def _save_last(self, trainer: Trainer, candidates: dict[str, Tensor]) -> None:
+        if not self.save_last:
+            return
+        previous = self.last_model_path
+        path = self._free_path(trainer, candidates, self.CHECKPOINT_NAME_LAST, keep=previous)
+        if self.save_last == "link" and self._last_checkpoint_saved and self.save_top_k != 0:
+            if trainer.is_global_zero:
+                storage.link(self._last_checkpoint_saved, path)
+            trainer.strategy.barrier()
+            self.last_model_path = path
+        else:
+            self._save_checkpoint(trainer, path, last_model_path=path)
+        if self._may_remove(trainer, previous, path):
+            self._remove(trainer, previous)
+
+    def _save_checkpoint(self, trainer: Trainer, path: str, **moved: Any) -> None:
+        """Write a checkpoint that knows the attributes in ``moved``; they move back if it can't be written."""
+        before = {name: getattr(self, name) for name in moved}
+        self.__dict__.update(moved)
+        try:
+            trainer.save_checkpoint(path, self.save_weights_only)
+        except BaseException:
+            self.__dict__.update(before)
+            raise
+        self._last_global_step_saved = trainer.global_step
+        self._last_checkpoint_saved = path
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.after_save_checkpoint(self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is kept, and how good it is."""
+        return {
+            "monitor": self.monitor,
+            "best_model_score": self.best_model_score,
+            "best_model_path": self.best_model_path,
+            "current_score": self.current_score,
+            "dirpath": self.dirpath,
+            "best_k_models": self.best_k_models,
+            "kth_best_model_path": self.kth_best_model_path,
+            "kth_value": self.kth_value,
+            "last_model_path": self.last_model_path,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up where the run that is resumed was; from another directory only the path of its best one."""
+        self.best_model_path = state_dict["best_model_path"]
+        directory = state_dict.get("dirpath", self.dirpath)
+        if directory != self.dirpath:
+            rank_zero_warn(
+                f"The checkpoint directory changed from {directory!r} to {self.dirpath!r}: best_model_path is taken "
+                "over, the other checkpoints of the earlier run are neither ranked nor removed by this one."
+            )
+            return
+        for name in ("best_model_score", "current_score", "kth_best_model_path", "kth_value", "last_model_path"):
+            setattr(self, name, state_dict.get(name, getattr(self, name)))
+        self.best_k_models = dict(state_dict.get("best_k_models", self.best_k_models))
+
+
+def _validation_batches(trainer: Trainer) -> float:
+    """Batches of one validation, over all its loaders."""
+    batches = trainer.num_val_batches
+    return sum(batches) if isinstance(batches, list) else batches

@@ -1,0 +1,44 @@
+"""What callbacks that watch a metric share: agreeing over all ranks, and naming a metric that is not there."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from leyden.trainer import Trainer
+
+
+def any_rank(trainer: Trainer, decision: bool) -> bool:
+    """Whether ``decision`` is true on at least one rank; called by all ranks."""
+    return _reduced(trainer, decision, "max")
+
+
+def all_ranks(trainer: Trainer, decision: bool) -> bool:
+    """Whether ``decision`` is true on every rank; called by all ranks."""
+    return _reduced(trainer, decision, "min")
+
+
+def _reduced(trainer: Trainer, decision: bool, op: str) -> bool:
+    if trainer.world_size == 1:
+        return decision
+    vote = torch.tensor(float(decision), device=trainer.strategy.root_device)
+    return bool(trainer.strategy.reduce(vote, op) > 0)
+
+
+def missing_metric(owner: str, monitor: str, logged: Iterable[str]) -> str:
+    """The sentence for a monitored metric that nothing logged.
+
+    Args:
+        owner: The callback's name.
+        monitor: The metric that it was asked to monitor.
+        logged: The names that were logged.
+    """
+    names = sorted(logged)
+    near = difflib.get_close_matches(monitor, names, n=1)
+    listed = ", ".join(map(repr, names)) or "nothing"
+    advice = f"did you mean {near[0]!r}?" if near else f"log it with self.log({monitor!r}, value) or monitor another."
+    return f"{owner}(monitor={monitor!r}) monitors a metric that was never logged (logged: {listed}); {advice}"

@@ -1,0 +1,126 @@
+"""BasePredictionWriter: the base class of callbacks that store predictions, batch by batch or all at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from leyden.callback import Callback
+from leyden.utilities import MisconfigurationException
+
+if TYPE_CHECKING:
+    from leyden.module import LightningModule
+    from leyden.trainer import Trainer
+
+
+class BasePredictionWriter(Callback):
+    """Derive from it and write :meth:`write_on_batch_end`, :meth:`write_on_epoch_end`, or both.
+
+    Each process writes what it predicted itself; put ``trainer.global_rank`` into the file's name. Predictions that
+    are written need not be returned: ``trainer.predict(..., return_predictions=False)`` saves their memory where
+    they are written batch by batch.
+
+    Args:
+        write_interval: "batch" writes after each batch, "epoch" after all of them, "batch_and_epoch" at both.
+
+    Example::
+
+        class Writer(BasePredictionWriter):
+            def write_on_batch_end(
+                self, trainer, pl_module, prediction, batch_indices, batch, batch_idx, dataloader_idx
+            ):
+                torch.save({"indices": batch_indices, "prediction": prediction}, f"{dataloader_idx}-{batch_idx}.pt")
+
+    Raises:
+        MisconfigurationException: ``write_interval`` is none of these.
+    """
+
+    def __init__(self, write_interval: Literal["batch", "epoch", "batch_and_epoch"] = "batch") -> None:
+        if write_interval not in ("batch", "epoch", "batch_and_epoch"):
+            raise MisconfigurationException(
+                f"{type(self).__name__}(write_interval={write_interval!r}) must be "
+                '"batch", "epoch" or "batch_and_epoch".'
+            )
+        self.interval = write_interval
+        self._kept: list[list[Any]] = []
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Store one batch.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The model.
+            prediction: What ``predict_step`` returned.
+            batch_indices: The samples of the batch by their index in the dataset; empty where the loader does not
+                draw indices.
+            batch: The batch.
+            batch_idx: Its number in its loader.
+            dataloader_idx: The number of its loader.
+        """
+        raise NotImplementedError(
+            f'{type(self).__name__}(write_interval="{self.interval}") needs write_on_batch_end().'
+        )
+
+    def write_on_epoch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        predictions: Sequence[Any],
+        batch_indices: Sequence[Any],
+    ) -> None:
+        """Store all.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The model.
+            predictions: What ``predict_step`` returned for each batch, on the host; a list of such lists where there
+                are several loaders.
+            batch_indices: For each loader, for each batch, the indices of its samples.
+        """
+        raise NotImplementedError(
+            f'{type(self).__name__}(write_interval="{self.interval}") needs write_on_epoch_end().'
+        )
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the predictions of an earlier run."""
+        self._kept = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the batch, if asked; keep it for the end, if it is written there and the loop does not keep it."""
+        if self.interval != "epoch":
+            indices = trainer.predict_loop.current_batch_indices
+            self.write_on_batch_end(trainer, pl_module, outputs, indices, batch, batch_idx, dataloader_idx)
+        if self.interval != "batch" and not trainer.predict_loop.return_predictions:
+            while len(self._kept) <= dataloader_idx:
+                self._kept.append([])
+            self._kept[dataloader_idx].append(tree_map_only(Tensor, Tensor.cpu, outputs))
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write everything, if asked."""
+        if self.interval == "batch":
+            return
+        loop = trainer.predict_loop
+        kept = self._kept[0] if len(loop.epoch_batch_indices) == 1 and self._kept else self._kept
+        predictions = loop.predictions if loop.return_predictions else kept
+        self._kept = []
+        self.write_on_epoch_end(trainer, pl_module, predictions, loop.epoch_batch_indices)

@@ -1,0 +1,107 @@
+"""BasePredictionWriter: what is written when, beside pytorch-lightning's and on its own."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import leyden
+from leyden.callbacks import BasePredictionWriter
+from leyden.utilities import MisconfigurationException
+
+
+def make_writer(base: Any, interval: str) -> Any:
+    class Writer(base):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(interval)
+            self.written: list[Any] = []
+
+        def write_on_batch_end(self, trainer, pl_module, prediction, batch_indices, batch, batch_idx, dataloader_idx):  # type: ignore[no-untyped-def]
+            self.written.append((prediction.tolist(), list(batch_indices), batch.shape, batch_idx, dataloader_idx))
+
+        def write_on_epoch_end(self, trainer, pl_module, predictions, batch_indices):  # type: ignore[no-untyped-def]
+            self.written.append((as_lists(predictions), as_lists(batch_indices)))
+
+    return Writer()
+
+
+def as_lists(value: Any) -> Any:
+    return [as_lists(part) for part in value] if isinstance(value, list) else getattr(value, "tolist", lambda: value)()
+
+
+def predict(library: Any, root: Path, writer: Any, small: Any, loaders: Any, **arguments: Any) -> Any:
+    with warnings.catch_warnings():
+        if library is not leyden:
+            warnings.simplefilter("ignore")
+        trainer = library.Trainer(
+            accelerator="cpu", devices=1, default_root_dir=str(root), callbacks=[writer], logger=False,
+            enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
+        )  # fmt: skip
+        return trainer.predict(small.make_model(library), loaders, **arguments)
+
+
+def shuffled(small: Any) -> Any:
+    data = small.make_loader(3).dataset
+    return torch.utils.data.DataLoader(
+        data, batch_size=2, sampler=torch.utils.data.SubsetRandomSampler(range(5), torch.Generator().manual_seed(1))
+    )
+
+
+LOADERS = {
+    "one": lambda small: small.make_loader(3),
+    "one in a list": lambda small: [small.make_loader(2)],
+    "two": lambda small: [small.make_loader(2), small.make_loader(3, batch_size=1)],
+    "shuffled, the last batch smaller": shuffled,
+}
+
+
+@pytest.mark.parametrize("returned", [True, False])
+@pytest.mark.parametrize("loaders", LOADERS)
+@pytest.mark.parametrize("interval", ["batch", "epoch", "batch_and_epoch"])
+def test_writes_what_lightning_writes(
+    interval: str, loaders: str, returned: bool, tmp_path: Path, lightning: Any, small: Any
+) -> None:
+    seen = {}
+    for library, base in ((leyden, BasePredictionWriter), (lightning, lightning.callbacks.BasePredictionWriter)):
+        writer = make_writer(base, interval)
+        result = predict(library, tmp_path, writer, small, LOADERS[loaders](small), return_predictions=returned)
+        seen[library.__name__] = (writer.written, as_lists(result))
+    assert seen["leyden"] == seen["pytorch_lightning"]
+    assert seen["leyden"][0]
+
+
+class Stream:
+    """A loader that draws no indices."""
+
+    def __iter__(self) -> Any:
+        return iter([torch.ones(2, 4), torch.zeros(2, 4)])
+
+
+def test_a_loader_without_indices(tmp_path: Path, small: Any) -> None:
+    writer = make_writer(BasePredictionWriter, "batch_and_epoch")
+    predict(leyden, tmp_path, writer, small, Stream())
+    batches, end = writer.written[:2], writer.written[2]
+    assert [indices for _, indices, *_ in batches] == [[], []]
+    assert end == ([[4.0, 4.0], [0.0, 0.0]], [[[], []]])
+
+
+def test_a_second_run_starts_afresh(tmp_path: Path, small: Any) -> None:
+    writer = make_writer(BasePredictionWriter, "epoch")
+    for _ in range(2):
+        predict(leyden, tmp_path, writer, small, small.make_loader(2), return_predictions=False)
+    assert writer.written[0] == writer.written[1]
+
+
+@pytest.mark.parametrize(("interval", "method"), [("batch", "write_on_batch_end"), ("epoch", "write_on_epoch_end")])
+def test_what_is_not_written_is_named(tmp_path: Path, small: Any, interval: Any, method: str) -> None:
+    with pytest.raises(NotImplementedError, match=method):
+        predict(leyden, tmp_path, BasePredictionWriter(interval), small, small.make_loader(1))
+
+
+def test_interval_is_checked() -> None:
+    with pytest.raises(MisconfigurationException, match="write_interval='step'"):
+        BasePredictionWriter("step")  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""The CPU as an accelerator of Leyden."""

@@ -1,0 +1,100 @@
+"""The CPU: always there, and its devices are processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from leyden.interfaces.accelerator import Accelerator
+from leyden.utilities.exceptions import MisconfigurationException
+
+
+class CPUAccelerator(Accelerator):
+    """The host processor. ``Trainer(devices=n)`` means n processes, all of them on it.
+
+    Example::
+
+        trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp")
+    """
+
+    device_type = "cpu"
+
+    @classmethod
+    def is_available(cls) -> bool:
+        """Always."""
+        return True
+
+    @classmethod
+    def auto_device_count(cls) -> int:
+        """One process: how many share the cores well depends on the model, so more are asked for by number."""
+        return 1
+
+    @classmethod
+    def parse_devices(cls, devices: int | str | Sequence[int]) -> list[int]:
+        """The numbers of the processes.
+
+        Args:
+            devices: How many processes, an int of at least 1 or a string of one, or "auto" (one process).
+
+        Returns:
+            0 to n - 1.
+
+        Raises:
+            MisconfigurationException: If ``devices`` is anything else: there is no "all" of processes, and
+                one of them is like another, so -1 and lists of indices have no meaning here.
+        """
+        if isinstance(devices, str):
+            text = devices.strip()
+            count = cls.auto_device_count() if text == "auto" else int(text) if text.isdecimal() else 0
+        else:
+            count = devices if isinstance(devices, int) and not isinstance(devices, bool) else 0
+        if count < 1:
+            raise MisconfigurationException(
+                f'devices={devices!r} is not understood by accelerator="cpu", where a device is a process; '
+                "write how many, an int of at least 1."
+            )
+        return list(range(count))
+
+    @classmethod
+    def get_parallel_devices(cls, devices: Sequence[int]) -> list[torch.device]:
+        """The same device once for each process: PyTorch does not number the CPU."""
+        return [torch.device("cpu")] * len(devices)
+
+    def setup_device(self, device: torch.device) -> None:
+        """Nothing to make current; only check that ``device`` is the CPU.
+
+        Raises:
+            MisconfigurationException: If it is not.
+        """
+        if device.type != "cpu":
+            raise MisconfigurationException(f"CPUAccelerator was given {device}; it runs on torch.device('cpu') alone.")
+
+    def get_device_stats(self, device: torch.device) -> dict[str, Any]:
+        """Load of the machine in percent: ``cpu_percent``, ``cpu_vm_percent`` (memory), ``cpu_swap_percent``.
+
+        Raises:
+            ModuleNotFoundError: If psutil is not installed.
+        """
+        try:
+            import psutil
+        except ModuleNotFoundError as error:
+            message = "Statistics of the CPU need psutil; install it with: pip install leyden-cpu[stats]"
+            raise ModuleNotFoundError(message) from error
+        return {
+            "cpu_vm_percent": psutil.virtual_memory().percent,
+            "cpu_percent": psutil.cpu_percent(),
+            "cpu_swap_percent": psutil.swap_memory().percent,
+        }
+
+    def get_rng_state(self, device: torch.device) -> torch.Tensor | None:
+        """None: the CPU's generator is PyTorch's own, which is kept for every run."""
+        return None
+
+    def set_rng_state(self, state: torch.Tensor, device: torch.device) -> None:
+        """Nothing: see :meth:`get_rng_state`."""
+
+    def supports_precision(self, precision: str) -> bool:
+        """All but "16-mixed": bfloat16 is the CPU's short type, and float16 autocast is far slower than none."""
+        return precision != "16-mixed"

@@ -1,0 +1,81 @@
+"""The files of one run of the CSV logger: rows are appended, and a new column has the file written anew."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from leyden.utilities.rank_zero import rank_zero_warn
+from leyden_csv.run_directory import RunDirectoryLogger, is_file, move, open_text, save_hparams, sync
+
+
+class ExperimentWriter:
+    """Writes ``metrics.csv`` and ``hparams.yaml``; the directory is made with the first of them.
+
+    Args:
+        log_dir: The run's directory, a path or an fsspec URL. A ``metrics.csv`` that is there already is
+            replaced by the first rows.
+
+    Attributes:
+        metrics: The rows that are not written yet.
+        metrics_keys: The columns of the file, sorted.
+        rows: How many rows there have been.
+        hparams: The hyperparameters logged so far.
+    """
+
+    NAME_HPARAMS_FILE = RunDirectoryLogger.NAME_HPARAMS_FILE
+    NAME_METRICS_FILE = "metrics.csv"
+
+    def __init__(self, log_dir: str) -> None:
+        self.log_dir = log_dir
+        self.metrics_file_path = os.path.join(log_dir, self.NAME_METRICS_FILE)
+        self.metrics: list[dict[str, Any]] = []
+        self.metrics_keys: list[str] = []
+        self.rows = 0
+        self.hparams: dict[str, Any] = {}
+        if is_file(self.metrics_file_path):
+            rank_zero_warn(
+                f"{self.metrics_file_path} is of an earlier run and will be replaced by this run's metrics; "
+                "give the logger another version to keep it."
+            )
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Add a row, by default at the step that is the number of rows so far; :meth:`save` writes it."""
+        row = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
+        row["step"] = self.rows if step is None else step
+        self.metrics.append(row)
+        self.rows += 1
+
+    def log_hparams(self, params: Mapping[str, Any]) -> None:
+        """Add hyperparameters and write them all."""
+        self.hparams.update(params)
+        save_hparams(os.path.join(self.log_dir, self.NAME_HPARAMS_FILE), self.hparams)
+
+    def save(self) -> None:
+        """Write the pending rows; they stay pending where that fails."""
+        if not self.metrics:
+            return
+        keys = sorted(set(self.metrics_keys).union(*self.metrics))
+        begun = bool(self.metrics_keys) and is_file(self.metrics_file_path)  # the user may have moved it away
+        if begun and keys == self.metrics_keys:
+            with open_text(self.metrics_file_path, "a") as file:
+                csv.DictWriter(file, keys).writerows(self.metrics)
+        else:
+            self._write_with_columns(keys, begun)
+        self.metrics_keys = keys
+        self.metrics = []
+
+    def _write_with_columns(self, keys: list[str], begun: bool) -> None:
+        """Write a whole file with these columns beside the old one (its rows too, if ``begun``) and replace it."""
+        beside = f"{self.metrics_file_path}.new"
+        with open_text(beside, "w") as new:
+            writer = csv.DictWriter(new, keys)
+            writer.writeheader()
+            if begun:
+                with open_text(self.metrics_file_path, "r") as old:
+                    writer.writerows(csv.DictReader(old))
+            writer.writerows(self.metrics)
+            sync(new)
+        move(beside, self.metrics_file_path)

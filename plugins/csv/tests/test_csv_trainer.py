@@ -1,0 +1,129 @@
+"""The CSV logger in a Trainer, and beside pytorch-lightning's in its own."""
+
+import csv
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+import leyden as pl
+from leyden.loggers import CSVLogger
+
+QUIET = {
+    "accelerator": "cpu",
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 1,
+}
+
+
+def make_model(framework):
+    """The same model in either framework."""
+
+    class Model(framework.LightningModule):
+        def __init__(self, lr=0.1):
+            super().__init__()
+            self.save_hyperparameters()
+            self.layer = torch.nn.Linear(4, 1)
+
+        def training_step(self, batch, batch_idx):
+            loss = self.layer(batch[0]).pow(2).mean()
+            self.log("loss", loss, on_step=True, on_epoch=True)
+            return loss
+
+        def validation_step(self, batch, batch_idx):
+            self.log("val_loss", self.layer(batch[0]).abs().mean())
+
+        def test_step(self, batch, batch_idx):
+            self.log("test_loss", self.layer(batch[0]).abs().mean())
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=self.hparams.lr)
+
+    torch.manual_seed(0)
+    return Model()
+
+
+def loader():
+    data = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(data), batch_size=2)
+
+
+def steps(log_dir, name):
+    with open(Path(log_dir, "metrics.csv"), newline="") as file:
+        return [int(row["step"]) for row in csv.DictReader(file) if row[name]]
+
+
+def test_a_run_writes_the_files_that_lightning_writes(tmp_path):
+    arguments = {**QUIET, "max_epochs": 2, "log_every_n_steps": 3, "enable_checkpointing": False}
+    directories = {}
+
+    def run(framework, name, logger):
+        trainer = framework.Trainer(default_root_dir=tmp_path / name, logger=logger(tmp_path / name), **arguments)
+        model = make_model(framework)
+        trainer.fit(model, loader(), loader())
+        trainer.test(model, loader(), verbose=False)
+        directories[name] = Path(trainer.log_dir)
+
+    run(pl, "ours", CSVLogger)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pytorch_lightning
+        from pytorch_lightning.loggers import CSVLogger as LightningLogger
+
+        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+        run(pytorch_lightning, "theirs", LightningLogger)
+    ours, theirs = directories["ours"], directories["theirs"]
+    assert {path.name for path in ours.iterdir()} == {"metrics.csv", "hparams.yaml"}
+    for file in ours.iterdir():
+        assert file.read_bytes() == (theirs / file.name).read_bytes()
+
+
+def test_it_has_a_name(tmp_path):
+    trainer = pl.Trainer(max_epochs=1, default_root_dir=tmp_path, logger="csv", enable_checkpointing=False, **QUIET)
+    assert type(trainer.logger) is CSVLogger
+    assert list(tmp_path.iterdir()) == []
+    trainer.fit(make_model(pl), loader(), loader())
+    assert steps(tmp_path / "lightning_logs" / "version_0", "val_loss") == [7]
+
+
+def test_what_was_logged_before_an_error_is_kept(tmp_path):
+    class Breaks(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch_idx == 5:
+                raise RuntimeError("the sixth batch")
+
+    trainer = pl.Trainer(
+        max_epochs=1,
+        default_root_dir=tmp_path,
+        logger="csv",
+        callbacks=[Breaks()],
+        enable_checkpointing=False,
+        **QUIET,
+    )
+    with pytest.raises(RuntimeError, match="the sixth batch"):
+        trainer.fit(make_model(pl), loader(), loader())
+    assert steps(trainer.log_dir, "loss_step") == [0, 1, 2, 3, 4]
+
+
+def test_a_trial_run_leaves_no_files(tmp_path):
+    trainer = pl.Trainer(fast_dev_run=True, default_root_dir=tmp_path, logger="csv", **QUIET)
+    trainer.fit(make_model(pl), loader(), loader())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("disabled", "expected"), [("tensorboard", "CSVLogger"), ("", "TensorBoardLogger")])
+def test_it_is_the_default_where_no_other_logger_is(tmp_path, disabled, expected):
+    pytest.importorskip("leyden_tensorboard")
+    script = f"import leyden; print(type(leyden.Trainer(default_root_dir={str(tmp_path)!r}).logger).__name__)"
+    environment = {**os.environ, "LEYDEN_PLUGINS_DISABLED": disabled}
+    ran = subprocess.run(
+        [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True, timeout=120
+    )
+    assert ran.stdout.split()[-1:] == [expected]

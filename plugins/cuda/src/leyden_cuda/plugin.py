@@ -1,0 +1,13 @@
+"""What leyden-cuda brings to Leyden."""
+
+from collections.abc import Iterator
+
+from leyden import Component, hookimpl
+
+
+@hookimpl
+def leyden_components() -> Iterator[Component]:
+    """CUDA devices, and the search for free ones."""
+    options = {"priority": 100, "aliases": ["gpu", "CUDAAccelerator"]}
+    yield Component("accelerator", "cuda", "leyden_cuda.accelerator:CUDAAccelerator", options)
+    yield Component("utility", "find_usable_cuda_devices", "leyden_cuda.devices:find_usable_cuda_devices")

@@ -1,0 +1,1 @@
+"""The GPU of Apple silicon as an accelerator of Leyden."""

@@ -1,0 +1,1 @@
+"""Profilers for Leyden; users import them from ``leyden.profilers``."""

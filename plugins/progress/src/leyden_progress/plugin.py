@@ -1,0 +1,42 @@
+"""What this distribution brings: the bars and summaries by name, and the Trainer's default bar and summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from leyden import Component, hookimpl
+
+if TYPE_CHECKING:
+    from leyden.callback import Callback
+    from leyden.trainer import Trainer
+
+CALLBACKS = {
+    "ModelSummary": "model_summary",
+    "ProgressBar": "base",
+    "RichModelSummary": "model_summary",
+    "RichProgressBar": "rich_bar",
+    "RichProgressBarTheme": "rich_bar",
+    "TQDMProgressBar": "tqdm_bar",
+}
+
+
+@hookimpl
+def leyden_components() -> Iterator[Component]:
+    """The callbacks, the bar's theme, and the summary that needs no Trainer."""
+    for name, module in CALLBACKS.items():
+        yield Component("callback", name, f"leyden_progress.{module}:{name}")
+    yield Component("utility", "ModelSummary", "leyden_progress.summary:ModelSummary")
+
+
+@hookimpl
+def leyden_default_callbacks(trainer: Trainer) -> Iterator[Callback]:
+    """A bar and a summary by rich, where the Trainer has none of its own."""
+    if trainer.wants("progress_bar"):
+        from leyden_progress.rich_bar import RichProgressBar
+
+        yield RichProgressBar()
+    if trainer.wants("model_summary"):
+        from leyden_progress.model_summary import RichModelSummary
+
+        yield RichModelSummary()

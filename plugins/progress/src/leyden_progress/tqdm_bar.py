@@ -1,0 +1,222 @@
+"""TQDMProgressBar: a bar drawn by tqdm."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from leyden_progress.drawing import FASTEST_REDRAW, Count, DrawnProgressBar, Stage
+
+if TYPE_CHECKING or find_spec("ipywidgets") is None:
+    from tqdm import tqdm  # type: ignore[import-untyped]
+else:
+    from tqdm.auto import tqdm
+
+NUMBER_WIDTH = 5
+
+
+class Tqdm(tqdm):  # type: ignore[misc]
+    """tqdm with numbers of one width, so that the bar does not twitch, and without tqdm's watching thread.
+
+    Attributes:
+        held: Whether :meth:`refresh` does nothing; tqdm draws on every change, and a change is not always worth it.
+    """
+
+    monitor_interval = 0
+    held = False
+
+    def refresh(self, *args: Any, **kwargs: Any) -> Any:
+        """Draw, unless :attr:`held`."""
+        return None if self.held else super().refresh(*args, **kwargs)
+
+    @staticmethod
+    def format_num(n: float | str) -> str:
+        """A number as tqdm shortens it, filled up with zeros behind the point: "0.500" for 0.5."""
+        text = n if isinstance(n, str) else str(tqdm.format_num(n))
+        if isinstance(n, int) or "e" in text or len(text) >= NUMBER_WIDTH:
+            return text
+        try:
+            float(text)
+        except ValueError:
+            return text
+        return (text if "." in text else text + ".").ljust(NUMBER_WIDTH, "0")
+
+
+class TQDMProgressBar(DrawnProgressBar):
+    """A progress bar by tqdm, on standard output: one for the epoch and one below it while validation runs.
+
+    In a file or a pipe it writes one plain line per epoch and evaluation.
+
+    Args:
+        refresh_rate: Batches between two redraws, at least, of which there are ten a second at most.
+            0 draws nothing. The environment's ``TQDM_MINITERS`` is used where that is more.
+        process_position: Lines to leave free above, for bars of one's own.
+        leave: Leave the bar of each epoch standing, rather than using it again.
+
+    Example::
+
+        class PlainerBar(TQDMProgressBar):
+            def init_validation_tqdm(self):
+                bar = super().init_validation_tqdm()
+                bar.set_description("running validation")
+                return bar
+
+        Trainer(callbacks=[PlainerBar()])
+    """
+
+    BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
+
+    def __init__(self, refresh_rate: int = 1, process_position: int = 0, leave: bool = False) -> None:
+        if refresh_rate > 0:
+            refresh_rate = max(refresh_rate, int(os.environ.get("TQDM_MINITERS", 0)))
+        super().__init__(refresh_rate, FASTEST_REDRAW, leave)
+        self._process_position = process_position
+        self._bars: dict[Stage, tqdm] = {}
+
+    @property
+    def refresh_rate(self) -> int:
+        """Batches between two redraws, at least."""
+        return self._every
+
+    @property
+    def process_position(self) -> int:
+        """Lines left free above."""
+        return self._process_position
+
+    @property
+    def train_progress_bar(self) -> tqdm:
+        """The training bar; TypeError where there is none."""
+        return self._bar("train")
+
+    @train_progress_bar.setter
+    def train_progress_bar(self, bar: tqdm) -> None:
+        self._bars["train"] = bar
+
+    @property
+    def val_progress_bar(self) -> tqdm:
+        """The bar of the validation or the sanity check; TypeError where there is none."""
+        return self._bar("sanity" if "sanity" in self._bars else "val")
+
+    @val_progress_bar.setter
+    def val_progress_bar(self, bar: tqdm) -> None:
+        self._bars["val"] = bar
+
+    @property
+    def test_progress_bar(self) -> tqdm:
+        """The test bar; TypeError where there is none."""
+        return self._bar("test")
+
+    @test_progress_bar.setter
+    def test_progress_bar(self, bar: tqdm) -> None:
+        self._bars["test"] = bar
+
+    @property
+    def predict_progress_bar(self) -> tqdm:
+        """The prediction bar; TypeError where there is none."""
+        return self._bar("predict")
+
+    @predict_progress_bar.setter
+    def predict_progress_bar(self, bar: tqdm) -> None:
+        self._bars["predict"] = bar
+
+    def init_sanity_tqdm(self) -> tqdm:
+        """The sanity check's bar; override it for another one."""
+        return self._new_bar(self.sanity_check_description, leave=False)
+
+    def init_train_tqdm(self) -> tqdm:
+        """The training bar; override it for another one."""
+        return self._new_bar(self.train_description, leave=True, smoothing=0)
+
+    def init_validation_tqdm(self) -> tqdm:
+        """The validation bar; override it for another one."""
+        inner = self.trainer.state.fn == "fit"
+        return self._new_bar(self.validation_description, leave=not inner, line=int(inner))
+
+    def init_test_tqdm(self) -> tqdm:
+        """The test bar; override it for another one."""
+        return self._new_bar(self.test_description, leave=True)
+
+    def init_predict_tqdm(self) -> tqdm:
+        """The prediction bar; override it for another one."""
+        return self._new_bar(self.predict_description, leave=True, smoothing=0)
+
+    def print(self, *args: Any, sep: str = " ", end: str = "\n", **kwargs: Any) -> None:
+        """Print above the bar; as the builtin does where there is none."""
+        bar = next((bar for bar in self._bars.values() if not bar.disable), None)
+        if bar is None:
+            print(*args, sep=sep, end=end, **kwargs)
+        else:
+            bar.write(sep.join(map(str, args)), file=kwargs.get("file"), end=end)
+
+    def _new_bar(self, description: str, leave: bool, line: int = 0, **arguments: Any) -> tqdm:
+        return Tqdm(
+            desc=description,
+            position=2 * self._process_position + line,
+            disable=self.is_disabled or not self._on_terminal(),
+            leave=leave,
+            dynamic_ncols=True,
+            file=sys.stdout,
+            bar_format=self.BAR_FORMAT,
+            **arguments,
+        )
+
+    def _on_terminal(self) -> bool:
+        # tqdm.auto's bar of a notebook is a widget, and does not ask what standard output is.
+        return sys.stdout.isatty() or tqdm.__name__ == "tqdm_notebook"
+
+    def _bar(self, stage: Stage) -> tqdm:
+        if stage not in self._bars:
+            raise TypeError(f"{type(self).__name__} has no {stage} bar now; it has one while that stage runs.")
+        return self._bars[stage]
+
+    def _loader_description(self, description: str, dataloader_idx: int, loaders: int) -> str:
+        return f"{description} DataLoader {dataloader_idx}"
+
+    def _open(self, stage: Stage) -> bool:
+        initialise = {
+            "sanity": self.init_sanity_tqdm,
+            "train": self.init_train_tqdm,
+            "val": self.init_validation_tqdm,
+            "test": self.init_test_tqdm,
+            "predict": self.init_predict_tqdm,
+        }[stage]
+        if stage not in self._bars:
+            self._bars[stage] = initialise()
+        return self._on_terminal()
+
+    def _begin(self, count: Count) -> None:
+        if count.stage == "train" and self._leave and self._bars["train"].n:
+            self._hide("train")
+            self._open("train")
+        bar = self._bars[count.stage]
+        bar.held = True
+        bar.set_description(count.description)
+        bar.total = count.known_total
+        bar.reset()
+        bar.n = bar.initial = count.done
+        bar.held = False
+
+    def _draw(self, metrics: Mapping[str, Any] | None) -> None:
+        for count in (self._train, self._evaluation):
+            if count is None:
+                continue
+            bar = self._bars[count.stage]
+            bar.n = count.done
+            if metrics is not None and count is self._train:
+                bar.set_postfix(metrics, refresh=False)
+            bar.refresh()
+
+    def _hide(self, stage: Stage) -> None:
+        bar = self._bars.pop(stage, None)
+        if bar is not None:
+            bar.close()
+
+    def _close(self) -> None:
+        for stage in reversed(list(self._bars)):
+            self._hide(stage)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_bars": {}}

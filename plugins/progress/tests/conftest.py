@@ -1,0 +1,157 @@
+"""A terminal that can be read, a clock that can be set, and a small model, for the tests of bars and summaries."""
+
+from __future__ import annotations
+
+import io
+import re
+from contextlib import nullcontext, redirect_stdout
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import leyden as pl
+
+CONTROL = re.compile(r"\x1b\[(\??[\d;]*)([A-Za-z])")
+
+
+class Terminal(io.StringIO):
+    """Takes what is written and knows what a person would see."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+    @property
+    def lines(self) -> list[str]:
+        """The screen, without blank lines at its end."""
+        rows, row, column, text = [""], 0, 0, self.getvalue()
+        position = 0
+        while position < len(text):
+            control = CONTROL.match(text, position)
+            if control:
+                position = control.end()
+                argument, kind = control.groups()
+                if kind == "A":
+                    row = max(0, row - int(argument or 1))
+                elif kind == "K":
+                    rows[row] = ""
+                continue
+            character = text[position]
+            position += 1
+            if character == "\r":
+                column = 0
+            elif character == "\n":
+                row, column = row + 1, 0
+                if row == len(rows):
+                    rows.append("")
+            else:
+                rows[row] = rows[row][:column].ljust(column) + character + rows[row][column + 1 :]
+                column += 1
+        lines = [line.rstrip() for line in rows]
+        while lines and not lines[-1]:
+            lines.pop()
+        return lines
+
+    @property
+    def cursor_is_visible(self) -> bool:
+        return self.getvalue().rfind("\x1b[?25l") <= self.getvalue().rfind("\x1b[?25h")
+
+
+class Clock:
+    """The monotonic clock of the bars, in seconds; it stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("leyden_progress.drawing.monotonic", clock)
+    return clock
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Standard output is a terminal of 100 columns without colours."""
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "TQDM_MINITERS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("LINES", "30")
+    # rich decides once for its common console whether it stands on a terminal.
+    monkeypatch.setattr("rich._console", None)
+    return Terminal()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem):
+    # Here and not in the fixture: between the two pytest puts its own standard output in place.
+    terminal = pyfuncitem.funcargs.get("terminal")
+    with redirect_stdout(terminal) if terminal is not None else nullcontext():
+        return (yield)
+
+
+class Model(pl.LightningModule):
+    """Logs the numbers of its batches, so that what a bar shows can be foretold; ``on_step`` runs in each step."""
+
+    def __init__(self, on_step=lambda model, batch_idx: None):
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+        self.on_step = on_step
+
+    def training_step(self, batch, batch_idx):
+        self.log("train_number", float(batch_idx), prog_bar=True, batch_size=1)
+        self.on_step(self, batch_idx)
+        return self.layer(batch[0]).sum()
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        self.log("val_number", 10.0 + batch_idx, prog_bar=True, batch_size=1)
+        self.on_step(self, batch_idx)
+
+    def test_step(self, batch, batch_idx, dataloader_idx=0):
+        self.on_step(self, batch_idx)
+
+    def predict_step(self, batch, batch_idx, dataloader_idx=0):
+        self.on_step(self, batch_idx)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def loader(batches):
+    return DataLoader(TensorDataset(torch.ones(batches, 2)), batch_size=1)
+
+
+@pytest.fixture
+def make_model():
+    return Model
+
+
+@pytest.fixture
+def make_loader():
+    return loader
+
+
+@pytest.fixture
+def make_trainer(tmp_path):
+    def make(*callbacks, **arguments):
+        defaults = {
+            "accelerator": "cpu",
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            "max_epochs": 2,
+            "default_root_dir": tmp_path,
+        }
+        return pl.Trainer(callbacks=list(callbacks), **{**defaults, **arguments})
+
+    return make

@@ -1,0 +1,1 @@
+"""TensorBoard logs for Leyden; users import the logger from ``leyden.loggers``."""

@@ -1,0 +1,194 @@
+"""Loggers whose files lie in ``save_dir/name/version_N``: the directories, and ``hparams.yaml``.
+
+Paths are local or URLs that fsspec understands; fsspec is imported for URLs only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from argparse import Namespace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import fields, is_dataclass
+from datetime import date, datetime
+from enum import Enum
+from typing import IO, Any, ClassVar
+
+from leyden.interfaces.logger import Logger, add_prefix
+from leyden.utilities.rank_zero import rank_zero_warn
+
+
+class RunDirectoryLogger(Logger):
+    """The part of a logger with files that says where they are. Nothing is created before something is written.
+
+    Args:
+        save_dir: Directory of all experiments; ``~`` and environment variables in it are replaced.
+        name: The experiment, a directory in ``save_dir``; None or "" for none of its own.
+        version: The run, a directory in that of the experiment: an int n stands for ``version_n``, a string
+            for itself. By default the number after the highest one that is there at the first question for it.
+        prefix: Put before the names of all metrics, with a hyphen.
+    """
+
+    LOGGER_JOIN_CHAR: ClassVar[str] = "-"
+    NAME_HPARAMS_FILE: ClassVar[str] = "hparams.yaml"
+
+    def __init__(
+        self, save_dir: str | os.PathLike[str], name: str | None, version: int | str | None, prefix: str
+    ) -> None:
+        self._save_dir = os.path.expandvars(os.path.expanduser(os.fspath(save_dir)))
+        self._name = name or ""
+        self._version = version
+        self._prefix = prefix
+
+    @property
+    def name(self) -> str:
+        """The experiment's name; "" where it has none."""
+        return self._name
+
+    @property
+    def version(self) -> int | str:
+        """The run's version: as given, or the first number that is free."""
+        if self._version is None:
+            self._version = next_version(self.root_dir)
+        return self._version
+
+    @property
+    def save_dir(self) -> str:
+        """The directory of all experiments."""
+        return self._save_dir
+
+    @property
+    def root_dir(self) -> str:
+        """The directory of all versions of this experiment."""
+        return os.path.join(self._save_dir, self._name) if self._name else self._save_dir
+
+    @property
+    def log_dir(self) -> str:
+        """The directory of this run."""
+        version = self.version
+        return os.path.join(self.root_dir, version if isinstance(version, str) else f"version_{version}")
+
+    def _with_prefix(self, metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+        return add_prefix(metrics, self._prefix, self.LOGGER_JOIN_CHAR) if self._prefix else metrics
+
+
+def next_version(root_dir: str) -> int:
+    """The number after the highest N of the directories ``version_N`` in ``root_dir``; 0 where there are none."""
+    numbers = [int(match[1]) for name in _directories(root_dir) if (match := re.fullmatch(r"version_(\d+)", name))]
+    return max(numbers, default=-1) + 1
+
+
+def as_mapping(params: Any) -> Mapping[str, Any]:
+    """Hyperparameters as a mapping, from a mapping, a Namespace or None."""
+    if params is None:
+        return {}
+    return params if isinstance(params, Mapping) else vars(params)
+
+
+def save_hparams(path: str, hparams: Mapping[str, Any]) -> None:
+    """Write hyperparameters as YAML that ``yaml.safe_load`` reads, whole or not at all.
+
+    A value that YAML has no plain form for is kept as its text, and one warning names them all.
+    """
+    import yaml
+
+    as_text: list[str] = []
+    text = yaml.safe_dump(_plain(hparams, "", as_text))
+    with open_text(f"{path}.new", "w") as file:
+        file.write(text)
+        sync(file)
+    move(f"{path}.new", path)
+    if as_text:
+        rank_zero_warn(
+            f"{path} keeps these hyperparameters as text, since they are no plain data: {', '.join(as_text)}. "
+            "Leave them out with save_hyperparameters(ignore=[...])."
+        )
+
+
+def _plain(value: Any, name: str, as_text: list[str]) -> Any:
+    """``value`` in plain data; the names of what became text are added to ``as_text``."""
+    if value is None or type(value) in (bool, int, float, str, bytes, date, datetime):
+        return value
+    if isinstance(value, Enum):
+        return value.name
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a number of numpy's or PyTorch's
+        return _plain(value.item(), name, as_text)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    for base in (str, int, float):
+        if isinstance(value, base):
+            return base(value)
+    if isinstance(value, Namespace):
+        value = vars(value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Mapping):
+        items = ((k if type(k) in (bool, int, float, str) else str(k), v) for k, v in value.items())
+        return {key: _plain(v, f"{name}.{key}" if name else str(key), as_text) for key, v in items}
+    if isinstance(value, Set):
+        value = sorted(value, key=repr)
+    if isinstance(value, Sequence):
+        return [_plain(v, f"{name}[{i}]", as_text) for i, v in enumerate(value)]
+    as_text.append(f"{name} ({type(value).__name__})")
+    return str(value)
+
+
+def open_text(path: str, mode: str) -> IO[str]:
+    """Open a text file in UTF-8, line ends as they are; a directory for a file that is written is made."""
+    if _is_remote(path):
+        filesystem, name = _remote(path)
+        if mode != "r":
+            filesystem.makedirs(os.path.dirname(name), exist_ok=True)
+        remote: IO[str] = filesystem.open(name, mode, encoding="utf-8", newline="")
+        return remote
+    if mode != "r":
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    return open(path, mode, encoding="utf-8", newline="")
+
+
+def sync(file: IO[str]) -> None:
+    """Bring what was written to a local ``file`` to the disk itself; a remote one has its own guarantees."""
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except (OSError, AttributeError):  # no file of the operating system's
+        return
+
+
+def move(source: str, target: str) -> None:
+    """Put ``source`` in the place of ``target``, which is there, old or new, at every moment on a local disk."""
+    if _is_remote(target):
+        filesystem, name = _remote(target)
+        filesystem.mv(_remote(source)[1], name)
+    else:
+        os.replace(source, target)
+
+
+def is_file(path: str) -> bool:
+    """Whether there is a file at ``path``."""
+    if not _is_remote(path):
+        return os.path.isfile(path)
+    filesystem, name = _remote(path)
+    return bool(filesystem.isfile(name))
+
+
+def _directories(path: str) -> list[str]:
+    """The names of the directories in ``path``; none where there is no such directory."""
+    if not _is_remote(path):
+        return [entry.name for entry in os.scandir(path) if entry.is_dir()] if os.path.isdir(path) else []
+    filesystem, name = _remote(path)
+    if not filesystem.isdir(name):
+        return []
+    entries = filesystem.ls(name, detail=True, refresh=True)
+    return [os.path.basename(entry["name"].rstrip("/")) for entry in entries if entry["type"] == "directory"]
+
+
+def _is_remote(path: str) -> bool:
+    return "://" in path
+
+
+def _remote(url: str) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs
+
+    filesystem, path = url_to_fs(url)
+    return filesystem, path

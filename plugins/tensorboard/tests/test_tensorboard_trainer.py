@@ -1,0 +1,146 @@
+"""The TensorBoard logger in a Trainer, and beside pytorch-lightning's in its own."""
+
+import logging
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import leyden as pl
+from leyden.loggers import TensorBoardLogger
+
+QUIET = {
+    "accelerator": "cpu",
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 1,
+}
+
+
+def make_model(framework, **arguments):
+    """The same model in either framework."""
+
+    class Model(framework.LightningModule):
+        def __init__(self, lr=0.1, sizes=None, log_graph=False):
+            super().__init__()
+            self.save_hyperparameters()
+            self.layer = torch.nn.Linear(4, 1)
+            self.example_input_array = torch.zeros(2, 4)
+
+        def forward(self, x):
+            return self.layer(x)
+
+        def training_step(self, batch, batch_idx):
+            loss = self(batch[0]).pow(2).mean()
+            self.log("loss", loss, on_step=True, on_epoch=True)
+            return loss
+
+        def validation_step(self, batch, batch_idx):
+            self.log("val_loss", self(batch[0]).abs().mean())
+
+        def test_step(self, batch, batch_idx):
+            self.log("test_loss", self(batch[0]).abs().mean())
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=self.hparams.lr)
+
+    torch.manual_seed(0)
+    return Model(**arguments)
+
+
+def loader():
+    data = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(data), batch_size=2)
+
+
+def scalars(log_dir):
+    events = EventAccumulator(str(log_dir), size_guidance={"scalars": 0}).Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+@pytest.mark.parametrize("logger", [None, True, "tensorboard", "TensorBoardLogger"])
+def test_it_is_the_default_and_has_a_name(tmp_path, logger):
+    trainer = pl.Trainer(max_epochs=1, default_root_dir=tmp_path, logger=logger, enable_checkpointing=False, **QUIET)
+    assert type(trainer.logger) is TensorBoardLogger
+    assert list(tmp_path.iterdir()) == []
+    trainer.fit(make_model(pl), loader(), loader())
+    assert trainer.log_dir == str(tmp_path / "lightning_logs" / "version_0")
+    assert "val_loss" in scalars(trainer.log_dir)
+
+
+def test_a_run_logs_what_lightning_logs(tmp_path):
+    arguments = {**QUIET, "max_epochs": 2, "log_every_n_steps": 3, "enable_checkpointing": False}
+    directories = {}
+
+    def run(framework, name):
+        trainer = framework.Trainer(default_root_dir=tmp_path / name, **arguments)
+        model = make_model(framework, sizes=[1, 2])
+        trainer.fit(model, loader(), loader())
+        trainer.test(model, loader(), verbose=False)
+        directories[name] = Path(trainer.log_dir)
+
+    run(pl, "ours")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pytorch_lightning
+
+        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+        run(pytorch_lightning, "theirs")
+    ours, theirs = directories["ours"], directories["theirs"]
+    assert ours.relative_to(tmp_path / "ours") == theirs.relative_to(tmp_path / "theirs")
+    assert scalars(ours) == scalars(theirs)
+    assert {"loss_step", "loss_epoch", "val_loss", "test_loss", "epoch", "hp_metric"} == set(scalars(ours))
+    assert (ours / "hparams.yaml").read_text() == (theirs / "hparams.yaml").read_text()
+    assert yaml.safe_load((ours / "hparams.yaml").read_text()) == {"lr": 0.1, "sizes": [1, 2], "log_graph": False}
+
+
+def test_the_graph_of_a_module_is_logged(tmp_path):
+    logger = TensorBoardLogger(tmp_path, log_graph=True)
+    trainer = pl.Trainer(max_epochs=1, default_root_dir=tmp_path, logger=logger, enable_checkpointing=False, **QUIET)
+    trainer.fit(make_model(pl), loader(), loader())
+    graph = EventAccumulator(trainer.log_dir).Reload().Graph()
+    assert any("layer" in node.name for node in graph.node)
+
+
+def test_what_was_logged_before_an_error_is_kept(tmp_path):
+    class Breaks(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch_idx == 5:
+                raise RuntimeError("the sixth batch")
+
+    trainer = pl.Trainer(
+        max_epochs=1,
+        default_root_dir=tmp_path,
+        callbacks=[Breaks()],
+        enable_checkpointing=False,
+        **QUIET,
+    )
+    with pytest.raises(RuntimeError, match="the sixth batch"):
+        trainer.fit(make_model(pl), loader(), loader())
+    assert [step for step, _ in scalars(trainer.log_dir)["loss_step"]] == [0, 1, 2, 3, 4]
+
+
+def test_a_trial_run_leaves_no_files(tmp_path):
+    trainer = pl.Trainer(fast_dev_run=True, default_root_dir=tmp_path, **QUIET)
+    trainer.fit(make_model(pl), loader(), loader())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_go_through_the_experiment(tmp_path):
+    class Draws(pl.Callback):
+        def on_train_end(self, trainer, pl_module):
+            trainer.logger.experiment.add_image("weights", torch.zeros(3, 4, 4), trainer.global_step)
+
+    trainer = pl.Trainer(
+        max_epochs=1,
+        default_root_dir=tmp_path,
+        callbacks=[Draws()],
+        enable_checkpointing=False,
+        **QUIET,
+    )
+    trainer.fit(make_model(pl), loader(), loader())
+    assert [event.step for event in EventAccumulator(trainer.log_dir).Reload().Images("weights")] == [8]
