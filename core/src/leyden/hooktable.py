@@ -60,11 +60,18 @@ class Member:
         ordinary: dict[str, Any] = {}
         last: dict[str, Any] = {}
         for name in (*OBSERVATION, *BEHAVIOUR):
-            if is_overridden(name, self.target, self.base):
+            if is_overridden(name, self.target, self.base) and not self._means_another(name):
                 marks = _marks(self.target, name)
+                if name in self.first:
+                    marks["tryfirst"] = True
                 chosen = last if marks.get("trylast") else ordinary
-                chosen[name] = _adapt(self.target, name, self.takes_run, name in self.first, marks)
+                chosen[name] = _adapt(self.target, name, self.takes_run, marks)
         return Participant(ordinary), Participant(last)
+
+    def _means_another(self, name: str) -> bool:
+        """Whether the base has a method of a hook's name that is not the hook, as ``Strategy.teardown(module)``."""
+        method = getattr(self.base, name, None)
+        return method is not None and not set(inspect.signature(method).parameters) <= {"self", *spec_arguments(name)}
 
 
 def run_manager(installed: PluginManager, members: Sequence[Member]) -> PluginManager:
@@ -82,7 +89,7 @@ def run_manager(installed: PluginManager, members: Sequence[Member]) -> PluginMa
     for record in reversed(installed.records):
         if record.state == "active":
             manager.register(record.plugin, record.name)
-    manager.records = installed.records
+    manager.records = list(installed.records)
     return manager
 
 
@@ -100,41 +107,46 @@ def spec_arguments(name: str) -> list[str]:
     return list(inspect.signature(getattr(group, name)).parameters)[1:]
 
 
-def _adapt(target: Any, name: str, takes_run: bool, first: bool, marks: dict[str, Any]) -> Any:
+def _adapt(target: Any, name: str, takes_run: bool, marks: dict[str, Any]) -> Any:
     """A function that pluggy accepts for ``target.name``, whatever the method calls its arguments."""
     method = getattr(target, name)
     taken = _arguments_taken(method, name, takes_run)
 
     # pluggy reads the names off the code object, so the function must really have them
     names = ", ".join(taken)
-    implementation = eval(f"lambda {names}: method({names})", {"method": method})
+    call = f"(yield from method({names}))" if marks.get("wrapper") or marks.get("hookwrapper") else f"method({names})"
+    implementation = eval(f"lambda {names}: {call}", {"method": method})
     implementation.__dict__.update(method=method, target=target)
-    return hooks.hookimpl(implementation, tryfirst=first, **marks)
+    return hooks.hookimpl(implementation, **marks)
 
 
 def _arguments_taken(method: Callable[..., Any], name: str, takes_run: bool) -> list[str]:
-    """Which of the hook's arguments a method wants: by their names where it uses them, else by position."""
+    """Which of the hook's arguments a method wants: by position, or by their names where it takes fewer.
+
+    By position as long as no argument of the hook stands in another one's place.
+    """
     offered = [a for a in spec_arguments(name) if takes_run or a not in RUN_ARGUMENTS]
     parameters = list(inspect.signature(method).parameters.values())
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    required = [p for p in positional if p.default is p.empty]
-    if all(p.name in offered for p in required) and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return [p.name for p in positional if p.name in offered]
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return offered
-    if len(required) > len(offered):
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p.name for p in positional if p.default is p.empty]
+    in_place = all(p.name == a or p.name not in offered for p, a in zip(positional, offered, strict=False))
+    if in_place and len(required) <= len(offered):
+        return offered[: len(positional)]
+    if not set(required) <= set(offered):
         raise MisconfigurationException(
-            f"{getattr(method, '__qualname__', name)} takes {len(required)} arguments; "
-            f"the hook {name!r} gives {len(offered)}: {', '.join(offered)}."
+            f"{getattr(method, '__qualname__', name)} takes {', '.join(required)}; "
+            f"the hook {name!r} gives {', '.join(offered) or 'nothing'}."
         )
-    return offered[: len(positional)]
+    return [p.name for p in positional if p.name in offered]
 
 
 def _marks(target: Any, name: str) -> dict[str, Any]:
     """The options of ``@hookimpl`` on the method or on the one that it overrides, e.g. ``trylast``."""
     for owner in type(target).__mro__:
         if opts := getattr(owner.__dict__.get(name), f"{hooks.PROJECT}_impl", None):
-            return {key: opts[key] for key in ("trylast", "wrapper", "hookwrapper") if opts.get(key)}
+            return {key: opts[key] for key in ("tryfirst", "trylast", "wrapper", "hookwrapper") if opts.get(key)}
     return {}
 
 
@@ -156,11 +168,21 @@ class HookTable:
         profile: Callable[[str], Any] | None = None,
     ) -> None:
         self._manager, self._run, self._scope, self._profile = manager, run, scope, profile
-        self.compile()
-        manager.on_register = self.compile
+        self._compile()
 
-    def compile(self) -> None:
-        """Resolve every hook; again when something is registered during the run."""
+    def register(self, plugin: Any) -> None:
+        """Add a plugin to this run: its hooks are called from now on, in a loop over batches that runs from the next.
+
+        Args:
+            plugin: An object with functions marked ``@hookimpl``.
+
+        Raises:
+            MisconfigurationException: It is no plugin, or can't be registered.
+        """
+        self._manager.admit_object(plugin)
+        self._compile()
+
+    def _compile(self) -> None:
         for name in OBSERVATION:
             setattr(self, name, self._compile_observation(name))
         for name in BEHAVIOUR:

@@ -123,7 +123,7 @@ def _read_hparams(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"There is no hyperparameter file at {str(path)!r}.")
     if file.suffix in (".yaml", ".yml"):
-        import yaml  # type: ignore[import-untyped]
+        import yaml
 
         loaded: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         return loaded

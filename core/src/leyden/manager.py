@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import count
 from typing import Any, Literal
 
 import pluggy
@@ -63,23 +64,36 @@ class PluginManager(pluggy.PluginManager):
         for group in (hooks.Registration, hooks.Observation, hooks.Behaviour):
             self.add_hookspecs(group)
         self.records: list[PluginRecord] = []
-        self.on_register: Callable[[], None] | None = None
 
     def admit(self, record: PluginRecord) -> None:
-        """Register ``record.plugin``, refusing hooks that do not exist, and collect its components."""
-        if super().register(record.plugin, record.name) is None:
-            raise MisconfigurationException(f"the name {record.name!r} is blocked.")
+        """Register ``record.plugin`` and collect its components.
+
+        Raises:
+            MisconfigurationException: It is registered already, implements a hook that does not exist, or
+                brings something else than components.
+            pluggy.PluginValidationError: A hook of it takes an argument that the hook does not offer.
+        """
+        if record.plugin is None or self.is_registered(record.plugin):
+            raise MisconfigurationException(f"{record.plugin!r} is no plugin, or is registered already.")
         try:
+            self.register(record.plugin, record.name)
             self._refuse_unknown_hooks(record)
-            caller = self.subset_hook_caller(
-                "leyden_components", [plugin for plugin in self.get_plugins() if plugin is not record.plugin]
-            )
-            record.components = tuple(part for parts in caller() for part in parts)
+            record.components = self._components_of(record)
             record.hook_names = sorted(hook.name for hook in self.get_hookcallers(record.plugin) or ())
         except BaseException:
-            self.unregister(record.plugin)
+            if self.has_plugin(record.name):  # some versions of pluggy keep what they could not register
+                self.unregister(name=record.name)
             raise
         self.records.append(record)
+
+    def _components_of(self, record: PluginRecord) -> tuple[Component, ...]:
+        others = [plugin for plugin in self.get_plugins() if plugin is not record.plugin]
+        brought = self.subset_hook_caller("leyden_components", others)()
+        components = tuple(part for parts in brought for part in parts)
+        for part in components:
+            if not isinstance(part, Component):
+                raise MisconfigurationException(f"its leyden_components yields {part!r}, which is no Component.")
+        return components
 
     def _refuse_unknown_hooks(self, record: PluginRecord) -> None:
         known = [name for name in vars(self.hook) if getattr(self.hook, name).spec is not None]
@@ -92,23 +106,34 @@ class PluginManager(pluggy.PluginManager):
                     + (f"; did it mean {near[0]!r}?" if near else ".")
                 )
 
-    def extended(self, records: list[PluginRecord]) -> PluginManager:
+    def extended(self, plugins: list[Any]) -> PluginManager:
         """A manager of the same plugins and more; those that can't be registered raise."""
         manager = PluginManager()
         for record in self.records:
             if record.state == "active":
                 manager.register(record.plugin, record.name)
         manager.records = list(self.records)
-        for record in records:
-            manager.admit(record)
+        for plugin in plugins:
+            manager.admit_object(plugin)
         return manager
 
-    def register(self, plugin: Any, name: str | None = None) -> str | None:
-        """Register a plugin; a run that is under way sees it from its next hook on."""
-        registered = super().register(plugin, name)
-        if self.on_register is not None:
-            self.on_register()
-        return registered
+    def admit_object(self, plugin: Any) -> None:
+        """Register a plugin that was not installed but given, under the name of its module or class.
+
+        Raises:
+            MisconfigurationException: It is no plugin, or can't be registered.
+        """
+        if not any(hasattr(getattr(plugin, name, None), f"{hooks.PROJECT}_impl") for name in dir(plugin)):
+            raise MisconfigurationException(
+                f"plugins: {plugin!r} has no function marked @leyden.hookimpl and is no component such as a Precision "
+                "or a CheckpointIO."
+            )
+        own = getattr(plugin, "__name__", type(plugin).__name__)
+        names = (own if number == 1 else f"{own}-{number}" for number in count(1))
+        try:
+            self.admit(PluginRecord(next(name for name in names if not self.has_plugin(name)), plugin=plugin))
+        except (MisconfigurationException, pluggy.PluginValidationError) as error:
+            raise MisconfigurationException(f"plugins: {plugin!r} can't be registered: {error}") from error
 
 
 @cache
@@ -129,7 +154,7 @@ def discover() -> PluginManager:
         elif not autoload or disabled & {record.name, record.distribution}:
             record.state = "disabled"
             manager.records.append(record)
-        elif twin := next((r for r in manager.records if r.name == record.name), None):
+        elif twin := next((r for r in manager.records if r.name == record.name and r.state != "disabled"), None):
             _set_aside(manager, record, MisconfigurationException(f"{twin.distribution} has a plugin of that name."))
         else:
             _load(manager, record, point)
@@ -156,29 +181,38 @@ def _load(manager: PluginManager, record: PluginRecord, point: EntryPoint) -> No
         _check_core_version(point, manager)
         record.plugin = point.load()
         manager.admit(record)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _set_aside(manager, record, error)
     record.load_time = time.perf_counter() - began
 
 
 def _check_core_version(point: EntryPoint, manager: PluginManager) -> None:
     """Refuse, before its import, a plugin whose metadata asks for another version of the core's hooks."""
-    needs = [r for r in (point.dist.requires or () if point.dist else ()) if r.startswith(CORE_DISTRIBUTION)]
+    needs = [r for r in (point.dist.requires or () if point.dist else ()) if _names_the_core(r)]
     core = next((record.version for record in manager.records if _is_core(record)), None)
     if not needs or core is None:
         return
     from packaging.requirements import Requirement
 
     for need in map(Requirement, needs):
-        if need.name == CORE_DISTRIBUTION and not need.specifier.contains(core, prereleases=True):
+        applies = need.marker is None or need.marker.evaluate({"extra": ""})
+        if _names_the_core(need.name) and applies and not need.specifier.contains(core, prereleases=True):
             raise MisconfigurationException(f"it asks for {need}, and {CORE_DISTRIBUTION} is {core}.")
 
 
-def _set_aside(manager: PluginManager, record: PluginRecord, error: Exception) -> None:
+def _names_the_core(requirement: str) -> bool:
+    """Whether a requirement is one of the core, however its name is spelt: ``Leyden_Core`` is the same."""
+    name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+    return re.sub(r"[-_.]+", "-", name).lower() == CORE_DISTRIBUTION
+
+
+def _set_aside(manager: PluginManager, record: PluginRecord, error: BaseException) -> None:
     record.state, record.error = "set aside", error
+    shared = any(other.name == record.name for other in manager.records)
+    handle = record.distribution if shared else record.name
     manager.records.append(record)
     rank_zero_warn(
         f"The {record} is set aside: {type(error).__name__}: {error} "
-        f"Mend or uninstall it, or disable it with LEYDEN_PLUGINS_DISABLED={record.name}.",
+        f"Mend or uninstall it, or disable it with LEYDEN_PLUGINS_DISABLED={handle}.",
         RuntimeWarning,
     )

@@ -471,7 +471,6 @@ class Logging:
                 step = int(own_step)
         for logger in loggers:
             logger.log_metrics(metrics=dict(numbers), step=step)
-            logger.save()
 
     def enter(self, results: Results) -> Results | None:
         """Log into another loop's records from now on; returns the outer loop's, to be given to :meth:`leave`."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from leyden.interfaces.checkpoint_io import CheckpointIO
 from leyden.utilities.exceptions import CheckpointCorruptedError
+from leyden.utilities.storage import is_remote
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
 
@@ -93,11 +94,6 @@ def _plain_object(value: Any, where: str, dropped: list[str] | None) -> Any:
     )
 
 
-def is_url(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a URL of a remote file system rather than a local path."""
-    return "://" in str(path) and not str(path).startswith("file://")
-
-
 def local_path(path: str | os.PathLike[str]) -> Path:
     """A local path, without ``file://``."""
     return Path(str(path).removeprefix("file://"))
@@ -108,7 +104,7 @@ class TorchCheckpointIO(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
         """Write beside, flush, rename: at ``path`` there is the old file or the whole new one, never less."""
-        if is_url(path):
+        if is_remote(path):
             buffer = io.BytesIO()
             torch.save(checkpoint, buffer)
             with _open_url(path, "wb", storage_options) as remote:
@@ -134,8 +130,8 @@ class TorchCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: str) -> None:
         """Remove the file, or the directory, at ``path``."""
-        if is_url(path):
-            import fsspec  # type: ignore[import-untyped]
+        if is_remote(path):
+            import fsspec
 
             system, inner = fsspec.core.url_to_fs(path)
             if system.exists(inner):
@@ -157,7 +153,7 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any, weights_onl
         FileNotFoundError: There is none.
         CheckpointCorruptedError: It is torn or altered.
     """
-    if is_url(path):
+    if is_remote(path):
         with _open_url(str(path), "rb", None) as remote:
             file: Any = io.BytesIO(remote.read())
     else:

@@ -26,6 +26,7 @@ from leyden.data.samplers import set_sampler_epoch
 from leyden.data.transfer import transfer_function
 from leyden.hooktable import is_overridden
 from leyden.interfaces.precision import Precision
+from leyden.loops.progress import VALIDATION_END
 from leyden.loops.step import takes_arguments
 from leyden.module import LightningModule
 from leyden.results import Results
@@ -102,6 +103,8 @@ class EvaluationLoop:
             for output in outputs:
                 output.update(epoch_metrics)
             logging.send({name: value for output in reversed(outputs) for name, value in output.items()})
+        if self.within_fit and not trainer.sanity_checking:
+            trainer.progress.phase = VALIDATION_END  # a run resumed from a checkpoint of this hook goes on after it
         self._call("end")
         if is_overridden(f"on_{self.name}_model_train", trainer.lightning_module, LightningModule):
             self._module_hook("model_train")()

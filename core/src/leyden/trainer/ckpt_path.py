@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leyden.serialization import is_url, local_path
+from leyden.serialization import local_path
 from leyden.states import TrainerFn
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from leyden.utilities.storage import is_remote
 
 if TYPE_CHECKING:
     from leyden.trainer.trainer import Trainer
@@ -29,7 +30,7 @@ def select_checkpoint(trainer: Trainer, fn: TrainerFn, ckpt_path: Any, model_pro
     name: str = os.fspath(ckpt_path)
     if name in ("best", "last", "hpc"):
         return {"best": _best, "last": _last, "hpc": _hpc}[name](trainer)
-    if not is_url(name) and not local_path(name).exists():
+    if not is_remote(name) and not local_path(name).exists():
         raise FileNotFoundError(f"There is no checkpoint at ckpt_path={name!r}.")
     return name
 
@@ -66,11 +67,11 @@ def _last(trainer: Trainer) -> str | None:
         find = getattr(callback, "_find_last_checkpoints", None)
         candidates |= {str(path) for path in find(trainer)} if find is not None else set()
         candidates |= {str(getattr(callback, "last_model_path", "") or "")} - {""}
-    existing = [path for path in candidates if is_url(path) or local_path(path).exists()]
+    existing = [path for path in candidates if is_remote(path) or local_path(path).exists()]
     if not existing:
         rank_zero_warn('ckpt_path="last": no last checkpoint was found; the run starts from the weights as they are.')
         return None
-    return max(existing, key=lambda path: local_path(path).stat().st_mtime if not is_url(path) else 0.0)
+    return max(existing, key=lambda path: local_path(path).stat().st_mtime if not is_remote(path) else 0.0)
 
 
 def _hpc(trainer: Trainer) -> str:

@@ -14,7 +14,7 @@ from leyden.interfaces.logger import DummyLogger, Logger
 from leyden.interfaces.precision import Precision
 from leyden.interfaces.profiler import Profiler
 from leyden.interfaces.strategy import Strategy
-from leyden.manager import PluginManager, PluginRecord, discover
+from leyden.manager import PluginManager, discover
 from leyden.registry import Registry, build, published_by
 from leyden.serialization import TorchCheckpointIO
 from leyden.utilities.exceptions import MisconfigurationException
@@ -34,8 +34,8 @@ def sort_plugins(plugins: Any) -> tuple[PluginManager, dict[type, Any]]:
     given = [] if plugins is None else list(plugins) if isinstance(plugins, (list, tuple)) else [plugins]
     own: list[Any] = []
     for plugin in given:
-        if isinstance(plugin, str):
-            plugin = _part_by_name(plugin)
+        if isinstance(plugin, (str, type)):
+            plugin = _part_by_name(plugin) if isinstance(plugin, str) else plugin()
         kind = next((base for base in (Precision, CheckpointIO) if isinstance(plugin, base)), None)
         if kind is None:
             own.append(plugin)
@@ -43,7 +43,7 @@ def sort_plugins(plugins: Any) -> tuple[PluginManager, dict[type, Any]]:
             raise MisconfigurationException(f"plugins={given!r} has two of the kind {kind.__name__}; give one.")
         else:
             parts[kind] = plugin
-    return (manager.extended([_record(plugin) for plugin in own]) if own else manager), parts
+    return (manager.extended(own) if own else manager), parts
 
 
 def _part_by_name(name: str) -> Any:
@@ -52,19 +52,6 @@ def _part_by_name(name: str) -> Any:
         if registry.named(kind, name):
             return build(kind, name)
     raise registry.unknown("plugin", name)
-
-
-def _record(plugin: Any) -> PluginRecord:
-    from leyden.hooks import PROJECT
-
-    marked = [name for name in dir(plugin) if hasattr(getattr(plugin, name, None), f"{PROJECT}_impl")]
-    if not marked:
-        raise MisconfigurationException(
-            f"plugins=[{plugin!r}]: it has no function marked @leyden.hookimpl and is no component such as a "
-            "Precision or a CheckpointIO."
-        )
-    name = getattr(plugin, "__name__", None) or f"{type(plugin).__name__}-{id(plugin):x}"
-    return PluginRecord(name, plugin=plugin)
 
 
 def choose_accelerator(value: Any, manager: PluginManager) -> Accelerator:

@@ -377,8 +377,7 @@ class Trainer(TrainerProperties):
     def _set_up(self, fn: TrainerFn, saved: dict[str, Any] | None) -> None:
         """Call ``setup``, build the model, restore it, move it, and make its optimizers."""
         module = self.lightning_module
-        for logger in self.loggers:
-            getattr(logger, "experiment", None)  # made now, so that its version and directory are known to all
+        self._settle_log_directories()
         if self.profiler is not None:
             self.profiler.setup(fn.value, self.local_rank, self.log_dir)
         if self.hooks.setup is not None:
@@ -495,6 +494,15 @@ class Trainer(TrainerProperties):
                 logger.log_hyperparams(merged)
             logger.log_graph(self.lightning_module)
             logger.save()
+
+    def _settle_log_directories(self) -> None:
+        """Have every logger choose its version before any writes, so that those with free choice take the same one."""
+        directories = [(type(logger), logger.version, logger.log_dir) for logger in self.loggers]
+        for kind, _, directory in directories:
+            if directory is not None and sum(d[0] is kind and d[2] == directory for d in directories) > 1:
+                raise MisconfigurationException(
+                    f"Two loggers of type {kind.__name__} write to {directory!r}; give each its own name or version."
+                )
 
     def wants(self, role: str) -> bool:
         """Whether a default callback with this role should be added: it is enabled and no callback has it."""

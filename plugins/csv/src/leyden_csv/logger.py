@@ -6,9 +6,9 @@ import os
 from typing import Any
 
 from leyden.interfaces.logger import rank_zero_experiment
+from leyden.interfaces.run_directory import RunDirectoryLogger, as_mapping
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
-from leyden_csv.run_directory import RunDirectoryLogger, as_mapping
 from leyden_csv.writer import ExperimentWriter
 
 

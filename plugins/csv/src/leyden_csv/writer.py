@@ -7,8 +7,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from leyden.interfaces.run_directory import RunDirectoryLogger, save_hparams
 from leyden.utilities.rank_zero import rank_zero_warn
-from leyden_csv.run_directory import RunDirectoryLogger, is_file, move, open_text, save_hparams, sync
+from leyden.utilities.storage import is_file, move, open_text, sync
 
 
 class ExperimentWriter:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from leyden.interfaces.logger import rank_zero_experiment
+from leyden.interfaces.run_directory import RunDirectoryLogger, as_mapping, save_hparams
 from leyden.utilities.rank_zero import rank_zero_only, rank_zero_warn
+from leyden.utilities.storage import is_file
 from leyden_tensorboard.hyperparameters import as_plain_scalars
-from leyden_tensorboard.run_directory import RunDirectoryLogger, as_mapping, is_file, save_hparams
 from leyden_tensorboard.scalars import ScalarQueue
 
 if TYPE_CHECKING:

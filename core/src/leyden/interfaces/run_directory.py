@@ -1,6 +1,6 @@
 """Loggers whose files lie in ``save_dir/name/version_N``: the directories, and ``hparams.yaml``.
 
-Paths are local or URLs that fsspec understands; fsspec is imported for URLs only.
+A logger that keeps files derives from :class:`RunDirectoryLogger` and so shares its directory with the others.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime
 from enum import Enum
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 from leyden.interfaces.logger import Logger, add_prefix
 from leyden.utilities.rank_zero import rank_zero_warn
+from leyden.utilities.storage import directories, move, open_text, sync
 
 
 class RunDirectoryLogger(Logger):
@@ -74,7 +75,7 @@ class RunDirectoryLogger(Logger):
 
 def next_version(root_dir: str) -> int:
     """The number after the highest N of the directories ``version_N`` in ``root_dir``; 0 where there are none."""
-    numbers = [int(match[1]) for name in _directories(root_dir) if (match := re.fullmatch(r"version_(\d+)", name))]
+    numbers = [int(match[1]) for name in directories(root_dir) if (match := re.fullmatch(r"version_(\d+)", name))]
     return max(numbers, default=-1) + 1
 
 
@@ -131,64 +132,3 @@ def _plain(value: Any, name: str, as_text: list[str]) -> Any:
         return [_plain(v, f"{name}[{i}]", as_text) for i, v in enumerate(value)]
     as_text.append(f"{name} ({type(value).__name__})")
     return str(value)
-
-
-def open_text(path: str, mode: str) -> IO[str]:
-    """Open a text file in UTF-8, line ends as they are; a directory for a file that is written is made."""
-    if _is_remote(path):
-        filesystem, name = _remote(path)
-        if mode != "r":
-            filesystem.makedirs(os.path.dirname(name), exist_ok=True)
-        remote: IO[str] = filesystem.open(name, mode, encoding="utf-8", newline="")
-        return remote
-    if mode != "r":
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    return open(path, mode, encoding="utf-8", newline="")
-
-
-def sync(file: IO[str]) -> None:
-    """Bring what was written to a local ``file`` to the disk itself; a remote one has its own guarantees."""
-    file.flush()
-    try:
-        os.fsync(file.fileno())
-    except (OSError, AttributeError):  # no file of the operating system's
-        return
-
-
-def move(source: str, target: str) -> None:
-    """Put ``source`` in the place of ``target``, which is there, old or new, at every moment on a local disk."""
-    if _is_remote(target):
-        filesystem, name = _remote(target)
-        filesystem.mv(_remote(source)[1], name)
-    else:
-        os.replace(source, target)
-
-
-def is_file(path: str) -> bool:
-    """Whether there is a file at ``path``."""
-    if not _is_remote(path):
-        return os.path.isfile(path)
-    filesystem, name = _remote(path)
-    return bool(filesystem.isfile(name))
-
-
-def _directories(path: str) -> list[str]:
-    """The names of the directories in ``path``; none where there is no such directory."""
-    if not _is_remote(path):
-        return [entry.name for entry in os.scandir(path) if entry.is_dir()] if os.path.isdir(path) else []
-    filesystem, name = _remote(path)
-    if not filesystem.isdir(name):
-        return []
-    entries = filesystem.ls(name, detail=True, refresh=True)
-    return [os.path.basename(entry["name"].rstrip("/")) for entry in entries if entry["type"] == "directory"]
-
-
-def _is_remote(path: str) -> bool:
-    return "://" in path
-
-
-def _remote(url: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs
-
-    filesystem, path = url_to_fs(url)
-    return filesystem, path
