@@ -1,6 +1,33 @@
 """Small things with clear names, used everywhere; this page lists those that users import."""
 
+from importlib import import_module
+from typing import Any
+
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
-__all__ = ["MisconfigurationException", "rank_zero_info", "rank_zero_only", "rank_zero_warn"]
+# found on first use: they stand on layers above this one, or cost an import that few need
+_LATER = {
+    "AttributeDict": "leyden.utilities.attribute_dict",
+    "CombinedLoader": "leyden.data.combined",
+    "grad_norm": "leyden.utilities.grads",
+    "isolate_rng": "leyden.utilities.rng",
+    "move_data_to_device": "leyden.utilities.batch",
+}
+__all__ = [
+    "AttributeDict",
+    "CombinedLoader",
+    "MisconfigurationException",
+    "grad_norm",
+    "isolate_rng",
+    "move_data_to_device",
+    "rank_zero_info",
+    "rank_zero_only",
+    "rank_zero_warn",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
