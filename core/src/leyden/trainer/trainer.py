@@ -37,7 +37,7 @@ from leyden.module import LightningModule
 from leyden.optimizers import LRSchedulerConfig, read_optimizers
 from leyden.results import Logging
 from leyden.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
-from leyden.trainer import parts, verify
+from leyden.trainer import parts, setup, verify
 from leyden.trainer.arguments import settle
 from leyden.trainer.ckpt_path import select_checkpoint
 from leyden.trainer.describe import describe
@@ -341,11 +341,11 @@ class Trainer(TrainerProperties):
         self.logging.reset()
         self.strategy.setup_environment()
         rank_zero_only.rank = self.strategy.global_rank
-        self._set_device_options()
+        setup.set_device_options(self)
         saved = self.strategy.load_checkpoint(ckpt_path, weights_only) if ckpt_path is not None else None
-        self._attach_module_callbacks()
+        setup.attach_module_callbacks(self)
         self.compile_hooks()
-        self._prepare_data()
+        setup.prepare_data(self)
         self._set_up(fn, saved)
         with watch_sigterm(self):
             if fn == TrainerFn.FITTING:
@@ -377,7 +377,7 @@ class Trainer(TrainerProperties):
     def _set_up(self, fn: TrainerFn, saved: dict[str, Any] | None) -> None:
         """Call ``setup``, build the model, restore it, move it, and make its optimizers."""
         module = self.lightning_module
-        self._settle_log_directories()
+        setup.settle_log_directories(self)
         if self.profiler is not None:
             self.profiler.setup(fn.value, self.local_rank, self.log_dir)
         if self.hooks.setup is not None:
@@ -395,7 +395,7 @@ class Trainer(TrainerProperties):
             if self.hooks.on_fit_start is not None:
                 self.hooks.on_fit_start()
         if self.enable_autolog_hparams:
-            self._log_hyperparameters()
+            setup.log_hyperparameters(self)
         if saved is not None and fn == TrainerFn.FITTING:
             checkpoint.restore_training(self, saved)
         module.zero_grad()
@@ -450,59 +450,6 @@ class Trainer(TrainerProperties):
             logger.finalize("failed")
         self._release()
         self.state.stage = None
-
-    # -- pieces of setting up -----------------------------------------------------------------------------
-
-    def _set_device_options(self) -> None:
-        if self.deterministic is not None:
-            torch.use_deterministic_algorithms(bool(self.deterministic), warn_only=self.deterministic == "warn")
-        self.accelerator.set_options(deterministic=bool(self.deterministic), benchmark=self.benchmark)
-
-    def _attach_module_callbacks(self) -> None:
-        """Add the model's own callbacks; they replace the Trainer's of the same type."""
-        own = self.lightning_module.configure_callbacks()
-        own = [own] if isinstance(own, Callback) else list(own or ())
-        types = {type(callback) for callback in own}
-        kept = [callback for callback in self.callbacks if type(callback) not in types]
-        self.callbacks = parts.order_callbacks([*kept, *own])
-
-    def _prepare_data(self) -> None:
-        """``prepare_data`` in one process of each node, or in one of all."""
-        strategy = self.strategy
-        for owner in (self.datamodule, self.lightning_module):
-            if owner is None:
-                continue
-            per_node = getattr(owner, "prepare_data_per_node", True)
-            if strategy.local_rank == 0 and (per_node or strategy.node_rank == 0):
-                owner.prepare_data()
-        strategy.barrier("prepare_data")
-
-    def _log_hyperparameters(self) -> None:
-        owners = [owner for owner in (self.lightning_module, self.datamodule) if owner is not None]
-        logged = [dict(owner.hparams_initial) for owner in owners if owner._log_hyperparams]
-        merged: dict[str, Any] = {}
-        for hparams in logged:
-            for name, value in hparams.items():
-                if name in merged and merged[name] is not value and merged[name] != value:
-                    raise MisconfigurationException(
-                        f"The hyperparameter {name!r} is {merged[name]!r} in the module and {value!r} in the data "
-                        "module; rename one, or save one of the two with logger=False."
-                    )
-                merged[name] = value
-        for logger in self.loggers:
-            if logged:
-                logger.log_hyperparams(merged)
-            logger.log_graph(self.lightning_module)
-            logger.save()
-
-    def _settle_log_directories(self) -> None:
-        """Have every logger choose its version before any writes, so that those with free choice take the same one."""
-        directories = [(type(logger), logger.version, logger.log_dir) for logger in self.loggers]
-        for kind, _, directory in directories:
-            if directory is not None and sum(d[0] is kind and d[2] == directory for d in directories) > 1:
-                raise MisconfigurationException(
-                    f"Two loggers of type {kind.__name__} write to {directory!r}; give each its own name or version."
-                )
 
     def wants(self, role: str) -> bool:
         """Whether a default callback with this role should be added: it is enabled and no callback has it."""

@@ -1,0 +1,320 @@
+"""A training run that is killed again and again, and the same run left alone; both write down what happens.
+
+    python killed_run.py DIRECTORY OPTIONS
+
+OPTIONS is a JSON object, see :class:`Options`. In DIRECTORY appear ``whole.jsonl``, what the run does when it
+is left alone, and ``part-N.jsonl``, what each of its lives does when it is killed by SIGKILL at random moments
+and resumed from its newest checkpoint until it gets to its end. PyTorch is imported once; each life is a fork.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchmetrics
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+
+import leyden as pl
+from leyden.interfaces.logger import Logger
+
+ROWS, BATCH_SIZE = 26, 4
+
+
+@dataclass
+class Options:
+    """What is special about a run.
+
+    Args:
+        data: "map" (a shuffled dataset), "generator" (the same, shuffled by a generator of the loader's own),
+            "unsized" (an iterable without length), "cycle" (two loaders, the shorter one starts over).
+        num_workers: Of each loader.
+        persistent_workers: Whether they live on from epoch to epoch.
+        plateau: Whether ReduceLROnPlateau takes the place of a scheduler per step.
+        manual: Whether the model steps its optimizer itself.
+        save_every: Training batches between checkpoints, beside those after validations and epochs.
+        max_epochs: Epochs to train.
+        seed: Of the moments at which the run is killed.
+        lives: How often it may be killed.
+    """
+
+    data: str = "map"
+    num_workers: int = 0
+    persistent_workers: bool = False
+    plateau: bool = False
+    manual: bool = False
+    save_every: int = 2
+    max_epochs: int = 3
+    seed: int = 0
+    lives: int = 12
+
+
+class Journal:
+    """JSON lines that are on disk before anything else happens."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("a", encoding="utf-8")
+
+    def write(self, **entry: Any) -> None:
+        self.file.write(json.dumps(entry) + "\n")
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+
+def digest(*values: Any) -> str:
+    """A few letters that are equal where all values are equal to the last bit."""
+    text = hashlib.sha256()
+    for value in values:
+        text.update(value.detach().numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode())
+    return text.hexdigest()[:12]
+
+
+class JournalLogger(Logger):
+    """Writes down every number that it is given, exactly."""
+
+    name, version = "journal", 0
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.journal.write(step=step, metrics={name: float(value).hex() for name, value in sorted(metrics.items())})
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+def row(index: int) -> tuple[Tensor, Tensor]:
+    """A row of the data, always the same, with noise that is never the same."""
+    values = torch.arange(6.0).add(index).sin()
+    noise = torch.randn(6) * random.random() + float(np.random.rand())
+    return values + 0.01 * noise, values.sum(0, keepdim=True)
+
+
+class Rows(Dataset):
+    def __init__(self, count: int = ROWS) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return row(index)
+
+
+class Stream(IterableDataset):
+    def __iter__(self) -> Any:
+        worker = get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for index in range(first, ROWS, step):
+            yield row(index)
+
+
+def reduce_twice(values: Tensor) -> Tensor:
+    """A reduction that only the user's own code knows."""
+    return values.max() - values.min()
+
+
+class Model(pl.LightningModule):
+    """Dropout, batch normalisation, noise from every generator, and a log of everything."""
+
+    def __init__(self, options: Options, journal: Journal) -> None:
+        super().__init__()
+        self.options, self.journal = options, journal
+        self.automatic_optimization = not options.manual
+        self.net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1))
+        self.train_error, self.val_error = torchmetrics.MeanAbsoluteError(), torchmetrics.MeanAbsoluteError()
+        self.all_losses = torchmetrics.CatMetric()
+        collection = {"mse": torchmetrics.MeanSquaredError(), "r2": torchmetrics.R2Score()}
+        self.collection = torchmetrics.MetricCollection(collection, prefix="train_")
+
+    def loss(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+        if isinstance(batch, dict):
+            batch = [torch.cat(parts) for parts in zip(*batch.values(), strict=True)]
+        x, y = batch
+        prediction = self.net(x)
+        return nn.functional.mse_loss(prediction, y), prediction, y
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss, prediction, target = self.loss(batch)
+        noise = torch.randn(()) + random.random() + float(np.random.rand())
+        drawn = [part for value in batch.values() for part in value] if isinstance(batch, dict) else batch
+        self.journal.write(epoch=self.current_epoch, batch=batch_idx, data=digest(*drawn), noise=digest(noise, loss))
+        self.log("loss", loss, on_step=True, on_epoch=True)
+        self.log("largest", loss, reduce_fx="max", on_step=False, on_epoch=True)
+        self.log("total", loss, reduce_fx=torch.sum, on_step=True, on_epoch=True)
+        self.log("spread", loss, reduce_fx=reduce_twice, on_step=False, on_epoch=True)
+        if batch_idx == 0:
+            self.log("first", loss, on_step=False, on_epoch=True)
+            self.log("first_spread", loss, reduce_fx=reduce_twice, on_step=False, on_epoch=True)
+        self.train_error(prediction, target)
+        self.log("train_error", self.train_error, on_step=True, on_epoch=True)
+        self.all_losses.update(loss.detach())
+        self.collection.update(prediction.detach(), target)
+        self.log_dict(self.collection, on_step=False, on_epoch=True)
+        loss = loss * (1 + 0.01 * noise)
+        if self.options.manual:
+            self.step_by_hand(loss, batch_idx)
+        return loss
+
+    def step_by_hand(self, loss: Tensor, batch_idx: int) -> None:
+        """Accumulate over three batches; the scheduler steps with the optimizer."""
+        self.manual_backward(loss / 3)
+        if batch_idx % 3 == 2:
+            self.optimizers().step()
+            self.optimizers().zero_grad()
+            self.lr_schedulers().step()
+
+    def on_train_epoch_end(self) -> None:
+        self.log("mean_of_all", self.all_losses.compute().mean())
+        self.all_losses.reset()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        loss, prediction, target = self.loss(batch)
+        self.journal.write(validated=digest(*batch), noise=digest(torch.rand(())))
+        self.log("val_loss", loss)
+        self.val_error(prediction, target)
+        self.log("val_error", self.val_error)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.journal.write(ended=batch_idx, loss=digest(outputs["loss"]), rate=rate, drawn=random.random())
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.05)
+        if self.options.plateau:
+            schedulers = [
+                {"scheduler": ReduceLROnPlateau(optimizer, patience=0), "monitor": "val_loss"},
+                {
+                    "scheduler": ReduceLROnPlateau(optimizer, patience=1, factor=0.9),
+                    "monitor": "loss_step",
+                    "interval": "step",
+                },
+            ]
+            return [optimizer], schedulers
+        scheduler = OneCycleLR(optimizer, max_lr=0.1, total_steps=40)
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+
+class Saver(pl.Callback):
+    """Keeps the newest checkpoint."""
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path, self.every = path, every
+
+    @pl.hookimpl(trylast=True)
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if (batch_idx + 1) % self.every == 0:
+            trainer.save_checkpoint(self.path)
+
+    @pl.hookimpl(trylast=True)
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if not trainer.sanity_checking:
+            trainer.save_checkpoint(self.path)
+
+    @pl.hookimpl(trylast=True)
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        trainer.save_checkpoint(self.path)
+
+
+class Killer(pl.Callback):
+    """Kills the process when so many of its hooks have been called."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def tick(self, *_: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    on_train_batch_start = on_after_backward = on_before_optimizer_step = on_train_batch_end = tick
+    on_validation_start = on_validation_batch_end = on_validation_end = on_save_checkpoint = tick
+    on_train_epoch_start = on_train_epoch_end = tick
+
+
+def loaders(options: Options) -> tuple[Any, Any]:
+    workers: dict[str, Any] = {"num_workers": options.num_workers}
+    if options.persistent_workers:
+        workers["persistent_workers"] = True
+    validation = DataLoader(Rows(9), BATCH_SIZE, shuffle=True, **workers)
+    if options.data == "unsized":
+        return DataLoader(Stream(), BATCH_SIZE, **workers), validation
+    if options.data == "generator":
+        validation = DataLoader(Rows(9), BATCH_SIZE, shuffle=True, generator=torch.Generator().manual_seed(5))
+        return DataLoader(Rows(), BATCH_SIZE, shuffle=True, generator=torch.Generator().manual_seed(4)), validation
+    train = DataLoader(Rows(), BATCH_SIZE, shuffle=True, **workers)
+    if options.data == "cycle":
+        return {"long": train, "short": DataLoader(Rows(9), BATCH_SIZE, shuffle=True, **workers)}, validation
+    return train, validation
+
+
+def live(options: Options, journal: Journal, checkpoint: Path, kill_after: int, seed: int) -> None:
+    """Train to the end, or until killed; from the checkpoint if there is one.
+
+    A life that resumes begins with random states of its own: whatever it needs of the old ones must be restored.
+    """
+    torch.set_num_threads(1)
+    pl.seed_everything(seed, verbose=False)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=options.max_epochs,
+        accumulate_grad_batches=1 if options.manual else 2,
+        val_check_interval=3 if options.data == "unsized" else 0.5,
+        logger=JournalLogger(journal),
+        log_every_n_steps=1,
+        callbacks=[Saver(checkpoint, options.save_every), Killer(kill_after)],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=checkpoint.parent,
+    )
+    model = Model(options, journal)
+    trainer.fit(model, *loaders(options), ckpt_path=checkpoint if checkpoint.exists() else None)
+    journal.write(weights=digest(*model.state_dict().values()), steps=trainer.global_step)
+
+
+def fork(options: Options, journal: Path, checkpoint: Path, kill_after: int, seed: int) -> int:
+    """Live in a child process; returns how it ended, -9 for killed."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        live(options, Journal(journal), checkpoint, kill_after, seed)
+        os._exit(0)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        os._exit(1)
+
+
+def main() -> int:
+    """Let the run live undisturbed, then with kills."""
+    warnings.simplefilter("error")
+    directory, options = Path(sys.argv[1]), Options(**json.loads(sys.argv[2]))
+    moments = random.Random(options.seed)
+    if fork(options, directory / "whole.jsonl", directory / "whole.ckpt", 0, 1):
+        return 1
+    for life in range(options.lives + 1):
+        kill_after = moments.randint(10, 60) if life < options.lives else 0
+        ended = fork(options, directory / f"part-{life:02}.jsonl", directory / "killed.ckpt", kill_after, life + 1)
+        if ended != -signal.SIGKILL:
+            return ended
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
