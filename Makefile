@@ -14,6 +14,8 @@ help:
 	@echo "make benchmark  measure the overhead per step beside a hand-written loop and pytorch-lightning"
 	@echo "make clean      remove the environment, caches and logs"
 
+# The model is so small that more threads only wait for one another, for minutes on a busy machine.
+train: export OMP_NUM_THREADS = 1
 train: $(VENV)/installed
 	$(BIN)/python examples/digits.py
 

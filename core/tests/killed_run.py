@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # an optimizer's first step imports it, and each life would anew
 import torchmetrics
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
@@ -41,7 +42,8 @@ class Options:
         data: "map" (a shuffled dataset), "generator" (the same, shuffled by a generator of the loader's own),
             "unsized" (an iterable without length), "cycle" (two loaders, the shorter one starts over).
         num_workers: Of each loader.
-        persistent_workers: Whether they live on from epoch to epoch.
+        persistent_workers: Whether they live on from epoch to epoch. Then the rows are without noise: the random
+            states of workers that have lived for some epochs are nobody's to restore.
         plateau: Whether ReduceLROnPlateau takes the place of a scheduler per step.
         manual: Whether the model steps its optimizer itself.
         save_every: Training batches between checkpoints, beside those after validations and epochs.
@@ -96,30 +98,29 @@ class JournalLogger(Logger):
         return None
 
 
-def row(index: int) -> tuple[Tensor, Tensor]:
-    """A row of the data, always the same, with noise that is never the same."""
-    values = torch.arange(6.0).add(index).sin()
-    noise = torch.randn(6) * random.random() + float(np.random.rand())
-    return values + 0.01 * noise, values.sum(0, keepdim=True)
-
-
 class Rows(Dataset):
-    def __init__(self, count: int = ROWS) -> None:
-        self.count = count
+    """Rows that are always the same, with noise that never is."""
+
+    def __init__(self, count: int = ROWS, noise: float = 0.01) -> None:
+        self.count, self.noise = count, noise
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return row(index)
+        values = torch.arange(6.0).add(index).sin()
+        noise = torch.randn(6) * random.random() + float(np.random.rand())
+        return values + self.noise * noise, values.sum(0, keepdim=True)
 
 
 class Stream(IterableDataset):
+    """The same rows in their order, without a length."""
+
     def __iter__(self) -> Any:
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        for index in range(first, ROWS, step):
-            yield row(index)
+        for index in range(first, ROWS + 2, step):
+            yield Rows()[index]
 
 
 def reduce_twice(values: Tensor) -> Tensor:
@@ -205,7 +206,7 @@ class Model(pl.LightningModule):
             ]
             return [optimizer], schedulers
         scheduler = OneCycleLR(optimizer, max_lr=0.1, total_steps=40)
-        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+        return [optimizer], [scheduler if self.options.manual else {"scheduler": scheduler, "interval": "step"}]
 
 
 class Saver(pl.Callback):
@@ -249,25 +250,26 @@ def loaders(options: Options) -> tuple[Any, Any]:
     workers: dict[str, Any] = {"num_workers": options.num_workers}
     if options.persistent_workers:
         workers["persistent_workers"] = True
-    validation = DataLoader(Rows(9), BATCH_SIZE, shuffle=True, **workers)
+    noise = 0.0 if options.persistent_workers else 0.01
+    validation = DataLoader(Rows(9, noise), BATCH_SIZE, shuffle=True, **workers)
     if options.data == "unsized":
         return DataLoader(Stream(), BATCH_SIZE, **workers), validation
     if options.data == "generator":
         validation = DataLoader(Rows(9), BATCH_SIZE, shuffle=True, generator=torch.Generator().manual_seed(5))
         return DataLoader(Rows(), BATCH_SIZE, shuffle=True, generator=torch.Generator().manual_seed(4)), validation
-    train = DataLoader(Rows(), BATCH_SIZE, shuffle=True, **workers)
+    train = DataLoader(Rows(ROWS, noise), BATCH_SIZE, shuffle=True, drop_last=options.data == "cycle", **workers)
     if options.data == "cycle":
-        return {"long": train, "short": DataLoader(Rows(9), BATCH_SIZE, shuffle=True, **workers)}, validation
+        return {"long": train, "short": DataLoader(Rows(8), BATCH_SIZE, shuffle=True, **workers)}, validation
     return train, validation
 
 
-def live(options: Options, journal: Journal, checkpoint: Path, kill_after: int, seed: int) -> None:
+def live(options: Options, journal: Journal, checkpoint: Path, kill_after: int) -> None:
     """Train to the end, or until killed; from the checkpoint if there is one.
 
     A life that resumes begins with random states of its own: whatever it needs of the old ones must be restored.
     """
     torch.set_num_threads(1)
-    pl.seed_everything(seed, verbose=False)
+    pl.seed_everything(os.getpid() if checkpoint.exists() else 1, verbose=False)
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=options.max_epochs,
@@ -286,13 +288,13 @@ def live(options: Options, journal: Journal, checkpoint: Path, kill_after: int, 
     journal.write(weights=digest(*model.state_dict().values()), steps=trainer.global_step)
 
 
-def fork(options: Options, journal: Path, checkpoint: Path, kill_after: int, seed: int) -> int:
+def fork(options: Options, journal: Path, checkpoint: Path, kill_after: int) -> int:
     """Live in a child process; returns how it ended, -9 for killed."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     try:
-        live(options, Journal(journal), checkpoint, kill_after, seed)
+        live(options, Journal(journal), checkpoint, kill_after)
         os._exit(0)
     except BaseException:
         import traceback
@@ -306,11 +308,11 @@ def main() -> int:
     warnings.simplefilter("error")
     directory, options = Path(sys.argv[1]), Options(**json.loads(sys.argv[2]))
     moments = random.Random(options.seed)
-    if fork(options, directory / "whole.jsonl", directory / "whole.ckpt", 0, 1):
+    if fork(options, directory / "whole.jsonl", directory / "whole.ckpt", kill_after=0):
         return 1
     for life in range(options.lives + 1):
         kill_after = moments.randint(10, 60) if life < options.lives else 0
-        ended = fork(options, directory / f"part-{life:02}.jsonl", directory / "killed.ckpt", kill_after, life + 1)
+        ended = fork(options, directory / f"part-{life:02}.jsonl", directory / "killed.ckpt", kill_after)
         if ended != -signal.SIGKILL:
             return ended
     return 1

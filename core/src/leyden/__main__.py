@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import runpy
 import sys
 from collections import defaultdict
@@ -114,8 +115,12 @@ class _Observer:
 
 
 def _hooks(script: str, arguments: list[str], batches: int) -> int:
+    if not os.path.isfile(script):
+        print(f"leyden hooks: there is no script {script!r}.", file=sys.stderr)
+        return 2
     discover().admit(PluginRecord("leyden-hooks", plugin=_Observer(batches)))
     sys.argv = [script, *arguments]
+    sys.path.insert(0, os.path.dirname(os.path.abspath(script)))  # as Python does for a script
     runpy.run_path(script, run_name="__main__")
     print(f"{script} ended without a run of a Trainer.", file=sys.stderr)
     return 1

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from leyden.data.combined import every_loader
 from leyden.loops.progress import Progress
 from leyden.serialization import to_plain
 from leyden.utilities.batch import move_data_to_device
@@ -107,19 +108,19 @@ def _is_known(trainer: Trainer, owner: Any) -> bool:
 
 def _own_state(trainer: Trainer) -> dict[str, Any]:
     loop, strategy = trainer.fit_loop, trainer.strategy
-    fetcher = loop.fetcher
+    fetcher, loaders = loop.fetcher, every_loader(loop.loader, loop.validation.loader)
     return {
         "version": 1,
         "progress": asdict(trainer.progress),
         "rng": {
             "epoch": loop.epoch_rng,
             "ahead": fetcher.ahead_rng if fetcher is not None else None,
-            "now": collect_rng_states(
-                trainer.accelerator, strategy.root_device, loop.loader.flattened if loop.loader is not None else ()
-            ),
+            "now": collect_rng_states(trainer.accelerator, strategy.root_device, loaders),
+            "restarts": loop.loader.restarts if loop.loader is not None else {},
         },
-        "results": loop.results.state_dict(),
-        "metrics": _metric_states(trainer.lightning_module),
+        "gradients": _open_gradients(trainer),
+        "results": loop.results.state_dict({id(metric): name for name, metric in _metrics(trainer.lightning_module)}),
+        "metrics": _metric_states(trainer),
         "callback_metrics": {k: v for k, v in trainer.callback_metrics.items() if isinstance(v, Tensor)},
         "plugins": [
             [record.name, record.version] for record in trainer.plugin_manager.records if record.state == "active"
@@ -127,12 +128,27 @@ def _own_state(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _metric_states(module: Any) -> dict[str, Any]:
-    """The state of every torchmetrics object in the module, which ``state_dict`` leaves out by default."""
+def _open_gradients(trainer: Trainer) -> dict[str, Any]:
+    """The gradients to which the next batch adds; {} where it clears them.
+
+    Only the user knows when that is in manual optimisation, so there all that exist are kept.
+    """
+    module = trainer.lightning_module
+    if module.automatic_optimization and not trainer.progress.is_accumulating(trainer.accumulate_grad_batches):
+        return {}
+    return {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
+
+
+def _metric_states(trainer: Trainer) -> dict[str, Any]:
+    """The state of every torchmetrics object in the module, which ``state_dict`` leaves out by default.
+
+    Those that validation logs are reset when it ends, and start anew in one that is made again.
+    """
+    evaluated = {id(getattr(record, "metric", None)) for record in trainer.fit_loop.validation.results.records.values()}
     return {
         name: {"state": dict(metric.metric_state), "update_count": metric.update_count}
-        for name, metric in _metrics(module)
-        if metric.update_count
+        for name, metric in _metrics(trainer.lightning_module)
+        if metric.update_count and id(metric) not in evaluated
     }
 
 
@@ -202,15 +218,25 @@ def _restore_place(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     trainer.progress.__dict__.update(own["progress"])
     trainer.progress.step_back_from_unfinished_batch()
     trainer.fit_loop.resume_rng = own["rng"]
-    trainer.logging.load_state_dict(trainer.fit_loop.results, own["results"])
+    for name, parameter in trainer.lightning_module.named_parameters():
+        if name in own["gradients"]:
+            parameter.grad = own["gradients"][name].to(parameter.device)
+    metrics = dict(_metrics(trainer.lightning_module))
+    for name, metric in metrics.items():
+        _restore_metric(metric, own["metrics"].get(name))
+    trainer.logging.load_state_dict(trainer.fit_loop.results, own["results"], metrics)
     trainer.logging.restore_callback_metrics(own["callback_metrics"])
-    for name, metric in _metrics(trainer.lightning_module):
-        if name in own["metrics"]:
-            saved = own["metrics"][name]
-            for attribute, value in saved["state"].items():
-                setattr(metric, attribute, move_data_to_device(value, metric.device))
-            metric._update_count = saved["update_count"]
     _tell_of_plugins(trainer, own["plugins"])
+
+
+def _restore_metric(metric: Any, saved: dict[str, Any] | None) -> None:
+    if metric.update_count:
+        metric.reset()
+    if saved is None:
+        return
+    for attribute, value in saved["state"].items():
+        setattr(metric, attribute, move_data_to_device(value, metric.device))
+    metric._update_count = saved["update_count"]
 
 
 def _tell_of_plugins(trainer: Trainer, saved: list[list[str]]) -> None:

@@ -87,9 +87,9 @@ class PluginManager(pluggy.PluginManager):
         self.records.append(record)
 
     def _components_of(self, record: PluginRecord) -> tuple[Component, ...]:
-        others = [plugin for plugin in self.get_plugins() if plugin is not record.plugin]
-        brought = self.subset_hook_caller("leyden_components", others)()
-        components = tuple(part for parts in brought for part in parts)
+        implementations = self.hook.leyden_components.get_hookimpls()
+        own = [impl.function for impl in implementations if impl.plugin is record.plugin]
+        components = tuple(part for function in own for part in function() or ())
         for part in components:
             if not isinstance(part, Component):
                 raise MisconfigurationException(f"its leyden_components yields {part!r}, which is no Component.")

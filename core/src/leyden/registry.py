@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -13,7 +14,7 @@ from leyden.manager import PluginManager, PluginRecord, discover
 from leyden.utilities.exceptions import MisconfigurationException
 
 
-class UnknownComponentError(MisconfigurationException, ImportError):
+class UnknownComponentError(MisconfigurationException, ValueError, ImportError):
     """No installed plugin brings a component of that kind and name."""
 
 
@@ -49,38 +50,48 @@ class Registry:
         """
         found = [(record, part) for record, part in self._of_kind(kind) if name in part.names]
         if len(found) > 1:
-            owners = " and ".join(str(record) for record, _ in found)
+            owners = " and the ".join(str(record) for record, _ in found)
             raise MisconfigurationException(
                 f"The {kind} {name!r} is brought by the {owners}; uninstall or disable one of them "
-                f"(LEYDEN_PLUGINS_DISABLED={found[0][0].name})."
+                f"(LEYDEN_PLUGINS_DISABLED={found[-1][0].name})."
             )
         if not found:
-            raise self.unknown(kind, name)
+            raise self.unknown((kind,), name)
         return found[0][1]
 
-    def unknown(self, kind: str, name: str) -> Exception:
-        """The error for a name that nothing answers to; caused by the plugin's own where one was set aside for it."""
-        known = self.names(kind)
-        everything = [alias for part in self.components(kind) for alias in part.names]
-        distribution, published = published_by(kind, name)
-        broken = self._out_of_use(name, distribution)
-        near = difflib.get_close_matches(name, everything, n=1)
-        message = f"There is no {kind} {name!r}; installed: {', '.join(known) or 'none'}."
-        if broken is not None and broken.state == "disabled":
-            message += f" The {broken} is disabled by LEYDEN_PLUGINS_DISABLED or LEYDEN_PLUGINS_AUTOLOAD."
-        elif broken is not None:
-            message += f" The {broken} is set aside: {type(broken.error).__name__}: {broken.error}"
+    def unknown(self, kinds: Sequence[str], name: str) -> Exception:
+        """The error for a name that nothing answers to; caused by the plugin's own where one was set aside for it.
+
+        Args:
+            kinds: The kinds of component that were looked through.
+            name: What was looked for.
+        """
+        known = [installed for kind in kinds for installed in self.names(kind)]
+        distribution, published = next(filter(any, (published_by(kind, name) for kind in kinds)), ("", False))
+        missing = self._out_of_use(name, distribution)
+        message = f"There is no {' or '.join(kinds)} {name!r}; installed: {', '.join(known) or 'none'}."
+        if missing is not None:
+            message += f" The {missing} is {_reason(missing)}."
+        elif published:
+            message += f" It comes with {distribution}: pip install {distribution}."
         elif distribution:
-            message += (
-                f" It comes with {distribution}: pip install {distribution}"
-                if published
-                else f" It is planned for {distribution} and not published yet."
-            )
-        elif near:
-            message += f" Did you mean {near[0]!r}?"
+            message += f" It is planned for {distribution} and not published yet."
+        else:
+            message += self._nearest(kinds, name)
+            missing = next((record for record in self.manager.records if record.state == "set aside"), None)
+            message += f" The {missing}, which may have it, is {_reason(missing)}." if missing is not None else ""
         error = UnknownComponentError(message)
-        error.__cause__ = broken.error if broken is not None else None
+        error.__cause__ = missing.error if missing is not None else None
         return error
+
+    def _nearest(self, kinds: Sequence[str], name: str) -> str:
+        """A question after the nearest name, of those installed and those that are known to be published."""
+        known = {alias: "" for kind in kinds for part in self.components(kind) for alias in part.names}
+        for kind in kinds:
+            for published, distribution in _catalogue()["published"].get(kind, {}).items():
+                known.setdefault(published, f" (pip install {distribution})")
+        near = difflib.get_close_matches(name, known, n=1)
+        return f" Did you mean {near[0]!r}{known[near[0]]}?" if near else ""
 
     def _of_kind(self, kind: str) -> list[tuple[PluginRecord, Component]]:
         return [
@@ -97,6 +108,13 @@ class Registry:
             if record.state != "active" and (record.name == name or record.distribution == distribution != ""):
                 return record
         return None
+
+
+def _reason(record: PluginRecord) -> str:
+    """Why a plugin is out of use."""
+    if record.state == "disabled":
+        return "disabled by LEYDEN_PLUGINS_DISABLED or LEYDEN_PLUGINS_AUTOLOAD"
+    return f"set aside: {type(record.error).__name__}: {str(record.error).rstrip('.')}"
 
 
 @cache

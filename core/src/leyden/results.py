@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from numbers import Number
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -98,6 +99,7 @@ class Record:
         self, name: str, asked: LogOptions, options: LogOptions, dataloader_idx: int | None, strategy: Any
     ) -> None:
         self.asked, self.options = asked, options
+        self.restored = False  # from a checkpoint: it takes over the arguments of the next call
         self.dataloader_idx = dataloader_idx
         suffix = "" if dataloader_idx is None or not options.add_dataloader_idx else f"/dataloader_idx_{dataloader_idx}"
         forked = bool(options.on_step and options.on_epoch)
@@ -123,6 +125,14 @@ class Record:
         """What this name is over the epoch, or None."""
         return None
 
+    def state_dict(self) -> dict[str, Any]:
+        """What an exact resume in the middle of an epoch needs."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`state_dict` returned."""
+        raise NotImplementedError
+
     def _synchronise(self, value: Tensor, reduction: str) -> Tensor:
         options = self.options
         if not options.sync_dist or options.rank_zero_only or self.strategy.world_size == 1:
@@ -145,6 +155,7 @@ class TensorRecord(Record):
         self.total: Tensor | None = None
         self.weight = 0
         self.values: list[Tensor] = []
+        self.reduced: Tensor | None = None
 
     def update(self, value: Any, batch_size: Callable[[], int] | int) -> None:
         """Take one value."""
@@ -192,10 +203,9 @@ class TensorRecord(Record):
     def epoch_value(self) -> Tensor | None:
         """The reduced value of the epoch, or None."""
         if self.values:
-            function = self.options.reduce_fx
-            assert callable(function)
-            result: Tensor = function(torch.stack(self.values))
-            return self._synchronise(result, "mean")
+            function: Any = self.options.reduce_fx
+            result = function(torch.stack(self.values)) if callable(function) else self.reduced
+            return None if result is None else self._synchronise(result, "mean")
         if self.total is None:
             return None
         total = self._synchronise(self.total, "sum" if self.reduction == "mean" else self.reduction)
@@ -205,12 +215,22 @@ class TensorRecord(Record):
         return total / weight
 
     def state_dict(self) -> dict[str, Any]:
-        """What an exact resume in the middle of an epoch needs."""
-        return {"last": self.last, "total": self.total, "weight": self.weight, "values": self.values}
+        """What an exact resume in the middle of an epoch needs.
+
+        A function of the user's is not kept, but what it makes of the values so far is: it is what the epoch comes
+        to if the name is not logged again, and if it is, the call brings the function.
+        """
+        state = {"last": self.last, "total": self.total, "weight": self.weight, "values": self.values}
+        function = self.options.reduce_fx
+        if self.values and callable(function):
+            with suppress(Exception):  # it may not be meant for half an epoch
+                self.reduced = function(torch.stack(self.values))
+        return {**state, "reduced": self.reduced}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`state_dict` returned."""
-        self.last, self.total, self.weight, self.values = (state[k] for k in ("last", "total", "weight", "values"))
+        self.last, self.total, self.weight = state["last"], state["total"], state["weight"]
+        self.values, self.reduced = state["values"], state["reduced"]
 
 
 class MetricRecord(Record):
@@ -245,6 +265,15 @@ class MetricRecord(Record):
             self.computed = self.metric.compute()
         return self.computed
 
+    def state_dict(self) -> dict[str, Any]:
+        """This batch's metric; what it has accumulated is kept with the module."""
+        return {"forward": self.metric._forward_cache}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`state_dict` returned."""
+        if self.metric is not None:
+            self.metric._forward_cache = state["forward"]
+
 
 class Results:
     """The records of one loop, from the start of its epoch to the end."""
@@ -261,13 +290,21 @@ class Results:
         self.records.clear()
         self.epoch_ended = True
 
-    def state_dict(self) -> list[dict[str, Any]]:
-        """The open accumulations as plain data, for an exact resume in the middle of an epoch."""
-        return [
-            {"key": list(key), "asked": dict(record.asked._asdict()), **record.state_dict()}
-            for key, record in self.records.items()
-            if isinstance(record, TensorRecord) and isinstance(record.options.reduce_fx, str)
-        ]
+    def state_dict(self, metric_names: Mapping[int, str]) -> list[dict[str, Any]]:
+        """The open accumulations as plain data, for an exact resume in the middle of an epoch.
+
+        Args:
+            metric_names: The module's torchmetrics objects: ``id`` to name.
+        """
+        states = []
+        for key, record in self.records.items():
+            name = metric_names.get(id(record.metric)) if isinstance(record, MetricRecord) else None
+            if isinstance(record, MetricRecord) and name is None:
+                continue
+            reduction = _REDUCTIONS.get(record.options.reduce_fx)
+            options = record.options._replace(reduce_fx=reduction or "", sync_dist_group=None)
+            states.append({"key": list(key), "options": options._asdict(), "metric": name, **record.state_dict()})
+        return states
 
     def metrics(self, training: bool) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """What callbacks, loggers and progress bars are to see now."""
@@ -339,13 +376,13 @@ class Logging:
                 f"self.log({name!r}, …) was called outside of a loop; log from a step or hook."
             )
         record = results.records.get((self.hook, name, results.dataloader_idx))
-        if record is None or record.asked != asked:
+        if record is None or record.restored or record.asked != asked:
             record = self._declare(results, name, value, asked, record)
         record.update(value, self.batch_size if batch_size is None else batch_size)
 
     def _declare(self, results: Results, name: str, value: Any, asked: LogOptions, known: Record | None) -> Record:
         """The record of a name that is logged for the first time in this epoch."""
-        if known is not None:
+        if known is not None and not known.restored:
             raise MisconfigurationException(
                 f"self.log({name!r}, …) was called twice in {self.hook} with different arguments; "
                 f"before: {_changed(known.asked, asked)}, now: {_changed(asked, known.asked)}."
@@ -358,6 +395,8 @@ class Logging:
         record = kind(name, asked, options, results.dataloader_idx, self._trainer.strategy)
         if metric:
             self._claim_metric(results, name, value, asked)
+        if known is not None and type(known) is kind:
+            record.load_state_dict(known.state_dict())
         results.records[self.hook, name, results.dataloader_idx] = record
         return record
 
@@ -405,15 +444,26 @@ class Logging:
                 "assign it in __init__ (self.metric = …) so that it moves to the device and resets with the epoch."
             )
 
-    def load_state_dict(self, results: Results, states: list[dict[str, Any]]) -> None:
-        """Take back what :meth:`Results.state_dict` returned, into ``results``."""
-        outer, self.results = self.results, results
+    def load_state_dict(self, results: Results, states: list[dict[str, Any]], metrics: Mapping[str, Any]) -> None:
+        """Take back what :meth:`Results.state_dict` returned, into ``results``.
+
+        Args:
+            results: Where to.
+            states: The saved records.
+            metrics: The module's torchmetrics objects by name.
+        """
         for state in states:
-            self.hook, name, results.dataloader_idx = state["key"]
-            record = self._declare(results, name, 0.0, LogOptions(**state["asked"]), None)
-            assert isinstance(record, TensorRecord)
+            hook, name, dataloader_idx = state["key"]
+            options = LogOptions(**state["options"])
+            kind = TensorRecord if state["metric"] is None else MetricRecord
+            record = kind(name, options, options, dataloader_idx, self._trainer.strategy)
+            record.restored = True
+            if isinstance(record, MetricRecord):
+                if state["metric"] not in metrics:
+                    continue
+                record.metric = metrics[state["metric"]]
             record.load_state_dict(state)
-        self.hook, results.dataloader_idx, self.results = None, None, outer
+            results.records[hook, name, dataloader_idx] = record
 
     # -- from the loops -------------------------------------------------------------------------------
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from dis import opmap
+from types import FrameType
 from typing import Any
 
-from leyden.registry import Registry, published_by
+from leyden.registry import Registry
 
 
 def window(
@@ -15,8 +18,7 @@ def window(
 
     Args:
         module: The module's name.
-        kinds: The kinds of component to look in, in order; the one that is known to have the name, or else
-            the first, speaks in the error.
+        kinds: The kinds of component to look in, in order.
         own: The module's own names, for ``dir()``.
     """
 
@@ -27,8 +29,10 @@ def window(
         for kind in kinds:
             if registry.named(kind, name):
                 return registry.get(kind, name).load()
-        # An ImportError: of an AttributeError, ``from … import name`` would keep nothing of what it says.
-        raise registry.unknown(next((kind for kind in kinds if published_by(kind, name)[0]), kinds[0]), name)
+        unknown = registry.unknown(kinds, name)
+        if _is_import(sys._getframe(1)):
+            raise unknown
+        raise AttributeError(str(unknown)) from unknown.__cause__
 
     def names() -> list[str]:
         registry = Registry()
@@ -36,3 +40,12 @@ def window(
         return sorted({*own, *(name for part in parts for name in part.names if name.isidentifier())})
 
     return find, names
+
+
+def _is_import(frame: FrameType) -> bool:
+    """Whether ``from … import name`` asks.
+
+    Of an AttributeError it would keep nothing of what it says; ``hasattr``, pickle and others that look through
+    modules know no other.
+    """
+    return frame.f_code.co_code[frame.f_lasti] == opmap["IMPORT_FROM"]

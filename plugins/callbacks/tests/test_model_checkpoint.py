@@ -350,3 +350,46 @@ def test_epoch_metrics_logged_last_are_seen(tmp_path: Path, small: Any) -> None:
     checkpoint = ModelCheckpoint(tmp_path / "kept", monitor="train_end", mode="max", filename="{train_end:.0f}")
     small.fit(leyden, tmp_path, [checkpoint], max_epochs=3)
     assert files(tmp_path / "kept") == ["train_end=2.ckpt"]
+
+
+def test_an_interruption_is_an_exception_too(tmp_path: Path, small: Any) -> None:
+    def interrupt(trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 4:
+            raise KeyboardInterrupt
+
+    checkpoint = ModelCheckpoint(tmp_path / "kept", save_on_exception=True)
+    with pytest.raises(SystemExit):
+        small.fit(leyden, tmp_path, [checkpoint, LambdaCallback(on_train_batch_start=interrupt)])
+    assert files(tmp_path / "kept") == ["epoch=0-step=4.ckpt"]
+
+
+def test_an_exception_outside_of_a_fit_saves_nothing(tmp_path: Path, small: Any) -> None:
+    model = small.make_model(leyden)
+    checkpoint = ModelCheckpoint(tmp_path / "kept", save_on_exception=True, save_top_k=0)
+    trainer = small.fit(leyden, tmp_path, [checkpoint], model=model).trainer
+    with pytest.raises(RuntimeError, match="shapes"):
+        trainer.test(model, [torch.ones(2, 3)], verbose=False)
+    assert not (tmp_path / "kept").exists()
+
+
+def test_what_validation_saved_is_not_saved_again_on_resuming(tmp_path: Path, small: Any) -> None:
+    def checkpoint() -> ModelCheckpoint:
+        return ModelCheckpoint(tmp_path / "kept", monitor="score", save_top_k=-1)
+
+    small.fit(
+        leyden, tmp_path, [checkpoint()], model=small.make_model(leyden, [2.0]), max_steps=3, val_check_interval=0.5
+    )
+    resumed = checkpoint()
+    with pytest.warns(UserWarning, match="not empty"):
+        small.fit(
+            leyden, tmp_path, [resumed], model=small.make_model(leyden, [1.0]), max_epochs=1, val_check_interval=0.5,
+            ckpt_path=tmp_path / "kept" / "epoch=0-step=3.ckpt",
+        )  # fmt: skip
+    assert files(tmp_path / "kept") == ["epoch=0-step=3.ckpt", "epoch=0-step=6.ckpt"]
+    assert [score.item() for score in resumed.best_k_models.values()] == [2.0, 1.0]
+
+
+def test_a_metric_of_training_is_seen_after_validation(tmp_path: Path, small: Any) -> None:
+    checkpoint = ModelCheckpoint(tmp_path / "kept", monitor="train_loss", save_top_k=-1)
+    small.fit(leyden, tmp_path, [checkpoint], val_check_interval=0.5, max_epochs=1)
+    assert files(tmp_path / "kept") == ["epoch=0-step=3.ckpt", "epoch=0-step=6.ckpt"]

@@ -116,7 +116,8 @@ def test_unused_tensor_cores_are_mentioned_once(machine, monkeypatch, caplog, de
 def settings(monkeypatch):
     """cuDNN's and cuBLAS's settings, put back after the test."""
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that the test's own value is taken back too
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     return torch.backends.cudnn
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 from contextlib import nullcontext, redirect_stdout
 
@@ -78,13 +79,14 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def terminal(monkeypatch):
-    """Standard output is a terminal of 100 columns without colours."""
+def terminal(monkeypatch, caplog):
+    """Standard output is a terminal of 120 columns without colours, on which the log says nothing."""
+    caplog.set_level(logging.WARNING, "leyden")
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "TQDM_MINITERS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("LINES", "30")
     # rich decides once for its common console whether it stands on a terminal.
     monkeypatch.setattr("rich._console", None)
@@ -128,6 +130,11 @@ class Model(pl.LightningModule):
 
 def loader(batches):
     return DataLoader(TensorDataset(torch.ones(batches, 2)), batch_size=1)
+
+
+@pytest.fixture
+def make_terminal():
+    return Terminal
 
 
 @pytest.fixture

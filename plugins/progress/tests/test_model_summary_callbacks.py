@@ -4,8 +4,9 @@ import logging
 
 import pytest
 import torch
-from leyden.callbacks import ModelSummary, RichModelSummary
 from torch import nn
+
+from leyden.callbacks import ModelSummary, RichModelSummary
 
 pytestmark = pytest.mark.filterwarnings("ignore:There is a validation_step and no val_dataloader")
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 from leyden.callbacks import ProgressBar
 
 pytestmark = pytest.mark.filterwarnings("ignore:There is a validation_step and no val_dataloader")

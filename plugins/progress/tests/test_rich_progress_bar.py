@@ -4,9 +4,10 @@ import pickle
 import sys
 
 import pytest
-from leyden.callbacks import Callback, RichProgressBar, RichProgressBarTheme
 from rich.progress import TextColumn
 from torch.utils.data import IterableDataset
+
+from leyden.callbacks import Callback, RichProgressBar, RichProgressBarTheme
 
 pytestmark = pytest.mark.filterwarnings("ignore:There is a validation_step and no val_dataloader")
 
@@ -235,6 +236,24 @@ def test_an_exception_gives_the_terminal_back_and_shows_how_far_it_came(
     assert sys.stdout is stdout
 
 
+def test_a_column_that_fails_is_an_error_and_the_terminal_is_given_back(
+    terminal, make_trainer, make_model, make_loader
+):
+    class Failing(TextColumn):
+        def render(self, task):
+            raise ZeroDivisionError
+
+    class Own(RichProgressBar):
+        def configure_columns(self, trainer):
+            return [Failing("")]
+
+    stdout = sys.stdout
+    with pytest.raises(ZeroDivisionError):
+        make_trainer(Own()).fit(make_model(), make_loader(4))
+    assert terminal.cursor_is_visible
+    assert sys.stdout is stdout
+
+
 def test_many_metrics_go_below_a_bar_that_keeps_its_place(terminal, make_trainer, make_model, make_loader):
     class Talkative(make_model):
         def on_train_epoch_end(self):
@@ -357,20 +376,23 @@ def test_a_run_that_goes_on_inside_of_an_epoch_counts_on(
             model.trainer.save_checkpoint(tmp_path / "run.ckpt")
 
     make_trainer(RichProgressBar(), max_epochs=1).fit(make_model(save), make_loader(5))
-    bar = Frames()
+    seen = []
 
-    def pass_time(model, batch_idx):
+    def look(model, batch_idx):
         clock.now += 1
+        seen.append((batch_idx, terminal.lines[-1]))
 
-    make_trainer(bar, max_epochs=1).fit(make_model(pass_time), make_loader(5), ckpt_path=tmp_path / "run.ckpt")
-    assert [batch for _, batch in bar.drawn[:3]] == [3, 4, 5]
+    make_trainer(RichProgressBar(), max_epochs=1).fit(make_model(look), make_loader(5), ckpt_path=tmp_path / "run.ckpt")
+    (first, _), (second, begun), (_, line) = seen
+    assert (first, second) == (2, 3)
+    assert " 2/5 " in begun
+    assert " 4/5 " in line
     assert " 5/5 " in terminal.lines[-1]
 
 
 def test_a_used_bar_can_be_pickled_and_used_again(terminal, make_trainer, make_model, make_loader):
     bar = RichProgressBar()
     make_trainer(bar, max_epochs=1).fit(make_model(), make_loader(2))
-    bar._trainer = None
     bar = pickle.loads(pickle.dumps(bar))
     make_trainer(bar, max_epochs=1).fit(make_model(), make_loader(2))
     assert [" 2/2 " in line for line in terminal.lines] == [True, True]

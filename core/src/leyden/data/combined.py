@@ -6,11 +6,13 @@ Modes: ``min_size`` ends with the shortest, ``max_size`` with the longest (None 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import count, islice, repeat
 from typing import Any, Literal, get_args
 
 from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from leyden.utilities.rng import collect_rng_states, set_rng_states
 
 Mode = Literal["min_size", "max_size_cycle", "max_size", "sequential"]
 INFINITE = float("inf")
@@ -23,6 +25,10 @@ class CombinedLoader(Iterable[Any]):
         iterables: A loader, or a list, tuple or dict of them, nested as you like. A batch has the same nesting;
             in ``sequential`` mode it is the batch of one loader.
         mode: How loaders of different lengths go together.
+
+    Attributes:
+        restarts: In ``max_size_cycle``: for each loader that has started over in this iteration the batch before
+            which it did so last, and the random states with which it did.
     """
 
     def __init__(self, iterables: Any, mode: Mode = "min_size") -> None:
@@ -33,6 +39,8 @@ class CombinedLoader(Iterable[Any]):
         self._mode = mode
         self._limits: list[int | float] | None = None
         self._iterators: list[Iterator[Any]] = []
+        self._replayed: dict[int, tuple[int, dict[str, Any]]] = {}
+        self.restarts: dict[int, tuple[int, dict[str, Any]]] = {}
 
     @property
     def iterables(self) -> Any:
@@ -104,6 +112,7 @@ class CombinedLoader(Iterable[Any]):
             return self._one_after_another()
         # the iterators are made now, not at the first batch, so that each draws its seed at the epoch's start
         self._iterators = [self._limited(loader, i) for i, loader in enumerate(self._flattened)]
+        self.restarts = {}
         return {"min_size": self._shortest, "max_size": self._longest, "max_size_cycle": self._cycle}[self._mode]()
 
     def _limited(self, loader: Any, i: int) -> Iterator[Any]:
@@ -146,6 +155,19 @@ class CombinedLoader(Iterable[Any]):
             yield self._together([None if batch is _END else batch for batch in batches], batch_idx)
             batch_idx += 1
 
+    def replay(self, restarts: Mapping[int, Sequence[Any]]) -> None:
+        """Have the next iteration start loaders over with the random states of ``restarts``, an earlier one's."""
+        self._replayed = {i: (batch_idx, states) for i, (batch_idx, states) in restarts.items()}
+
+    def _start_over(self, i: int, batch_idx: int) -> None:
+        replayed_at, states = self._replayed.get(i, (-1, {}))
+        if replayed_at == batch_idx:
+            set_rng_states(states)
+        else:
+            states = collect_rng_states()
+        self.restarts[i] = (batch_idx, states)
+        self._iterators[i] = self._limited(self._flattened[i], i)
+
     def _cycle(self) -> Iterator[tuple[Any, int, int]]:
         ended = [False] * len(self._iterators)
         batch_idx = 0
@@ -157,7 +179,7 @@ class CombinedLoader(Iterable[Any]):
                     ended[i] = True
                     if all(ended):
                         return
-                    self._iterators[i] = self._limited(self._flattened[i], i)
+                    self._start_over(i, batch_idx)
                     batch = next(self._iterators[i], _END)
                     if batch is _END:
                         raise ValueError(f"Loader {i} of the CombinedLoader yields no batches, so it can't be cycled.")
@@ -167,6 +189,11 @@ class CombinedLoader(Iterable[Any]):
 
 
 _END = object()
+
+
+def every_loader(*combined: CombinedLoader | None) -> list[Any]:
+    """The loaders in several combined ones, of which some may not be there yet."""
+    return [loader for one in combined if one is not None for loader in one.flattened]
 
 
 def length_of(loader: Any) -> int | float:

@@ -1,7 +1,7 @@
 """Fetching: batches one at a time, each with the word whether it is the last.
 
 A loader with a length is read only when its batch is wanted, so that a checkpoint taken after a batch has seen
-no more of the random state than that batch did. One without a length is read one batch ahead.
+no more of the random state than that batch did. One without a length is read one batch ahead, but not past its limit.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from leyden.data.combined import INFINITE, CombinedLoader
+from leyden.data.combined import INFINITE, CombinedLoader, length_of
 from leyden.utilities.rng import collect_rng_states
 
 
@@ -27,6 +27,7 @@ class Fetcher:
 
     def __init__(self, loader: CombinedLoader, skip: int = 0, measure: Callable[[], Any] | None = None) -> None:
         self._total = loader.total()
+        self._ahead = any(length_of(one) == INFINITE for one in loader.flattened)
         self._iterator = iter(loader)
         self._measure = measure
         self._following: Any = None
@@ -38,12 +39,12 @@ class Fetcher:
 
     def read_ahead(self, restore: Callable[[], None]) -> None:
         """Read the first batch ahead, where the loader has no length; ``restore`` sets the random state for it."""
-        if self._total == INFINITE:
+        if self._ahead:
             restore()
             self._following = self._next()
 
     def __iter__(self) -> Iterator[tuple[Any, int, int, bool]]:
-        return self._as_asked() if self._total != INFINITE else self._one_ahead()
+        return self._one_ahead() if self._ahead else self._as_asked()
 
     def _next(self) -> Any:
         if self._measure is None:
@@ -64,7 +65,7 @@ class Fetcher:
         while item is not _END:
             self.fetched += 1
             self.ahead_rng = collect_rng_states()
-            self._following = self._next()
+            self._following = self._next() if self.fetched < self._total else _END
             yield *item, self._following is _END
             item = self._following
 

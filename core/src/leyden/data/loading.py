@@ -53,7 +53,7 @@ def load(trainer: Trainer, source: DataSource, stage: RunningStage, mode: Mode) 
     trainer.strategy.barrier(source.hook)
     combined = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders, mode)
     for loader in combined.flattened:
-        _refuse_if_not_iterable(loader, source)
+        refuse_if_not_iterable(loader, source)
     if trainer.overfit_batches > 0 and stage != RunningStage.TESTING:
         combined.flattened = [_in_order(loader, stage) for loader in combined.flattened]
     combined.flattened = [with_sampler(trainer, loader, stage) for loader in combined.flattened]
@@ -66,7 +66,8 @@ def load(trainer: Trainer, source: DataSource, stage: RunningStage, mode: Mode) 
     return combined
 
 
-def _refuse_if_not_iterable(loader: Any, source: DataSource) -> None:
+def refuse_if_not_iterable(loader: Any, source: DataSource) -> None:
+    """Raise a TypeError that says where a loader came from that can't be iterated."""
     try:
         iterable = isinstance(loader, Iterable) or callable(getattr(type(loader), "__getitem__", None))
     except TypeError:

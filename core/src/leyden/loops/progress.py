@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 # Where in the loop a checkpoint was taken; a resumed run goes on from there.
-EPOCH_START, BATCH, BATCH_END, VALIDATION_END, EPOCH_END = (
+EPOCH_START, BATCH, BATCH_END, VALIDATION_END, BATCH_DONE, EPOCH_END = (
     "epoch_start",
     "batch",
     "batch_end",
     "validation_end",
+    "batch_done",
     "epoch_end",
 )
 
@@ -42,6 +43,16 @@ class Progress:
     def restart_epoch(self) -> None:
         """A new fit begins at the start of an epoch, whatever ended the one before."""
         self.batch_idx, self.phase, self.is_last_batch = 0, EPOCH_START, False
+
+    def is_accumulating(self, every: int) -> bool:
+        """Whether the gradients of the batches that are done are open: the next batch adds to them.
+
+        Args:
+            every: Batches per optimizer step.
+        """
+        if self.phase in (EPOCH_START, EPOCH_END) or (self.is_last_batch and self.phase != BATCH):
+            return False
+        return (self.batch_idx - (1 if self.phase == BATCH else 0)) % every != 0
 
     def step_back_from_unfinished_batch(self) -> None:
         """A checkpoint taken within a batch holds the weights from before it: the batch is trained on again."""

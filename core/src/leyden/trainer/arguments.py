@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from numbers import Integral, Real
 from typing import Any
 
 from leyden.utilities.exceptions import MisconfigurationException
@@ -16,6 +17,10 @@ COUNTS = {
 }  # fmt: skip
 OPTIONAL_COUNTS = {"max_epochs": -1, "min_epochs": 0, "min_steps": 0, "check_val_every_n_epoch": 1}
 FLAGS = ("enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+SWITCHES = (
+    *FLAGS, "benchmark", "inference_mode", "use_distributed_sampler", "detect_anomaly", "barebones", "sync_batchnorm",
+    "enable_autolog_hparams",
+)  # fmt: skip
 
 
 def settle(given: dict[str, Any]) -> dict[str, Any]:
@@ -26,15 +31,17 @@ def settle(given: dict[str, Any]) -> dict[str, Any]:
         ValueError: ``barebones`` was asked for together with something that it turns off.
     """
     values = dict(given)
+    for name in SWITCHES:
+        values[name] = _check_switch(name, values[name])
     _settle_barebones(values)
     _fill_in(values)
     for name, least in COUNTS.items():
-        _check_count(name, values[name], least)
+        values[name] = _check_count(name, values[name], least)
     for name, least in OPTIONAL_COUNTS.items():
         if values[name] is not None:
-            _check_count(name, values[name], least)
+            values[name] = _check_count(name, values[name], least)
     for name in (*LIMITS, "overfit_batches"):
-        _check_share(name, values[name])
+        values[name] = _check_share(name, values[name])
     values["val_check_interval"] = _check_interval(values["val_check_interval"], values["check_val_every_n_epoch"])
     values["max_time"] = parse_duration(values["max_time"], "max_time")
     _check_clipping(values["gradient_clip_val"], values["gradient_clip_algorithm"])
@@ -45,7 +52,7 @@ def settle(given: dict[str, Any]) -> dict[str, Any]:
     if values["num_sanity_val_steps"] == -1:
         values["num_sanity_val_steps"] = float("inf")
     values["logger_argument"] = values.pop("logger")
-    values["default_root_dir"] = os.fspath(values["default_root_dir"] or os.getcwd())
+    values["default_root_dir"] = _check_directory(values["default_root_dir"])
     return values
 
 
@@ -74,58 +81,77 @@ def _settle_barebones(values: dict[str, Any]) -> None:
     values.update(dict.fromkeys((*FLAGS, "logger"), False), num_sanity_val_steps=0, log_every_n_steps=0, profiler=None)
 
 
-def _check_count(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+def _check_switch(name: str, value: Any) -> bool | None:
+    if value is not None and not (isinstance(value, (bool, int)) and value in (0, 1)):
+        raise MisconfigurationException(f"{name}={value!r} must be True or False.")
+    return None if value is None else bool(value)
+
+
+def _check_directory(value: Any) -> str:
+    if value is not None and not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"default_root_dir={value!r} must be a path.")
+    return os.fspath(value or os.getcwd())
+
+
+def _number(value: Any) -> int | float | None:
+    """A number, numpy's included, as Python's own int or float; None for anything else, and for NaN."""
+    if isinstance(value, bool) or not isinstance(value, Real) or value != value:
+        return None
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def _check_count(name: str, value: Any, least: int) -> int:
+    number = _number(value)
+    if not isinstance(number, int) or number < least:
         raise MisconfigurationException(f"{name}={value!r} must be an integer of at least {least}.")
+    return number
 
 
-def _check_share(name: str, value: Any) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or value < 0
-        or (isinstance(value, float) and value > 1)
-    ):
+def _check_share(name: str, value: Any) -> int | float:
+    number = _number(value)
+    if number is None or number < 0 or (isinstance(number, float) and number > 1):
         raise MisconfigurationException(f"{name}={value!r} must be a fraction from 0.0 to 1.0, or a number of batches.")
+    return number
 
 
 def _check_interval(value: Any, every_n_epoch: int | None) -> Any:
     if isinstance(value, (str, dict, timedelta)):
         return parse_duration(value, "val_check_interval")
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or value <= 0
-        or (isinstance(value, float) and value > 1)
-    ):
+    number = _number(value)
+    if number is None or number <= 0 or (isinstance(number, float) and number > 1):
         raise MisconfigurationException(
             f"val_check_interval={value!r} must be a fraction up to 1.0 of an epoch, a number of batches, or a time "
             'such as "00:00:30:00".'
         )
-    if every_n_epoch is None and isinstance(value, float):
+    if every_n_epoch is None and isinstance(number, float):
         raise MisconfigurationException(
             f"check_val_every_n_epoch=None counts batches across epochs, so val_check_interval={value!r} must be an "
             "integer."
         )
-    return value
+    return number
 
 
 def parse_duration(value: Any, name: str) -> timedelta | None:
     """A duration from ``"DD:HH:MM:SS"``, a dict of :class:`~datetime.timedelta` arguments, or a timedelta."""
     if value is None or isinstance(value, timedelta):
         return value
-    if isinstance(value, dict):
-        return timedelta(**value)
     parts = value.split(":") if isinstance(value, str) else []
-    if len(parts) != 4 or not all(part.strip().isdigit() for part in parts):
-        raise MisconfigurationException(f'{name}={value!r} is no duration; write "DD:HH:MM:SS" or a timedelta.')
-    days, hours, minutes, seconds = map(int, parts)
-    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    if len(parts) == 4 and all(part.strip().isdecimal() for part in parts):
+        value = dict(zip(("days", "hours", "minutes", "seconds"), map(int, parts), strict=True))
+    try:
+        return timedelta(**value)
+    except (TypeError, ValueError, OverflowError):
+        raise MisconfigurationException(
+            f'{name}={value!r} is no duration; write "DD:HH:MM:SS", a timedelta or a dict of its arguments.'
+        ) from None
 
 
 def _check_clipping(value: Any, algorithm: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+    number = _number(value)
+    if value is not None and number is None:
         raise TypeError(f"gradient_clip_val={value!r} must be a number.")
+    if number is not None and number < 0:
+        raise MisconfigurationException(f"gradient_clip_val={value!r} must be 0 (no clipping) or more.")
     if algorithm is not None and str(algorithm) not in ("norm", "value"):
         raise MisconfigurationException(f'gradient_clip_algorithm={algorithm!r} is not known; write "norm" or "value".')
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import torch
 from leyden.callback import Callback
 from leyden.interfaces.accelerator import Accelerator
 from leyden.interfaces.checkpoint_io import CheckpointIO
+from leyden.interfaces.component import Component
 from leyden.interfaces.logger import DummyLogger, Logger
 from leyden.interfaces.precision import Precision
 from leyden.interfaces.profiler import Profiler
@@ -18,6 +20,7 @@ from leyden.manager import PluginManager, discover
 from leyden.registry import Registry, build, published_by
 from leyden.serialization import TorchCheckpointIO
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.rank_zero import rank_zero_warn
 
 if TYPE_CHECKING:
     from leyden.trainer.trainer import Trainer
@@ -46,12 +49,15 @@ def sort_plugins(plugins: Any) -> tuple[PluginManager, dict[type, Any]]:
     return (manager.extended(own) if own else manager), parts
 
 
+PLUGIN_KINDS = ("precision", "checkpoint_io")
+
+
 def _part_by_name(name: str) -> Any:
     registry = Registry()
-    for kind in ("precision", "checkpoint_io"):
+    for kind in PLUGIN_KINDS:
         if registry.named(kind, name):
             return build(kind, name)
-    raise registry.unknown("plugin", name)
+    raise registry.unknown(PLUGIN_KINDS, name)
 
 
 def choose_accelerator(value: Any, manager: PluginManager) -> Accelerator:
@@ -62,7 +68,7 @@ def choose_accelerator(value: Any, manager: PluginManager) -> Accelerator:
     """
     registry = Registry(manager)
     if not isinstance(value, str):
-        chosen = value() if isinstance(value, type) else value
+        chosen = build("accelerator", value)
         if not isinstance(chosen, Accelerator):
             raise MisconfigurationException(
                 f"accelerator={value!r} is no Accelerator; write a name, 'auto' or an instance."
@@ -76,21 +82,33 @@ def choose_accelerator(value: Any, manager: PluginManager) -> Accelerator:
             raise MisconfigurationException(
                 f"No accelerator is installed, so there is nothing to train on: {_advice('accelerator')}."
             )
-        raise registry.unknown("accelerator", value)
-    if value != "auto" and len(candidates) == 1:
+        raise registry.unknown(("accelerator",), value)
+    if any(part.name == value for part in candidates):
         candidates = [registry.get("accelerator", value)]
+    if value != "auto" and len(candidates) == 1:
+        _require_available(candidates[0].load(), candidates[0].name)
+        return candidates[0].build()  # type: ignore[no-any-return]
     best = sorted(candidates, key=lambda part: -part.options.get("priority", 1))
     for part in best:
-        cls = part.load()
-        if cls.is_available():
+        if _finds_device(part):
             return part.build()  # type: ignore[no-any-return]
-    if len(best) == 1:
-        _require_available(best[0].load(), best[0].name)
     names = ", ".join(part.name for part in best)
     advice = f": {_advice('accelerator')}" if value == "auto" else ""
     raise MisconfigurationException(
         f"accelerator={value!r}: none of the installed {names} finds a device on this machine{advice}."
     )
+
+
+def _finds_device(part: Component) -> bool:
+    """Whether an accelerator can be used; one that is broken can't, and nobody asked for it by its name."""
+    try:
+        return bool(part.load().is_available())
+    except Exception as error:
+        rank_zero_warn(
+            f"The accelerator {part.name!r} is passed over: {part.target} raises {type(error).__name__}: {error}",
+            RuntimeWarning,
+        )
+        return False
 
 
 def _require_available(cls: type[Accelerator], name: str) -> None:
@@ -117,8 +135,8 @@ def choose_strategy(value: Any, trainer: Trainer, manager: PluginManager) -> Str
             chosen = manager.hook.leyden_default_strategy(trainer=trainer, num_processes=processes)
         if chosen is None:
             raise MisconfigurationException(
-                f"{processes} processes need a strategy, and no installed plugin brings one: {_advice('strategy')}; "
-                "or ask for one device."
+                f"devices and num_nodes make {processes} processes, which need a strategy, and no installed plugin "
+                f"brings one: {_advice('strategy')}; or ask for one device."
             )
         value = chosen
     strategy = build("strategy", value, manager)
@@ -186,10 +204,16 @@ def choose_loggers(value: Any, trainer: Trainer, manager: PluginManager) -> list
 
 
 def _one_logger(value: Any, trainer: Trainer, manager: PluginManager) -> Logger:
-    logger = build("logger", value, manager, save_dir=trainer.default_root_dir) if isinstance(value, str) else value
+    logger = _logger_by_name(value, trainer, manager) if isinstance(value, str) else build("logger", value)
     if not isinstance(logger, Logger):
         raise MisconfigurationException(f"logger={value!r} is no Logger; write True, False, a name or an instance.")
     return logger
+
+
+def _logger_by_name(name: str, trainer: Trainer, manager: PluginManager) -> Any:
+    part = Registry(manager).get("logger", name)
+    has_directory = "save_dir" in inspect.signature(part.load()).parameters
+    return part.build(save_dir=trainer.default_root_dir) if has_directory else part.build()
 
 
 ROLES = {
@@ -207,7 +231,7 @@ def choose_callbacks(value: Any, trainer: Trainer, manager: PluginManager) -> li
             no installed plugin brings it.
     """
     given = [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
-    callbacks = [build("callback", c, manager) if isinstance(c, str) else c for c in given]
+    callbacks = [build("callback", callback, manager) for callback in given]
     for callback in callbacks:
         if not isinstance(callback, Callback):
             raise MisconfigurationException(f"callbacks={value!r}: {callback!r} is no Callback.")
@@ -217,6 +241,8 @@ def choose_callbacks(value: Any, trainer: Trainer, manager: PluginManager) -> li
             raise MisconfigurationException(
                 f"{flag}=False, but callbacks has a {unwanted[0]}; leave out one of the two."
             )
+    if len(bars := [type(c).__name__ for c in callbacks if c.role == "progress_bar"]) > 1:
+        raise MisconfigurationException(f"callbacks has {len(bars)} progress bars, {', '.join(bars)}; keep one.")
     trainer.callbacks = callbacks
     for added in reversed(manager.hook.leyden_default_callbacks(trainer=trainer)):
         callbacks.extend(added)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from leyden.data.loading import DataSource
+from torch.nn import Module
+
+from leyden.data.combined import CombinedLoader
+from leyden.data.loading import DataSource, refuse_if_not_iterable
 from leyden.hooktable import is_overridden
 from leyden.module import LightningModule
 from leyden.module_hooks import DataHooks
@@ -42,6 +45,11 @@ def configuration(trainer: Trainer, fn: TrainerFn, loaders: dict[str, Any]) -> N
     if fn == TrainerFn.FITTING:
         _fit(trainer, loaders)
     elif fn == TrainerFn.PREDICTING:
+        model = trainer.lightning_module
+        if not (is_overridden("predict_step", model, LightningModule) or is_overridden("forward", model, Module)):
+            raise MisconfigurationException(
+                f"{type(model).__name__} has no predict_step and no forward; define one for Trainer.{fn} to call."
+            )
         trainer.predict_loop.source = _required(trainer, "predict", loaders["predict"], fn)
     else:
         name, prefix = ("test", "test") if fn == TrainerFn.TESTING else ("validation", "val")
@@ -89,7 +97,10 @@ def _require(trainer: Trainer, method: str, fn: TrainerFn) -> None:
 def _source(trainer: Trainer, prefix: str, given: Any) -> DataSource | None:
     hook = f"{prefix}_dataloader"
     if given is not None:
-        return DataSource(None, hook, given)
+        source = DataSource(None, hook, given)
+        for loader in CombinedLoader(given).flattened:
+            refuse_if_not_iterable(loader, source)
+        return source
     for owner in (trainer.datamodule, trainer.lightning_module):
         if owner is not None and is_overridden(hook, owner, DataHooks):
             return DataSource(owner, hook)

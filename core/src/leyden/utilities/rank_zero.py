@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from functools import wraps
@@ -12,10 +13,19 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
+
+class _StandardErrorHandler(logging.StreamHandler):  # type: ignore[type-arg]  # generic only for type checkers
+    """Writes to what ``sys.stderr`` is now: a progress bar puts a stream there that writes above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 log = logging.getLogger("leyden")
 log.setLevel(logging.INFO)
 if not logging.getLogger().hasHandlers():  # speak without being configured, but never twice
-    log.addHandler(logging.StreamHandler())
+    log.addHandler(_StandardErrorHandler())
     log.propagate = False
 
 

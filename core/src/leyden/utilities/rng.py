@@ -70,8 +70,11 @@ def collect_rng_states(
         state = accelerator.get_rng_state(device)
         if state is not None:
             states["device"] = state
+    loaders = list(loaders)
     if generators := _generators(loaders):
         states["generators"] = [generator.get_state() for generator in generators]
+    if any(map(_keeps_workers, loaders)):
+        states["workers"] = [_keeps_workers(loader) and loader._iterator is not None for loader in loaders]
     return states
 
 
@@ -87,6 +90,22 @@ def _generators(loaders: Iterable[Any]) -> list[torch.Generator]:
     return list(found.values())
 
 
+def _keeps_workers(loader: Any) -> bool:
+    """Whether a loader's workers live on from epoch to epoch."""
+    return bool(getattr(loader, "persistent_workers", False) and getattr(loader, "num_workers", 0))
+
+
+def _set_workers(loaders: Iterable[Any], running: Iterable[bool]) -> None:
+    """Persistent workers draw their seed when they start and only then: have those run that ran, and no others."""
+    for loader, runs in zip(loaders, running, strict=False):
+        if not _keeps_workers(loader):
+            continue
+        if not runs:
+            loader._iterator = None
+        elif loader._iterator is None:
+            iter(loader)
+
+
 def set_rng_states(
     states: dict[str, Any],
     accelerator: Any = None,
@@ -94,6 +113,8 @@ def set_rng_states(
     loaders: Iterable[Any] = (),
 ) -> None:
     """Put back what :func:`collect_rng_states` returned."""
+    loaders = list(loaders)
+    _set_workers(loaders, states.get("workers", ()))
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     torch.set_rng_state(states["torch"])

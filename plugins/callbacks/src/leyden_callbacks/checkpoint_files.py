@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from leyden.utilities.storage import is_remote, open_text
 from leyden_callbacks import storage
 from leyden_callbacks.checkpoint import Checkpoint
 
@@ -91,7 +92,8 @@ class CheckpointFiles(Checkpoint):
             # a JSON string is YAML too; YAML's floats need a point, also infinity's
             number = f"{float(score):.9e}".replace("inf", ".inf")
             lines.append(f"{json.dumps(name)}: {number}\n")
-        storage.write_text(path, "".join(lines))
+        with open_text(path, "w") as file:
+            file.writelines(lines)
 
     def _resolve_dirpath(self, trainer: Trainer) -> str:
         """The directory that was given, else the first logger's of this run, else the Trainer's."""
@@ -126,7 +128,7 @@ class CheckpointFiles(Checkpoint):
         """Whether ``previous`` is this run's to remove: not what it resumed from, nor outside of its directory."""
         if not previous or previous == current:
             return False
-        if storage.is_remote(previous):
+        if is_remote(previous):
             return True
         resumed = trainer.ckpt_path
         if resumed is not None and os.path.abspath(previous) == os.path.abspath(resumed):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from leyden.hooks import hookimpl
 from leyden.utilities import MisconfigurationException, rank_zero_info, rank_zero_warn
+from leyden.utilities.storage import is_remote
 from leyden_callbacks import storage
 from leyden_callbacks.checkpoint_files import CheckpointFiles
 from leyden_callbacks.monitoring import all_ranks, missing_metric
@@ -152,7 +153,7 @@ class ModelCheckpoint(CheckpointFiles):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Settle the directory, the same on every rank, and warn where it holds something already."""
         self.dirpath = directory = trainer.strategy.broadcast(self._resolve_dirpath(trainer))
-        if self.save_last == "link" and storage.is_remote(directory):
+        if self.save_last == "link" and is_remote(directory):
             raise ValueError(f'ModelCheckpoint(save_last="link") needs a local directory, not {directory!r}; use True.')
         writes = stage == "fit" and self.save_top_k != 0 and not trainer.fast_dev_run
         if writes and trainer.is_global_zero and storage.listing(directory):

@@ -1,34 +1,24 @@
-"""Looking at checkpoint directories, on the local disk or behind an fsspec URL, and links to checkpoints.
-
-fsspec is imported for URLs only: a run on the local disk does not wait for it.
-"""
+"""Checkpoint directories and links to checkpoints, on the local disk or (but for links) behind an fsspec URL."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
-from typing import Any
 
-LOCAL_SCHEME = "file://"
-
-
-def is_remote(path: str) -> bool:
-    """Whether ``path`` is a URL of another filesystem than the local one."""
-    return "://" in path and not path.startswith(LOCAL_SCHEME)
+from leyden.utilities.storage import file_system, is_remote
 
 
 def normalised(path: str | os.PathLike[str]) -> str:
     """An absolute local path without links and ``~``; a remote URL as it is."""
     text = os.fspath(path)
-    return text if is_remote(text) else os.path.realpath(os.path.expanduser(text.removeprefix(LOCAL_SCHEME)))
+    return text if is_remote(text) else os.path.realpath(os.path.expanduser(text.removeprefix("file://")))
 
 
 def exists(path: str) -> bool:
     """Whether there is a file or a directory."""
     if not is_remote(path):
         return os.path.exists(path)
-    filesystem, name = _remote(path)
+    filesystem, name = file_system(path)
     return bool(filesystem.exists(name))
 
 
@@ -36,19 +26,10 @@ def listing(directory: str) -> list[str]:
     """The full paths of what is in a directory; nothing where there is no such directory."""
     if not is_remote(directory):
         return [entry.path for entry in os.scandir(directory)] if os.path.isdir(directory) else []
-    filesystem, name = _remote(directory)
+    filesystem, name = file_system(directory)
     if not filesystem.isdir(name):
         return []
-    return [filesystem.unstrip_protocol(entry) for entry in filesystem.ls(name, detail=False)]
-
-
-def write_text(path: str, text: str) -> None:
-    """Write a small text file."""
-    if not is_remote(path):
-        Path(path).write_text(text, encoding="utf-8")
-        return
-    filesystem, name = _remote(path)
-    filesystem.write_text(name, text, encoding="utf-8")
+    return [filesystem.unstrip_protocol(entry) for entry in filesystem.ls(name, detail=False, refresh=True)]
 
 
 def link(target: str, path: str) -> None:
@@ -75,11 +56,3 @@ def _discard(path: str) -> None:
         shutil.rmtree(path)
     elif os.path.lexists(path):
         os.remove(path)
-
-
-def _remote(url: str) -> tuple[Any, str]:
-    """The filesystem of a URL and the path in it."""
-    from fsspec.core import url_to_fs
-
-    filesystem, path = url_to_fs(url)
-    return filesystem, path

@@ -294,8 +294,10 @@ class DrawnProgressBar(ProgressBar):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Show at which batch it happened and give the terminal back; metrics stay, the device may be gone."""
-        self.refresh(hard=True)
-        self._stop()
+        try:
+            self.refresh(hard=True)
+        finally:
+            self._stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the terminal back, whatever happened."""

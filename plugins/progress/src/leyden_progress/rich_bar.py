@@ -201,14 +201,13 @@ class RichProgressBar(DrawnProgressBar):
             self.progress.remove_task(self._tasks.pop(stage))
 
     def _close(self) -> None:
-        if self.progress is not None:
-            self.progress.stop()
-        self.progress = None
-        self._tasks = {}
+        progress, self.progress, self._tasks = self.progress, None, {}
+        if progress is not None:
+            progress.stop()
 
     def _write_line(self, line: str) -> None:
         assert self._console is not None
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "progress": None, "_console": None, "_tasks": {}}
+        return {**super().__getstate__(), "progress": None, "_console": None, "_tasks": {}}

@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.style import StyleType
-from rich.table import Column
+from rich.table import Column, Table
 from rich.text import Text
 
 from leyden_progress.base import batches_text
@@ -119,11 +119,9 @@ class BatchProgress(Progress):
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """The table of tasks and, once they were too long for it, the metrics."""
-        columns = self.columns
-        if not self._metrics_below:
-            self.columns = (*columns, self._metrics_column)
-            table = self.make_tasks_table(self.tasks)
-            self.columns = columns
+        shown = [task for task in self.tasks if task.visible and task.fields.get(METRICS)]
+        if shown and not self._metrics_below:
+            table = self._table_with_metrics()
             options = self._console.options
             wanted = Measurement.get(self._console, options.update(max_width=10_000), table).maximum
             if wanted - LONGEST_BAR + SHORTEST_BAR <= options.max_width:
@@ -132,9 +130,15 @@ class BatchProgress(Progress):
             # For good: a display that changes its height with each digit of a metric can't be read.
             self._metrics_below = True
         yield self.make_tasks_table(self.tasks)
-        for task in self.tasks:
-            if task.visible and task.fields.get(METRICS):
-                yield Padding(self._metrics_column.render(task), (0, 0, 0, 2))
+        for task in shown:
+            yield Padding(self._metrics_column.render(task), (0, 0, 0, 2))
+
+    def _table_with_metrics(self) -> Table:
+        columns = self.columns
+        self.columns = (*columns, self._metrics_column)
+        table = self.make_tasks_table(self.tasks)
+        self.columns = columns
+        return table
 
 
 def _clock(seconds: float | None) -> str:

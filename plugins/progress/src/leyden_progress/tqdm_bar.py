@@ -164,8 +164,8 @@ class TQDMProgressBar(DrawnProgressBar):
         )
 
     def _on_terminal(self) -> bool:
-        # tqdm.auto's bar of a notebook is a widget, and does not ask what standard output is.
-        return sys.stdout.isatty() or tqdm.__name__ == "tqdm_notebook"
+        # In a notebook tqdm.auto's bar is a widget, whatever standard output is.
+        return sys.stdout.isatty() or any(base.__name__ == "tqdm_notebook" for base in tqdm.__mro__)
 
     def _bar(self, stage: Stage) -> tqdm:
         if stage not in self._bars:
@@ -195,7 +195,7 @@ class TQDMProgressBar(DrawnProgressBar):
         bar.held = True
         bar.set_description(count.description)
         bar.total = count.known_total
-        bar.reset()
+        bar.reset(count.known_total)
         bar.n = bar.initial = count.done
         bar.held = False
 
@@ -219,4 +219,4 @@ class TQDMProgressBar(DrawnProgressBar):
             self._hide(stage)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_bars": {}}
+        return {**super().__getstate__(), "_bars": {}}

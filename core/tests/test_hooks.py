@@ -1,0 +1,347 @@
+"""Hooks: what there are, when each is called and with what, in what order, and with which of their arguments."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from fake_plugins import PluginSite, new_plugin_site
+from small_model import Batches, EveryStep, SmallModel, quiet_trainer
+
+import leyden as pl
+from leyden import hookimpl, hooks
+from leyden.hooktable import BEHAVIOUR, OBSERVATION
+from leyden.strategies import Strategy
+from leyden.utilities import MisconfigurationException
+
+REGISTRATION = [name for name in vars(hooks.Registration) if not name.startswith("_")]
+SPECIFIED = {
+    name: getattr(g, name) for g in (hooks.Registration, hooks.Observation, hooks.Behaviour) for name in vars(g)
+}
+
+
+@pytest.fixture
+def plugin_site(tmp_path: Path) -> Iterator[PluginSite]:
+    with new_plugin_site(tmp_path / "site") as site:
+        yield site
+
+
+def recorder(names: list[str], record: Callable[[str, dict[str, Any]], Any]) -> Any:
+    """A plugin that implements hooks with all their arguments and passes each call to ``record``."""
+    plugin = SimpleNamespace()
+    for name in names:
+        arguments = ", ".join(list(inspect.signature(SPECIFIED[name]).parameters)[1:])
+        function = eval(f"lambda {arguments}: record({name!r}, locals())", {"record": record})
+        setattr(plugin, name, hookimpl(function))
+    return plugin
+
+
+# -- the specifications -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*REGISTRATION, *OBSERVATION, *BEHAVIOUR])
+def test_every_hook_says_when_it_is_called(name):
+    first_line = (SPECIFIED[name].__doc__ or "").split("\n")[0]
+    assert len(first_line.split()) >= 3
+    assert (SPECIFIED[name].__doc__ or "").rstrip().endswith(".")
+
+
+def test_a_callback_has_a_method_for_every_observation_with_the_arguments_that_are_specified():
+    for name in OBSERVATION:
+        assert list(inspect.signature(getattr(pl.Callback, name)).parameters) == list(
+            inspect.signature(SPECIFIED[name]).parameters
+        ), name
+
+
+@pytest.mark.parametrize("base", [pl.LightningModule, pl.LightningDataModule])
+def test_the_module_s_hooks_have_the_arguments_that_are_specified_without_trainer_and_module(base):
+    shared = [name for name in OBSERVATION if hasattr(base, name)]
+    assert "setup" in shared
+    for name in shared:
+        taken = list(inspect.signature(getattr(base, name)).parameters)
+        offered = [a for a in inspect.signature(SPECIFIED[name]).parameters if a not in ("trainer", "pl_module")]
+        assert taken == offered, name
+
+
+# -- when and with what -----------------------------------------------------------------------------------
+
+VALIDATION = [
+    "on_validation_start", "on_validation_epoch_start", "on_validation_batch_start", "on_validation_batch_end",
+    "on_validation_epoch_end", "on_validation_end",
+]  # fmt: skip
+ONE_FIT = [
+    "leyden_default_callbacks", "leyden_configure",
+    "setup", "on_fit_start",
+    "on_sanity_check_start", *VALIDATION, "on_sanity_check_end",
+    "on_train_start", "on_train_epoch_start",
+    "on_train_batch_start", "leyden_optimize_batch",
+    "on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step",
+    "on_train_batch_end", *VALIDATION,
+    "on_train_epoch_end", "on_train_end", "on_fit_end", "teardown",
+]  # fmt: skip
+
+
+def test_a_fit_calls_its_hooks_in_the_documented_order(tmp_path):
+    calls: list[str] = []
+    plugin = recorder([*REGISTRATION, *OBSERVATION, *BEHAVIOUR], lambda name, _: calls.append(name))
+    trainer = quiet_trainer(tmp_path, plugins=plugin)
+    trainer.fit(EveryStep(), Batches(1), Batches(1))
+    assert [name for name in calls if name != "leyden_components"] == ONE_FIT
+
+
+def test_every_hook_is_called_with_what_it_specifies(tmp_path):
+    seen: dict[str, dict[str, Any]] = {}
+    plugin = recorder([*REGISTRATION, *OBSERVATION, *BEHAVIOUR], lambda name, values: seen.update({name: values}))
+    trainer = quiet_trainer(tmp_path, plugins=plugin, logger=None, log_every_n_steps=1)
+    model = EveryStep()
+    trainer.fit(model, Batches(1), Batches(1))
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    trainer.validate(model, Batches(1), verbose=False)
+    trainer.test(model, Batches(1), verbose=False)
+    trainer.predict(model, Batches(1), ckpt_path=tmp_path / "run.ckpt")
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit(model, (1 / zero for zero in [0]), Batches(1))
+    with pytest.raises(MisconfigurationException, match="2 processes"):
+        quiet_trainer(
+            tmp_path, plugins=recorder(["leyden_default_strategy"], lambda n, v: seen.update({n: v})), devices=2
+        )
+
+    assert set(seen) == {*REGISTRATION, *OBSERVATION, *BEHAVIOUR}
+    for name in (*OBSERVATION, *BEHAVIOUR):
+        assert seen[name]["trainer"] is trainer, name
+        assert seen[name]["pl_module"] is model, name
+    assert seen["leyden_default_strategy"]["num_processes"] == 2
+    assert isinstance(seen["on_exception"]["exception"], ZeroDivisionError)
+    assert "state_dict" in seen["on_save_checkpoint"]["checkpoint"]
+    assert "state_dict" in seen["on_load_checkpoint"]["checkpoint"]
+    assert seen["on_before_optimizer_step"]["optimizer"] is seen["on_before_zero_grad"]["optimizer"]
+    assert seen["on_train_batch_end"]["outputs"]["loss"].item() == seen["on_before_backward"]["loss"].item()
+    assert seen["teardown"]["stage"] == "predict"
+    assert seen["setup"]["stage"] == "fit"
+    for name in ("train", "validation", "test", "predict"):
+        assert torch.equal(seen[f"on_{name}_batch_end"]["batch"], torch.ones(3, 2))
+        assert seen[f"on_{name}_batch_start"]["batch_idx"] == 0
+    assert {seen[f"on_{name}_batch_end"]["dataloader_idx"] for name in ("validation", "test", "predict")} == {0}
+
+
+@pytest.mark.parametrize("participant", ["plugin", "callback", "module"])
+def test_minus_one_skips_the_rest_of_the_epoch(tmp_path, participant):
+    class Model(SmallModel):
+        pass
+
+    def skip(batch_idx: int) -> int | None:
+        return -1 if batch_idx == 2 else None
+
+    options: dict[str, Any] = {}
+    if participant == "plugin":
+        plugin = SimpleNamespace(on_train_batch_start=hookimpl(skip))
+        options["plugins"] = plugin
+    elif participant == "callback":
+        callback = pl.Callback()
+        callback.on_train_batch_start = skip
+        options["callbacks"] = callback
+    else:
+        Model.on_train_batch_start = lambda self, batch, batch_idx: skip(batch_idx)
+    trainer = quiet_trainer(tmp_path, max_epochs=2, **options)
+    trainer.fit(Model(), Batches(5))
+    assert (trainer.global_step, trainer.current_epoch) == (4, 2)
+
+
+def test_a_hook_that_nobody_implements_costs_one_attribute_test(tmp_path):
+    trainer = quiet_trainer(tmp_path)
+    trainer.fit(SmallModel(), Batches())
+    assert [name for name in OBSERVATION if getattr(trainer.hooks, name) is not None] == []
+    with pytest.raises(AttributeError, match="There is no hook 'on_train_strat'"):
+        _ = trainer.hooks.on_train_strat
+
+
+# -- order ------------------------------------------------------------------------------------------------
+
+
+def noting(base: type, label: str, calls: list[str], hook: str = "on_train_start", **marks: bool) -> Any:
+    """A subclass of ``base`` whose hook notes its label."""
+
+    def method(self: Any) -> None:
+        calls.append(label)
+
+    return type(label, (base,), {hook: hookimpl(method, **marks) if marks else method})
+
+
+class Saver(pl.Callback):
+    role = "checkpoint"
+
+
+def test_participants_are_called_in_the_documented_order(tmp_path, plugin_site: PluginSite, monkeypatch):
+    calls: list[str] = []
+    for name in ("b", "a"):
+        source = f"""
+        @hookimpl
+        def on_train_start(trainer):
+            trainer.calls.append("installed {name}")
+        """
+        plugin_site.add(f"acme-{name}", source, plugin=f"zz-{name}")
+    given = SimpleNamespace(on_train_start=hookimpl(lambda: calls.append("given")))
+    made = [noting(base, label, calls) for base, label in (
+        (Saver, "checkpoint"), (pl.Callback, "first"), (pl.Callback, "second"), (pl.LightningDataModule, "data"),
+        (SmallModel, "module"), (Strategy, "strategy"),
+    )]  # fmt: skip
+    data = made[3]()
+    data.train_dataloader = lambda: Batches(1)
+    trainer = quiet_trainer(
+        tmp_path, plugins=[given], callbacks=[cls() for cls in made[:3]], strategy=made[5], enable_checkpointing=None
+    )
+    trainer.calls = calls
+    trainer.fit(made[4](), datamodule=data)
+    order = ["installed a", "installed b", "given", "first", "second", "checkpoint", "data", "module", "strategy"]
+    assert calls == order
+
+
+@pytest.mark.parametrize("hook", ["setup", "teardown"])
+def test_the_data_module_is_set_up_and_torn_down_first(tmp_path, hook):
+    calls: list[str] = []
+    data = noting(pl.LightningDataModule, "data", calls, hook)()
+    data.train_dataloader = lambda: Batches(1)
+    given = SimpleNamespace(**{hook: hookimpl(lambda: calls.append("plugin"))})
+    trainer = quiet_trainer(tmp_path, plugins=given, callbacks=noting(pl.Callback, "callback", calls, hook)())
+    trainer.fit(noting(SmallModel, "module", calls, hook)(), datamodule=data)
+    assert calls == ["data", "plugin", "callback", "module"]
+
+
+def test_tryfirst_and_trylast_override_the_order(tmp_path):
+    calls: list[str] = []
+    given = SimpleNamespace(on_train_start=hookimpl(lambda: calls.append("plugin")))
+    callbacks = [
+        noting(pl.Callback, "last 1", calls, trylast=True)(),
+        noting(pl.Callback, "last 2", calls, trylast=True)(),
+        noting(pl.Callback, "ordinary", calls)(),
+        noting(pl.Callback, "first", calls, tryfirst=True)(),
+    ]
+    quiet_trainer(tmp_path, plugins=given, callbacks=callbacks).fit(noting(SmallModel, "module", calls)(), Batches(1))
+    assert calls == ["first", "plugin", "ordinary", "module", "last 1", "last 2"]
+
+
+@pytest.mark.parametrize(("mark", "order"), [(None, ["module", "own"]), ({}, ["own", "module"])])
+def test_an_overriding_method_keeps_the_mark_unless_it_has_one_of_its_own(tmp_path, mark, order):
+    calls: list[str] = []
+    base = noting(pl.Callback, "base", calls, trylast=True)
+
+    def method(self: Any) -> None:
+        calls.append("own")
+
+    own = type("Own", (base,), {"on_train_start": method if mark is None else hookimpl(method, **mark)})
+    quiet_trainer(tmp_path, callbacks=own()).fit(noting(SmallModel, "module", calls)(), Batches(1))
+    assert calls == order
+
+
+def test_a_strategy_s_own_teardown_is_not_the_hook(tmp_path):
+    calls: list[Any] = []
+
+    class Own(Strategy):
+        def teardown(self, module: Any = None) -> None:
+            calls.append(module)
+            super().teardown(module)
+
+    model = SmallModel()
+    quiet_trainer(tmp_path, strategy=Own()).fit(model, Batches(1))
+    assert len(calls) == 1
+    assert calls[0] is model
+
+
+# -- arguments --------------------------------------------------------------------------------------------
+
+ALL = ("trainer", "pl_module", "outputs", "batch", "batch_idx")
+SIGNATURES: dict[str, tuple[str, ...]] = {
+    "self": (),
+    "self, trainer": ALL[:1],
+    "self, t, m": ALL[:2],
+    "self, t, m, o, b, i": ALL,
+    "self, trainer, pl_module, outputs, batch, number=-1": ALL,
+    "self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0": (*ALL, "0"),
+    "self, t, m, o, b, i, /": ALL,
+    "self, batch": ("batch",),
+    "self, batch_idx, outputs, trainer": ("batch_idx", "outputs", "trainer"),
+    "self, batch, colour='red'": ("batch", "red"),
+    "self, *everything": ALL,
+    "self, trainer, *rest": ALL,
+    "self, **options": (),
+}
+
+
+@pytest.mark.parametrize("signature", SIGNATURES)
+def test_a_callback_takes_the_arguments_that_it_wants(tmp_path, signature):
+    seen: list[Any] = []
+    names = [part.split("=")[0].strip(" *") for part in signature.split(", ")[1:] if part != "/"]
+    got = ", ".join(f"*{n}" if f"*{n}" in signature and f"**{n}" not in signature else n for n in names)
+    body = f"def on_train_batch_end({signature}): seen.append([{got if '**' not in signature else ''}])"
+    space: dict[str, Any] = {"seen": seen}
+    exec(body, space)
+    callback = type("Own", (pl.Callback,), {"on_train_batch_end": space["on_train_batch_end"]})()
+    data = torch.ones(1, 3, 2)
+    model = SmallModel()
+    trainer = quiet_trainer(tmp_path, callbacks=callback)
+    batches: list[Any] = []
+    model.training_step = lambda batch: batches.append(batch) or model(batch).mean()
+    trainer.fit(model, data)
+    values: dict[str, Any] = {
+        "trainer": trainer,
+        "pl_module": model,
+        "batch": batches[0],
+        "batch_idx": 0,
+        "0": 0,
+        "red": "red",
+    }
+    (row,) = seen
+    assert len(row) == len(SIGNATURES[signature])
+    for value, name in zip(row, SIGNATURES[signature], strict=True):
+        if name == "outputs":
+            assert set(value) == {"loss"}
+        else:
+            assert value is values[name], name
+
+
+@pytest.mark.parametrize(
+    ("signature", "said"),
+    [
+        ("self, t, m, o, b, i, more", r"takes t, m, o, b, i, more; the hook 'on_train_batch_end' gives trainer, "),
+        ("self, batch, colour", r"takes batch, colour; the hook 'on_train_batch_end' gives trainer, "),
+    ],
+)
+def test_arguments_that_no_hook_gives_are_refused_before_training(tmp_path, signature, said):
+    space: dict[str, Any] = {}
+    exec(f"def on_train_batch_end({signature}): raise AssertionError", space)
+    callback = type("Own", (pl.Callback,), {"on_train_batch_end": space["on_train_batch_end"]})()
+    data = Batches()
+    with pytest.raises(MisconfigurationException, match=said):
+        quiet_trainer(tmp_path, callbacks=callback).fit(SmallModel(), data)
+    assert data.drawn == 0
+
+
+def test_a_module_s_hooks_take_their_arguments_without_trainer_and_module(tmp_path):
+    seen: list[Any] = []
+
+    class Model(SmallModel):
+        def on_train_batch_start(self, what, number):
+            seen.append((what.shape, number))
+
+        def on_train_batch_end(self, outputs, *rest):
+            seen.append((set(outputs), len(rest)))
+
+        def setup(self, stage=None):
+            seen.append(stage)
+
+    quiet_trainer(tmp_path).fit(Model(), Batches(1))
+    assert seen == ["fit", (torch.Size([3, 2]), 0), ({"loss"}, 2)]
+
+
+def test_a_method_that_is_put_on_an_instance_is_a_hook(tmp_path):
+    calls: list[str] = []
+    callback, model = pl.Callback(), SmallModel()
+    callback.on_train_start = lambda trainer, pl_module: calls.append("callback")
+    model.on_train_end = lambda: calls.append("module")
+    quiet_trainer(tmp_path, callbacks=callback).fit(model, Batches(1))
+    assert calls == ["callback", "module"]

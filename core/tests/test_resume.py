@@ -1,0 +1,246 @@
+"""Resuming is exact: the run that goes on from a checkpoint is the run that never stopped, to the last bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from killed_run import JournalLogger, Model, Options, digest, loaders
+from torch.utils.data import DataLoader, Sampler
+
+import leyden as pl
+
+SCRIPT = Path(__file__).with_name("killed_run.py")
+KILLED = {
+    "no workers": {"seed": 1},
+    "two workers": {"num_workers": 2, "seed": 6},
+    "persistent workers": {"num_workers": 2, "persistent_workers": True, "seed": 8},
+    "loaders with their own generators": {"data": "generator", "seed": 1},
+    "data without length": {"data": "unsized", "seed": 2},
+    "a loader that starts over": {"data": "cycle", "seed": 3, "save_every": 1},
+    "plateau schedulers": {"plateau": True, "seed": 4},
+    "manual accumulation": {"manual": True, "seed": 5, "save_every": 1},
+}
+
+
+@pytest.mark.parametrize("case", KILLED)
+def test_killed_again_and_again(tmp_path, case):
+    """Every batch, every number drawn, every logged value and the weights are those of the run left alone."""
+    command = [sys.executable, str(SCRIPT), str(tmp_path), json.dumps(KILLED[case])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    whole = (tmp_path / "whole.jsonl").read_text().splitlines()
+    parts = [path.read_text().splitlines() for path in sorted(tmp_path.glob("part-*.jsonl"))]
+    assert len(parts) > 3
+    reached = 0
+    for part in filter(None, parts):
+        assert part[0] in whole[: reached + 1], "a life begins with what the run left alone never does"
+        start = whole.index(part[0])
+        assert part == whole[start : start + len(part)]
+        reached = start + len(part)
+    assert reached == len(whole)
+
+
+class Notes:
+    """A journal in memory."""
+
+    def __init__(self):
+        self.entries = []
+
+    def write(self, **entry):
+        self.entries.append(entry)
+
+
+def fit(tmp_path, options=Options(), callbacks=(), ckpt_path=None, seed=1, train=None, **arguments):
+    """One run of the script's model; returns what it wrote down and its Trainer."""
+    notes = Notes()
+    pl.seed_everything(seed, verbose=False)
+    settings = {"max_epochs": options.max_epochs, "accumulate_grad_batches": 2, "val_check_interval": 0.5, **arguments}
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=JournalLogger(notes), log_every_n_steps=1, callbacks=list(callbacks),
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+        **settings,
+    )  # fmt: skip
+    model = Model(options, notes)
+    own_train, validation = loaders(options)
+    for callback in callbacks:
+        callback.notes = notes
+    trainer.fit(model, train or own_train, validation, ckpt_path=ckpt_path)
+    notes.write(weights=digest(*model.state_dict().values()), steps=trainer.global_step)
+    return notes.entries, trainer
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        monkeypatch.setenv(name, "0")  # so that what seed_everything leaves there is undone
+
+
+class SaveAt(pl.Callback):
+    """Saves at every call of one hook, and remembers how much had been written down by then."""
+
+    def __init__(self, directory, hook):
+        self.directory, self.saved = directory, []
+
+        @pl.hookimpl(trylast=True)
+        def save(_, trainer, *rest):
+            if not trainer.sanity_checking:
+                path = self.directory / f"{hook}-{len(self.saved):02}.ckpt"
+                trainer.save_checkpoint(path)
+                self.saved.append((path, len(self.notes.entries)))
+
+        self.__class__ = type("SaveAt", (SaveAt,), {hook: save})
+
+
+HOOKS = [
+    "on_train_start",
+    "on_train_epoch_start",
+    "on_train_batch_end",
+    "on_validation_end",
+    "on_train_epoch_end",
+    "on_train_end",
+    "on_fit_end",
+]
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_from_a_checkpoint_of_every_hook(tmp_path, hook):
+    saver = SaveAt(tmp_path, hook)
+    whole, _ = fit(tmp_path, callbacks=[saver])
+    assert saver.saved
+    for path, written in saver.saved:
+        rest, _ = fit(tmp_path, ckpt_path=path, seed=99)
+        assert rest == whole[written:], path.name
+
+
+@pytest.mark.parametrize("hook", ["on_validation_start", "on_validation_batch_end", "on_validation_epoch_end"])
+def test_from_a_checkpoint_within_validation(tmp_path, hook):
+    """The validation is made again, from its beginning."""
+    saver = SaveAt(tmp_path, hook)
+    whole, _ = fit(tmp_path, callbacks=[saver])
+    assert len(saver.saved) >= 6
+    for path, written in saver.saved:
+        rest, _ = fit(tmp_path, ckpt_path=path, seed=99)
+        batch_end = max(i for i in range(written) if "ended" in whole[i])
+        assert rest == whole[batch_end + 1 :], path.name
+
+
+def test_after_a_fit_for_longer(tmp_path):
+    whole, _ = fit(tmp_path, max_epochs=4)
+    first, trainer = fit(tmp_path, max_epochs=2)
+    trainer.save_checkpoint(tmp_path / "two.ckpt")
+    rest, _ = fit(tmp_path, max_epochs=4, ckpt_path=tmp_path / "two.ckpt", seed=99)
+    assert first[:-1] + rest == whole
+
+
+def test_in_the_same_process_with_the_same_objects(tmp_path):
+    """Loaders whose workers live on from the run before start as they did in that run."""
+    options = Options(num_workers=1, persistent_workers=True, max_epochs=2)
+    saver = SaveAt(tmp_path, "on_train_batch_end")
+    train, _ = loaders(options)
+    whole, _ = fit(tmp_path, options, [saver], train=train)
+    for path, written in saver.saved[2::4]:
+        rest, _ = fit(tmp_path, options, ckpt_path=path, seed=99, train=train)
+        assert rest == whole[written:], path.name
+
+
+class Interrupt(pl.Callback):
+    """Does something to the run after so many batches, and saves when the run ends for it."""
+
+    def __init__(self, path, after, act):
+        self.path, self.left, self.act = path, after, act
+
+    @pl.hookimpl(trylast=True)
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.left -= 1
+        if self.left == 0:
+            self.act()
+
+    def on_exception(self, trainer, pl_module, exception):
+        trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 4, 7, 10])
+def test_after_sigterm(tmp_path, after):
+    """The run ends at the next boundary, when all that belongs to the batch is done."""
+    whole, _ = fit(tmp_path)
+    path = tmp_path / "end.ckpt"
+    saver = Interrupt(path, after, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    outer = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit):
+            fit(tmp_path, callbacks=[saver])
+    finally:
+        signal.signal(signal.SIGTERM, outer)
+    rest, _ = fit(tmp_path, ckpt_path=path, seed=99)
+    assert rest == whole[len(saver.notes.entries) :]
+
+
+class Failing:
+    """Rows without noise that can't be read at one moment."""
+
+    def __init__(self, rows, at):
+        self.rows, self.left = rows, at
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        self.left -= 1
+        if self.left == 0:
+            raise OSError("the disk is gone")
+        return self.rows[index]
+
+
+@pytest.mark.parametrize("at", [5, 9, 14, 27, 30])
+def test_after_a_failure_of_the_data(tmp_path, at):
+    def train(fails_at):
+        options = Options(persistent_workers=True)  # rows without noise: some of it would be drawn twice
+        rows = loaders(options)[0].dataset
+        return DataLoader(Failing(rows, fails_at), 4, shuffle=True)
+
+    whole, _ = fit(tmp_path, train=train(0))
+    saver = Interrupt(tmp_path / "end.ckpt", -1, None)
+    with pytest.raises(OSError, match="the disk is gone"):
+        fit(tmp_path, callbacks=[saver], train=train(at))
+    rest, _ = fit(tmp_path, ckpt_path=tmp_path / "end.ckpt", seed=99, train=train(0))
+    assert rest == whole[len(saver.notes.entries) :]
+
+
+class ByEpoch(Sampler):
+    """Shuffles by epoch as DistributedSampler does."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return 26
+
+    def __iter__(self):
+        return iter(torch.randperm(26, generator=torch.Generator().manual_seed(self.epoch)).tolist())
+
+
+def test_sampler_that_shuffles_by_epoch(tmp_path):
+    def train():
+        return DataLoader(loaders(Options())[0].dataset, 4, sampler=ByEpoch())
+
+    saver = SaveAt(tmp_path, "on_train_batch_end")
+    whole, _ = fit(tmp_path, callbacks=[saver], train=train())
+    for path, written in saver.saved[1::5]:
+        rest, _ = fit(tmp_path, ckpt_path=path, seed=99, train=train())
+        assert rest == whole[written:], path.name
+
+
+@pytest.mark.parametrize("arguments", [{"max_steps": 9}, {"limit_train_batches": 5}, {"check_val_every_n_epoch": 2}])
+def test_with_limits(tmp_path, arguments):
+    saver = SaveAt(tmp_path, "on_train_batch_end")
+    whole, _ = fit(tmp_path, callbacks=[saver], **arguments)
+    for path, written in saver.saved[1::3]:
+        rest, _ = fit(tmp_path, ckpt_path=path, seed=99, **arguments)
+        assert rest == whole[written:], path.name

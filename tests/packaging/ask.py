@@ -1,0 +1,97 @@
+"""Run in a clean environment: what works there, and what is said of what is missing. Prints one JSON object.
+
+python -I ask.py '{"callback": ["EarlyStopping"], "logger": ["csv"]}'
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+import leyden as pl
+from leyden.manager import discover
+
+ROLE_ARGUMENTS = {
+    "accelerator": {"accelerator": "auto"},
+    "checkpoint": {"enable_checkpointing": True},
+    "logger": {"logger": True},
+    "model_summary": {"enable_model_summary": True},
+    "progress_bar": {"enable_progress_bar": True},
+    "timer": {"max_time": "00:00:10:00"},
+}
+UTILITY_PAGES = {
+    "ModelSummary": "leyden.utilities.model_summary",
+    "find_usable_cuda_devices": "leyden.accelerators",
+}
+
+
+class Line(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1)
+
+    def training_step(self, batch: torch.Tensor) -> torch.Tensor:
+        loss = self.layer(batch).square().mean()
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def trainer(**arguments: Any) -> pl.Trainer:
+    return pl.Trainer(max_epochs=1, default_root_dir=tempfile.mkdtemp(), **arguments)
+
+
+def fit() -> None:
+    """A short training run with every default that is installed."""
+    model = Line()
+    before = model.layer.weight.detach().clone()
+    trainer().fit(model, DataLoader(torch.ones(8, 2), batch_size=2))
+    assert not torch.equal(before, model.layer.weight.detach().cpu())
+
+
+def ask(kind: str, name: str) -> None:
+    """Ask for a part the way a user does: classes and functions are imported, a name is an argument of the Trainer."""
+    if kind == "role":
+        trainer(**ROLE_ARGUMENTS[name])
+    elif kind == "utility":
+        exec(f"from {UTILITY_PAGES[name]} import {name}")
+    elif name[0].isupper():
+        exec(f"from leyden.{kind}s import {name}")
+    else:
+        trainer(**{kind: name})
+
+
+def error_of(call: Callable[..., None], *arguments: str) -> str | None:
+    """What the call raises, as text; None where it succeeds."""
+    try:
+        call(*arguments)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def main(wanted: dict[str, list[str]]) -> None:
+    records = discover().records
+    for record in records:
+        for component in record.components:
+            component.load()
+    answers = {
+        "distributions": sorted(record.distribution for record in records if record.state == "active"),
+        "set aside": [f"{record}: {record.error}" for record in records if record.error],
+        "fit": error_of(fit),
+        "asked": {f"{kind} {name}": error_of(ask, kind, name) for kind, names in wanted.items() for name in names},
+    }
+    # What runs print goes before: the answer is the last line.
+    print(f"\n{json.dumps(answers)}")
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,184 @@
+"""Built wheels in a clean environment: any plugin can be uninstalled, the others work, and what is missing is named.
+
+The environment is a virtual environment with links to the third-party packages of the running one (they are
+large, and Leyden's own editable installs must not be seen); pip installs and uninstalls the wheels in it for real.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+PLUGINS = sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))
+CATALOGUE = json.loads((ROOT / "core/src/leyden/catalogue.json").read_text(encoding="utf-8"))["published"]
+# Several distributions bring these, so that one of them is not missed while another is there.
+SHARED = {("accelerator", "gpu"), ("role", "accelerator"), ("role", "logger")}
+EVERYTHING = sorted(["leyden-core", *(f"leyden-{name}" for name in PLUGINS)])
+
+# One environment, changed by every test: one worker of pytest-xdist runs them all.
+pytestmark = pytest.mark.xdist_group("wheels")
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> str:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("LEYDEN", "PYTHON"))}
+    result = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environ, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A wheel of every distribution of this repository, by the distribution's name."""
+    folder = tmp_path_factory.mktemp("wheels")
+    sources = [ROOT, ROOT / "core", *(ROOT / "plugins" / name for name in PLUGINS)]
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    run(*pip, "--wheel-dir", folder, *sources)
+    return {path.name.split("-")[0].replace("_", "-"): path for path in folder.glob("*.whl")}
+
+
+class Environment:
+    """A virtual environment that has the third-party packages of the running one, and no Leyden."""
+
+    def __init__(self, folder: Path) -> None:
+        venv.create(folder, symlinks=True, with_pip=False)
+        self.bin = folder / "bin"
+        [packages] = folder.glob("lib/python*/site-packages")
+        for entry in self._third_party():
+            if not (packages / entry.name).exists():
+                (packages / entry.name).symlink_to(entry)
+
+    @staticmethod
+    def _third_party() -> Iterator[Path]:
+        """In the order of ``sys.path``, so that the first of two of one name is linked, as it would be imported."""
+        for folder in map(Path, sys.path):
+            if folder.name in ("site-packages", "dist-packages"):
+                ours = ("leyden", "_editable_impl_leyden")
+                yield from (e for e in folder.iterdir() if not e.name.startswith(ours) and e.suffix != ".pth")
+
+    def pip(self, *arguments: str | Path) -> str:
+        return run(self.bin / "python", "-I", "-m", "pip", "--disable-pip-version-check", *arguments)
+
+    def install(self, *files: Path) -> None:
+        self.pip("install", "--quiet", "--no-deps", "--no-index", *files)
+
+    def uninstall(self, *distributions: str) -> None:
+        self.pip("uninstall", "--quiet", "--yes", *distributions)
+
+    def ask(self, cwd: Path, wanted: dict[str, list[str]] | None = None) -> dict[str, Any]:
+        """The answers of ``ask.py``, run in this environment."""
+        script = ROOT / "tests" / "packaging" / "ask.py"
+        output = run(self.bin / "python", "-I", script, json.dumps(wanted or {}), cwd=cwd)
+        answers: dict[str, Any] = json.loads(output.splitlines()[-1])
+        return answers
+
+
+@pytest.fixture(scope="module")
+def environment(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    environment = Environment(tmp_path_factory.mktemp("environment"))
+    environment.install(*wheels.values())
+    return environment
+
+
+@contextmanager
+def without(environment: Environment, wheels: dict[str, Path], *distributions: str) -> Iterator[None]:
+    environment.uninstall(*distributions)
+    try:
+        yield
+    finally:
+        environment.install(*(wheels[name] for name in distributions))
+
+
+def brought_by(distribution: str) -> dict[str, list[str]]:
+    """What the core's catalogue says that only this distribution brings, by kind."""
+    return {
+        kind: [name for name, brings in names.items() if brings == distribution and (kind, name) not in SHARED]
+        for kind, names in CATALOGUE.items()
+    }
+
+
+def test_the_distribution_leyden_has_no_code(wheels: dict[str, Path]) -> None:
+    with zipfile.ZipFile(wheels["leyden"]) as wheel:
+        assert all(".dist-info/" in name for name in wheel.namelist())
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_a_wheel_has_the_package_its_types_and_no_tests(name: str, wheels: dict[str, Path]) -> None:
+    with zipfile.ZipFile(wheels[f"leyden-{name}"]) as wheel:
+        names = wheel.namelist()
+    assert {f"leyden_{name}/plugin.py", f"leyden_{name}/py.typed"} <= set(names)
+    assert all(entry.startswith((f"leyden_{name}/", f"leyden_{name}-")) for entry in names)
+
+
+def test_everything_installed_is_consistent_and_trains(environment: Environment, tmp_path: Path) -> None:
+    assert "No broken requirements" in environment.pip("check")
+    answers = environment.ask(tmp_path)
+    assert answers["fit"] is None
+    assert answers["distributions"] == EVERYTHING
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_without_one_plugin_the_others_work_and_what_is_missing_is_named(
+    name: str, environment: Environment, wheels: dict[str, Path], tmp_path: Path
+) -> None:
+    missing = f"leyden-{name}"
+    with without(environment, wheels, missing):
+        answers = environment.ask(tmp_path, brought_by(missing))
+
+    assert answers["set aside"] == []
+    assert answers["distributions"] == [distribution for distribution in EVERYTHING if distribution != missing]
+    if name == "cpu" and not torch.accelerator.is_available():
+        assert_names(answers["fit"], missing)
+    else:
+        assert answers["fit"] is None
+    assert answers["asked"], f"the catalogue has nothing of {missing}"
+    for said in answers["asked"].values():
+        assert_names(said, missing)
+
+
+def assert_names(said: str | None, distribution: str) -> None:
+    """An error of one line that says what to install."""
+    assert said is not None
+    assert f"pip install {distribution}" in said
+    assert "\n" not in said
+
+
+def test_the_core_and_one_accelerator_are_the_smallest_trainer(
+    environment: Environment, wheels: dict[str, Path], tmp_path: Path
+) -> None:
+    others = {distribution for distribution in wheels if distribution not in ("leyden-core", "leyden-cpu")}
+    wanted = {kind: [name for name in names if names[name] in others] for kind, names in CATALOGUE.items()}
+    with without(environment, wheels, *others):
+        answers = environment.ask(tmp_path, wanted)
+    assert answers["distributions"] == ["leyden-core", "leyden-cpu"]
+    assert answers["fit"] is None
+    for asked, said in answers["asked"].items():
+        kind, name = asked.split()
+        assert_names(said, CATALOGUE[kind][name])
+
+
+def test_the_core_alone_asks_for_an_accelerator(
+    environment: Environment, wheels: dict[str, Path], tmp_path: Path
+) -> None:
+    with without(environment, wheels, *(distribution for distribution in wheels if distribution != "leyden-core")):
+        answers = environment.ask(tmp_path)
+    assert answers["distributions"] == ["leyden-core"]
+    assert_names(answers["fit"], "leyden-cpu")
+
+
+def test_the_command_line_lists_every_plugin(environment: Environment, tmp_path: Path) -> None:
+    listed = run(environment.bin / "leyden", "plugins", cwd=tmp_path)
+    assert all(distribution in listed for distribution in EVERYTHING)
