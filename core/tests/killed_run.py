@@ -1,10 +1,11 @@
 """A training run that is killed again and again, and the same run left alone; both write down what happens.
 
-    python killed_run.py DIRECTORY OPTIONS
+    python killed_run.py DIRECTORY CASES
 
-OPTIONS is a JSON object, see :class:`Options`. In DIRECTORY appear ``whole.jsonl``, what the run does when it
-is left alone, and ``part-N.jsonl``, what each of its lives does when it is killed by SIGKILL at random moments
-and resumed from its newest checkpoint until it gets to its end. PyTorch is imported once; each life is a fork.
+CASES is a JSON object of objects, see :class:`Options`, by name. In DIRECTORY/NAME appear ``whole.jsonl``, what
+the run does when it is left alone, and ``part-N.jsonl``, what each of its lives does when it is killed by SIGKILL
+at random moments and resumed from its newest checkpoint until it gets to its end. PyTorch is imported once; each
+life is a fork.
 """
 
 from __future__ import annotations
@@ -109,8 +110,10 @@ class Rows(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         values = torch.arange(6.0).add(index).sin()
-        noise = torch.randn(6) * random.random() + float(np.random.rand())
-        return values + self.noise * noise, values.sum(0, keepdim=True)
+        target = values.sum(0, keepdim=True)
+        if self.noise:
+            values = values + self.noise * (torch.randn(6) * random.random() + float(np.random.rand()))
+        return values, target
 
 
 class Stream(IterableDataset):
@@ -186,6 +189,7 @@ class Model(pl.LightningModule):
         loss, prediction, target = self.loss(batch)
         self.journal.write(validated=digest(*batch), noise=digest(torch.rand(())))
         self.log("val_loss", loss)
+        self.log("val_each", loss, on_step=True, on_epoch=True)
         self.val_error(prediction, target)
         self.log("val_error", self.val_error)
 
@@ -303,20 +307,25 @@ def fork(options: Options, journal: Path, checkpoint: Path, kill_after: int) -> 
         os._exit(1)
 
 
-def main() -> int:
+def live_and_die(directory: Path, options: Options) -> None:
     """Let the run live undisturbed, then with kills."""
-    warnings.simplefilter("error")
-    directory, options = Path(sys.argv[1]), Options(**json.loads(sys.argv[2]))
     moments = random.Random(options.seed)
+    directory.mkdir()
     if fork(options, directory / "whole.jsonl", directory / "whole.ckpt", kill_after=0):
-        return 1
+        return
     for life in range(options.lives + 1):
         kill_after = moments.randint(10, 60) if life < options.lives else 0
         ended = fork(options, directory / f"part-{life:02}.jsonl", directory / "killed.ckpt", kill_after)
         if ended != -signal.SIGKILL:
-            return ended
-    return 1
+            return
+
+
+def main() -> None:
+    """Go through the cases; what went wrong is seen in what they wrote."""
+    warnings.simplefilter("error")
+    for name, options in json.loads(sys.argv[2]).items():
+        live_and_die(Path(sys.argv[1]) / name, Options(**options))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

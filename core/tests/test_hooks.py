@@ -105,7 +105,7 @@ def test_every_hook_is_called_with_what_it_specifies(tmp_path):
     trainer.test(model, Batches(1), verbose=False)
     trainer.predict(model, Batches(1), ckpt_path=tmp_path / "run.ckpt")
     with pytest.raises(ZeroDivisionError):
-        trainer.fit(model, (1 / zero for zero in [0]), Batches(1))
+        trainer.validate(model, (1 / zero for zero in [0]))
     with pytest.raises(MisconfigurationException, match="2 processes"):
         quiet_trainer(
             tmp_path, plugins=recorder(["leyden_default_strategy"], lambda n, v: seen.update({n: v})), devices=2
@@ -122,7 +122,7 @@ def test_every_hook_is_called_with_what_it_specifies(tmp_path):
     assert seen["on_before_optimizer_step"]["optimizer"] is seen["on_before_zero_grad"]["optimizer"]
     assert seen["on_train_batch_end"]["outputs"]["loss"].item() == seen["on_before_backward"]["loss"].item()
     assert seen["teardown"]["stage"] == "predict"
-    assert seen["setup"]["stage"] == "fit"
+    assert seen["setup"]["stage"] == "validate"
     for name in ("train", "validation", "test", "predict"):
         assert torch.equal(seen[f"on_{name}_batch_end"]["batch"], torch.ones(3, 2))
         assert seen[f"on_{name}_batch_start"]["batch_idx"] == 0

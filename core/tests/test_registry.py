@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from importlib.resources import files
 from types import SimpleNamespace
 from typing import Any
 
@@ -117,29 +119,20 @@ def test_where_nothing_is_installed():
     assert said(registry(), "lamp", "table") == "There is no lamp 'table'; installed: none."
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "distribution"),
-    [
-        ("accelerator", "cpu", "leyden-cpu"),
-        ("callback", "EarlyStopping", "leyden-callbacks"),
-        ("callback", "RichProgressBar", "leyden-progress"),
-        ("logger", "tensorboard", "leyden-tensorboard"),
-        ("logger", "CSVLogger", "leyden-csv"),
-        ("profiler", "simple", "leyden-profilers"),
-    ],
-)
+CATALOGUE = json.loads(files("leyden").joinpath("catalogue.json").read_text(encoding="utf-8"))
+
+
+def catalogued(section: str) -> list[tuple[str, str, str]]:
+    """One name of each kind, with its distribution."""
+    return [(kind, *next(iter(names.items()))) for kind, names in CATALOGUE[section].items() if names]
+
+
+@pytest.mark.parametrize(("kind", "name", "distribution"), catalogued("published"))
 def test_what_another_distribution_has_is_said_with_the_command(kind, name, distribution):
     assert said(registry(), kind, name).endswith(f"It comes with {distribution}: pip install {distribution}.")
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "distribution"),
-    [
-        ("strategy", "ddp", "leyden-ddp"),
-        ("precision", "bf16-mixed", "leyden-precision"),
-        ("profiler", "pytorch", "leyden-profilers"),
-    ],
-)
+@pytest.mark.parametrize(("kind", "name", "distribution"), catalogued("planned"))
 def test_what_is_planned_is_not_offered_for_installation(kind, name, distribution):
     message = said(registry(), kind, name)
     assert message.endswith(f"It is planned for {distribution} and not published yet.")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from killed_run import JournalLogger, Model, Options, digest, loaders
+from killed_run import JournalLogger, Model, Options, Rows, digest, loaders
 from torch.utils.data import DataLoader, Sampler
 
 import leyden as pl
@@ -27,22 +27,31 @@ KILLED = {
 }
 
 
+@pytest.fixture(scope="module")
+def killed_runs(tmp_path_factory):
+    """Where all cases have been run, and what was said meanwhile."""
+    directory = tmp_path_factory.mktemp("killed")
+    command = [sys.executable, str(SCRIPT), str(directory), json.dumps(KILLED)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=500)
+    return directory, done.stderr
+
+
+@pytest.mark.xdist_group("killed runs")
 @pytest.mark.parametrize("case", KILLED)
-def test_killed_again_and_again(tmp_path, case):
+def test_killed_again_and_again(killed_runs, case):
     """Every batch, every number drawn, every logged value and the weights are those of the run left alone."""
-    command = [sys.executable, str(SCRIPT), str(tmp_path), json.dumps(KILLED[case])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    whole = (tmp_path / "whole.jsonl").read_text().splitlines()
-    parts = [path.read_text().splitlines() for path in sorted(tmp_path.glob("part-*.jsonl"))]
-    assert len(parts) > 3
+    directory, said = killed_runs
+    whole = (directory / case / "whole.jsonl").read_text().splitlines()
+    parts = [path.read_text().splitlines() for path in sorted((directory / case).glob("part-*.jsonl"))]
+    assert len(parts) > 3, said
+    assert "weights" in whole[-1]
     reached = 0
     for part in filter(None, parts):
         assert part[0] in whole[: reached + 1], "a life begins with what the run left alone never does"
         start = whole.index(part[0])
         assert part == whole[start : start + len(part)]
         reached = start + len(part)
-    assert reached == len(whole)
+    assert reached == len(whole), said
 
 
 class Notes:
@@ -55,9 +64,9 @@ class Notes:
         self.entries.append(entry)
 
 
-def fit(tmp_path, options=Options(), callbacks=(), ckpt_path=None, seed=1, train=None, **arguments):
+def fit(tmp_path, options=None, callbacks=(), ckpt_path=None, seed=1, train=None, **arguments):
     """One run of the script's model; returns what it wrote down and its Trainer."""
-    notes = Notes()
+    notes, options = Notes(), options or Options()
     pl.seed_everything(seed, verbose=False)
     settings = {"max_epochs": options.max_epochs, "accumulate_grad_batches": 2, "val_check_interval": 0.5, **arguments}
     trainer = pl.Trainer(
@@ -198,10 +207,8 @@ class Failing:
 
 @pytest.mark.parametrize("at", [5, 9, 14, 27, 30])
 def test_after_a_failure_of_the_data(tmp_path, at):
-    def train(fails_at):
-        options = Options(persistent_workers=True)  # rows without noise: some of it would be drawn twice
-        rows = loaders(options)[0].dataset
-        return DataLoader(Failing(rows, fails_at), 4, shuffle=True)
+    def train(fails_at):  # rows without noise, since those of the batch that failed are read twice
+        return DataLoader(Failing(Rows(noise=0.0), fails_at), 4, shuffle=True)
 
     whole, _ = fit(tmp_path, train=train(0))
     saver = Interrupt(tmp_path / "end.ckpt", -1, None)
@@ -228,7 +235,7 @@ class ByEpoch(Sampler):
 
 def test_sampler_that_shuffles_by_epoch(tmp_path):
     def train():
-        return DataLoader(loaders(Options())[0].dataset, 4, sampler=ByEpoch())
+        return DataLoader(Rows(), 4, sampler=ByEpoch())
 
     saver = SaveAt(tmp_path, "on_train_batch_end")
     whole, _ = fit(tmp_path, callbacks=[saver], train=train())

@@ -82,8 +82,6 @@ def test_a_missing_class_is_named_with_the_distribution_that_has_it(plugin_site,
     discover().records[:] = discover().records[:1]  # as if only the core were installed
     with pytest.raises(ImportError, match=r"It comes with leyden-callbacks: pip install leyden-callbacks\."):
         from leyden.callbacks import EarlyStopping  # noqa: F401
-    with pytest.raises(ImportError, match=r"It is planned for leyden-ddp and not published yet\."):
-        from leyden.strategies import DDPStrategy  # noqa: F401
 
 
 def test_a_misspelt_class_is_answered_with_the_nearest(plugin_site):
@@ -92,9 +90,9 @@ def test_a_misspelt_class_is_answered_with_the_nearest(plugin_site):
 
 
 def test_a_class_of_a_broken_plugin_is_imported_with_that_plugin_s_error(plugin_site):
-    plugin_site.add("leyden-tuner", "raise RuntimeError('out of tune')", plugin="tuner")
+    plugin_site.add("acme-tuner", "raise RuntimeError('out of tune')", plugin="tuner")
     with pytest.warns(RuntimeWarning, match="set aside"), pytest.raises(ImportError, match="out of tune") as caught:
-        from leyden.callbacks import BatchSizeFinder  # noqa: F401
+        from leyden.callbacks import TuningFork  # noqa: F401
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 

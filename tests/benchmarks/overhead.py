@@ -326,7 +326,7 @@ def main() -> None:
     if arguments.first_step:
         first_step(arguments.first_step[0], Path(arguments.first_step[1]))
         return
-    rounds, warmup, steps, starts = (3, 30, 150, 1) if arguments.quick else (21, 50, 400, 5)
+    rounds, warmup, steps, starts = (3, 30, 150, 1) if arguments.quick else (15, 50, 300, 3)
     rounds_us = {setting: time_steps(setting, rounds, warmup, steps) for setting in SETTINGS}
     result = {
         "machine": machine(),

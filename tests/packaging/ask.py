@@ -25,6 +25,13 @@ ROLE_ARGUMENTS = {
     "progress_bar": {"enable_progress_bar": True},
     "timer": {"max_time": "00:00:10:00"},
 }
+PAGES = {
+    "accelerator": "leyden.accelerators",
+    "callback": "leyden.callbacks",
+    "logger": "leyden.loggers",
+    "precision": "leyden.plugins",
+    "profiler": "leyden.profilers",
+}
 UTILITY_PAGES = {
     "ModelSummary": "leyden.utilities.model_summary",
     "find_usable_cuda_devices": "leyden.accelerators",
@@ -64,7 +71,7 @@ def ask(kind: str, name: str) -> None:
     elif kind == "utility":
         exec(f"from {UTILITY_PAGES[name]} import {name}")
     elif name[0].isupper():
-        exec(f"from leyden.{kind}s import {name}")
+        exec(f"from {PAGES[kind]} import {name}")
     else:
         trainer(**{kind: name})
 

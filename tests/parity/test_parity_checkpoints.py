@@ -244,6 +244,9 @@ def test_resuming_equals_never_having_stopped(pl, lab):
 
 @parity
 def test_resuming_hands_back_every_state(pl, lab):
+    reason = "in Leyden every on_load_checkpoint sees the checkpoint before anything is restored from it"
+    lab.differs(r"LightningDataModule.load_state_dict|^data: ", reason)
+
     class Model(make_trained_model(lab)):
         def on_save_checkpoint(self, checkpoint):
             checkpoint["mine"] = self.global_step

@@ -398,7 +398,7 @@ def test_the_same_hyperparameter_twice_with_two_values(pl, lab):
             super().__init__()
             self.save_hyperparameters()
 
-    with lab.raises("RuntimeError"):
+    with lab.refuses("RuntimeError"):
         lab.trainer(max_epochs=1).fit(lab.model(Model), datamodule=lab.datamodule(Data))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from typing_extensions import Self
@@ -18,10 +18,30 @@ MODULE_KEYS = ("hyper_parameters", "hparams_name")
 DATAMODULE_KEYS = ("datamodule_hyper_parameters", "datamodule_hparams_name")
 
 
+if TYPE_CHECKING:
+    _class_only = classmethod
+else:
+
+    class _class_only(classmethod):
+        """A class method that refuses an instance, whose state the caller would believe to be loaded."""
+
+        def __get__(self, instance: Any, owner: type | None = None) -> Any:
+            if instance is None:
+                return super().__get__(instance, owner)
+            name = type(instance).__name__
+
+            def refuse(*args: Any, **kwargs: Any) -> None:
+                raise TypeError(
+                    f"load_from_checkpoint makes a new {name}: call {name}.load_from_checkpoint(path) and keep that."
+                )
+
+            return refuse
+
+
 class ModuleLoading:
     """Gives a LightningModule ``load_from_checkpoint``."""
 
-    @classmethod
+    @_class_only
     def load_from_checkpoint(
         cls,
         checkpoint_path: str | os.PathLike[str] | IO[bytes],
@@ -44,7 +64,7 @@ class ModuleLoading:
         Raises:
             MisconfigurationException: ``__init__`` needs an argument that the checkpoint does not hold.
         """
-        checkpoint = _read(checkpoint_path, map_location, weights_only)
+        checkpoint = read_checkpoint(checkpoint_path, "cpu" if map_location is None else map_location, weights_only)
         if hparams_file is not None:
             checkpoint["hyper_parameters"] = _read_hparams(hparams_file)
         module: Any = _build(cls, checkpoint, MODULE_KEYS, kwargs)
@@ -64,7 +84,7 @@ class ModuleLoading:
 class DataModuleLoading:
     """Gives a LightningDataModule ``load_from_checkpoint``."""
 
-    @classmethod
+    @_class_only
     def load_from_checkpoint(
         cls,
         checkpoint_path: str | os.PathLike[str] | IO[bytes],
@@ -77,21 +97,13 @@ class DataModuleLoading:
 
         The arguments are those of :meth:`ModuleLoading.load_from_checkpoint`.
         """
-        checkpoint = _read(checkpoint_path, map_location, weights_only)
+        checkpoint = read_checkpoint(checkpoint_path, "cpu" if map_location is None else map_location, weights_only)
         if hparams_file is not None:
             checkpoint["datamodule_hyper_parameters"] = _read_hparams(hparams_file)
         datamodule: Any = _build(cls, checkpoint, DATAMODULE_KEYS, kwargs)
         if (state := checkpoint.get(cls.__qualname__)) is not None:
             datamodule.load_state_dict(state)
         return datamodule  # type: ignore[no-any-return]
-
-
-def _read(path: Any, map_location: Any, weights_only: bool | None) -> dict[str, Any]:
-    where = "cpu" if map_location is None else map_location
-    if hasattr(path, "read"):
-        loaded: dict[str, Any] = torch.load(path, map_location=where, weights_only=weights_only is not False)
-        return loaded
-    return read_checkpoint(path, where, weights_only)
 
 
 def _build(cls: type, checkpoint: dict[str, Any], keys: tuple[str, str], overrides: dict[str, Any]) -> Any:

@@ -88,7 +88,7 @@ class PluginManager(pluggy.PluginManager):
 
     def _components_of(self, record: PluginRecord) -> tuple[Component, ...]:
         implementations = self.hook.leyden_components.get_hookimpls()
-        own = [impl.function for impl in implementations if impl.plugin is record.plugin]
+        own: list[Any] = [impl.function for impl in implementations if impl.plugin is record.plugin]
         components = tuple(part for function in own for part in function() or ())
         for part in components:
             if not isinstance(part, Component):
@@ -212,7 +212,7 @@ def _set_aside(manager: PluginManager, record: PluginRecord, error: BaseExceptio
     handle = record.distribution if shared else record.name
     manager.records.append(record)
     rank_zero_warn(
-        f"The {record} is set aside: {type(error).__name__}: {error} "
+        f"The {record} is set aside: {type(error).__name__}: {str(error).rstrip('.')}. "
         f"Mend or uninstall it, or disable it with LEYDEN_PLUGINS_DISABLED={handle}.",
         RuntimeWarning,
     )

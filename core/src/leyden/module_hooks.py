@@ -110,6 +110,7 @@ class ModuleHooks(DataHooks):
 
     def on_validation_model_train(self) -> None:
         """Put the module back after validation. If not overridden, every submodule's mode is restored."""
+        self.train()  # type: ignore[attr-defined]
 
     def on_test_model_eval(self) -> None:
         """Put the module into evaluation mode for testing."""
@@ -117,6 +118,7 @@ class ModuleHooks(DataHooks):
 
     def on_test_model_train(self) -> None:
         """Put the module back after testing. If not overridden, every submodule's mode is restored."""
+        self.train()  # type: ignore[attr-defined]
 
     def on_predict_model_eval(self) -> None:
         """Put the module into evaluation mode for prediction."""
@@ -124,6 +126,7 @@ class ModuleHooks(DataHooks):
 
     def on_predict_model_train(self) -> None:
         """Put the module back after prediction. If not overridden, every submodule's mode is restored."""
+        self.train()  # type: ignore[attr-defined]
 
     def on_validation_start(self) -> None:
         """Validation begins."""

@@ -14,7 +14,7 @@ from leyden.manager import PluginManager, PluginRecord, discover
 from leyden.utilities.exceptions import MisconfigurationException
 
 
-class UnknownComponentError(MisconfigurationException, ValueError, ImportError):
+class UnknownComponentError(MisconfigurationException, ImportError):
     """No installed plugin brings a component of that kind and name."""
 
 
@@ -134,7 +134,17 @@ def published_by(kind: str, name: str) -> tuple[str, bool]:
 
 
 def build(kind: str, value: Any, manager: PluginManager | None = None, **arguments: Any) -> Any:
-    """A part from what the user wrote: a name is looked up and built, a class is built, an instance is returned."""
-    if isinstance(value, str):
-        return Registry(manager).get(kind, value).build(**arguments)
-    return value() if isinstance(value, type) else value
+    """A part from what the user wrote: a name is looked up and built, a class is built, an instance is returned.
+
+    Raises:
+        UnknownComponentError: There is no such name.
+        MisconfigurationException: It can't be built without arguments of its own, or two plugins bring it.
+    """
+    if not isinstance(value, (str, type)):
+        return value
+    make = Registry(manager).get(kind, value).build if isinstance(value, str) else value
+    try:
+        return make(**arguments)
+    except TypeError as error:
+        name = value if isinstance(value, str) else value.__name__
+        raise MisconfigurationException(f"The {kind} {name!r} can't be built: {error}; give an instance.") from error

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from leyden.utilities.batch import extract_batch_size
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.rank_zero import rank_zero_warn
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
@@ -82,6 +83,15 @@ _REDUCTIONS: dict[Any, str] = {
     "mean": "mean", "avg": "mean", "min": "min", "max": "max", "sum": "sum",
     torch.mean: "mean", torch.min: "min", torch.max: "max", torch.sum: "sum", min: "min", max: "max", sum: "sum",
 }  # fmt: skip
+
+
+_EXACT = (torch.float32, torch.float64)
+
+
+def _dtype() -> torch.dtype:
+    """PyTorch's default, but no less than float32: the sum of an epoch overflows float16."""
+    dtype = torch.get_default_dtype()
+    return dtype if dtype in _EXACT else torch.float32
 
 
 class Record:
@@ -186,7 +196,7 @@ class TensorRecord(Record):
                     f"self.log({self.name!r}, …) got {value!r} of type {type(value).__name__}; log a number, a tensor "
                     "of one element or a torchmetrics object."
                 )
-            return torch.tensor(value, dtype=torch.get_default_dtype())
+            return torch.tensor(value, dtype=_dtype())
         if value.numel() != 1:
             raise ValueError(
                 f"self.log({self.name!r}, …) got a tensor of {value.numel()} elements; log a single number, "
@@ -194,8 +204,8 @@ class TensorRecord(Record):
             )
         if value.dim():
             value = value.squeeze()
-        if not value.is_floating_point():
-            return value.to(torch.get_default_dtype())
+        if value.dtype not in _EXACT:
+            value = value.to(_dtype())
         if self.options.enable_graph:
             return value
         return value.detach() if value.grad_fn is not None else value.clone()
@@ -370,6 +380,8 @@ class Logging:
 
     def log(self, name: str, value: Any, asked: LogOptions, batch_size: int | None) -> None:
         """Take one ``self.log`` call."""
+        if self._trainer.barebones:
+            return self._warn_of_barebones(name)
         results = self.results
         if results is None or self.hook is None:
             raise MisconfigurationException(
@@ -379,6 +391,13 @@ class Logging:
         if record is None or record.restored or record.asked != asked:
             record = self._declare(results, name, value, asked, record)
         record.update(value, self.batch_size if batch_size is None else batch_size)
+
+    def _warn_of_barebones(self, name: str) -> None:
+        if not self._told_of_barebones:
+            self._told_of_barebones = True
+            rank_zero_warn(f"self.log({name!r}, …) does nothing under Trainer(barebones=True). (Said once.)")
+
+    _told_of_barebones = False
 
     def _declare(self, results: Results, name: str, value: Any, asked: LogOptions, known: Record | None) -> Record:
         """The record of a name that is logged for the first time in this epoch."""
@@ -578,7 +597,10 @@ class Logging:
         self._progress_bar_metrics.update(metrics[2])
 
     def to_host(self) -> None:
-        """Bring what is kept to the host; the run is over and its device may go."""
+        """Bring what is kept to the host; the run is over, well or not, and its device may go."""
+        if self.results is not None:
+            self._keep(self.results.metrics(training=True))
+            self.results = None
         for kept in (self._callback_metrics, self._logged_metrics, self._progress_bar_metrics):
             kept.update({name: v.cpu() if isinstance(v, Tensor) else v for name, v in kept.items()})
 

@@ -6,29 +6,39 @@ import io
 import os
 import zipfile
 from argparse import Namespace
-from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from enum import Enum
 from pathlib import Path, PurePath
 from typing import IO, Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
+from torch.serialization import get_safe_globals
 
 from leyden.interfaces.checkpoint_io import CheckpointIO
 from leyden.utilities.exceptions import CheckpointCorruptedError
 from leyden.utilities.storage import is_remote
 
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
+_PLAIN = {type(None), bool, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, Tensor, Parameter}
+# what makes the plain value of a subclass, whatever the subclass says of itself
+_PLAIN_BASES: dict[type, Callable[[Any], Any]] = {
+    int: int.__int__,
+    float: float.__float__,
+    str: str.__str__,
+    bytes: bytes,
+}
+_MOST_BITS = 8 * 255  # of an integer that weights_only can read
 
 
 class NotPlainError(TypeError):
     """A value is no data: loading it back would run code or import a name from the file."""
 
 
-def to_plain(value: Any, where: str = "", dropped: list[str] | None = None) -> Any:
+def to_plain(value: Any, where: str = "", dropped: list[str] | None = None, within: tuple[int, ...] = ()) -> Any:
     """The value as data that ``torch.load(weights_only=True)`` takes back.
 
     Numpy values become numbers and tensors, paths strings, enums their values, dates text, named tuples tuples,
@@ -38,60 +48,80 @@ def to_plain(value: Any, where: str = "", dropped: list[str] | None = None) -> A
         value: Anything.
         where: The key path of ``value``, for messages.
         dropped: Collects the paths of dict entries that are no data and were left out.
+        within: The ``id`` of every collection that ``value`` is in.
 
     Raises:
         NotPlainError: The value is no data and stands in no dict from which it could be left out.
     """
-    if type(value) in _PLAIN or isinstance(value, Tensor):
+    if type(value) in _PLAIN:
         return value
     if isinstance(value, Enum):
-        return to_plain(value.value, where, dropped)
-    if isinstance(value, (int, float, str)):  # of a subclass, such as numpy.float64
-        return next(base for base in (int, float, str) if isinstance(value, base))(value)
+        return to_plain(value.value, where, dropped, within)
+    if isinstance(value, tuple(_PLAIN_BASES)):
+        return _plain_subclass(value, where)
+    if isinstance(value, Tensor):
+        return value if type(value) in get_safe_globals() else value.as_subclass(Tensor)
+    if id(value) in within:
+        raise NotPlainError(f"{where} is a collection that contains itself.")
+    within = (*within, id(value))
     if isinstance(value, Mapping):
-        return _plain_mapping(value, where, dropped)
-    if isinstance(value, (list, tuple)):
-        items = [to_plain(v, f"{where}[{i}]", dropped) for i, v in enumerate(value)]
-        return items if isinstance(value, list) else tuple(items)
+        return _plain_mapping(value, where, dropped, within)
+    if isinstance(value, (list, tuple, deque, range)):
+        items = [to_plain(v, f"{where}[{i}]", dropped, within) for i, v in enumerate(value)]
+        return tuple(items) if isinstance(value, tuple) else items
     if isinstance(value, (set, frozenset)):
-        return {to_plain(v, where, dropped) for v in value}
-    return _plain_object(value, where, dropped)
+        return {to_plain(v, where, dropped, within) for v in value}
+    return _plain_object(value, where, dropped, within)
 
 
-def _plain_mapping(value: Mapping[Any, Any], where: str, dropped: list[str] | None) -> Any:
-    if isinstance(value, OrderedDict) and all(isinstance(v, Tensor) for v in value.values()):
+def _plain_subclass(value: Any, where: str) -> Any:
+    """An integer, or what derives from a number or text, such as numpy.float64."""
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise NotPlainError(f"{where} is an integer of {value.bit_length()} bits, and {_MOST_BITS} can be read back.")
+    return next(plain(value) for base, plain in _PLAIN_BASES.items() if isinstance(value, base))
+
+
+def _plain_mapping(value: Mapping[Any, Any], where: str, dropped: list[str] | None, within: tuple[int, ...]) -> Any:
+    if isinstance(value, OrderedDict) and all(type(v) in (Tensor, Parameter) for v in value.values()):
         return value  # a module's state keeps its metadata
     plain = {}
     for key, member in value.items():
         path = f"{where}.{key}" if where else str(key)
         try:
-            plain[to_plain(key, path)] = to_plain(member, path, dropped)
-        except NotPlainError:
+            plain[to_plain(key, path)] = to_plain(member, path, dropped, within)
+        except Exception:  # besides NotPlainError whatever the methods of a user's own object raise
             if dropped is None:
                 raise
             dropped.append(path)
     return Counter(plain) if isinstance(value, Counter) else plain
 
 
-def _plain_object(value: Any, where: str, dropped: list[str] | None) -> Any:
+def _plain_object(value: Any, where: str, dropped: list[str] | None, within: tuple[int, ...]) -> Any:
     if isinstance(value, PurePath):
         return str(value)
-    if isinstance(value, (datetime, date)):
+    if isinstance(value, (datetime, date, time)):
         return value.isoformat()
     if isinstance(value, timedelta):
         return value.total_seconds()
+    if isinstance(value, bytearray):
+        return bytes(value)
     if isinstance(value, Namespace):
-        return _plain_mapping(vars(value), where, dropped)
+        return _plain_mapping(vars(value), where, dropped, within)
     if is_dataclass(value) and not isinstance(value, type):
-        return _plain_mapping({f.name: getattr(value, f.name) for f in fields(value)}, where, dropped)
-    if type(value).__module__ == "numpy":
-        if getattr(value, "dtype", None) is not None and value.dtype.kind in "biufc":
-            return torch.from_numpy(value.copy()) if getattr(value, "ndim", 0) else value.item()
-        if hasattr(value, "tolist"):
-            return to_plain(value.tolist(), where, dropped)
+        return _plain_mapping({f.name: getattr(value, f.name) for f in fields(value)}, where, dropped, within)
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+        return _plain_numpy(value) if value.dtype.kind in "biufc" else to_plain(value.tolist(), where, dropped, within)
     raise NotPlainError(
         f"{where or 'the value'} is a {type(value).__module__}.{type(value).__qualname__}, which is no data."
     )
+
+
+def _plain_numpy(value: Any) -> Any:
+    """Numbers of numpy's: an array as a tensor, a scalar as Python's own; floats beyond 64 bits lose their last."""
+    kind, dtype = value.dtype.kind, value.dtype.newbyteorder("=")
+    too_long = dtype.itemsize > (16 if kind == "c" else 8)
+    native = value.astype({"f": "float64", "c": "complex128"}[kind] if too_long else dtype)
+    return torch.from_numpy(native) if native.ndim else native.item()
 
 
 def local_path(path: str | os.PathLike[str]) -> Path:
@@ -146,16 +176,21 @@ class TorchCheckpointIO(CheckpointIO):
             target.unlink(missing_ok=True)
 
 
-def read_checkpoint(path: str | os.PathLike[str], map_location: Any, weights_only: bool | None) -> dict[str, Any]:
-    """Load a checkpoint from a path or URL, its checksums verified.
+def read_checkpoint(
+    path: str | os.PathLike[str] | IO[bytes], map_location: Any, weights_only: bool | None
+) -> dict[str, Any]:
+    """Load a checkpoint from a path, a URL or an open file, its checksums verified.
 
     Raises:
         FileNotFoundError: There is none.
         CheckpointCorruptedError: It is torn or altered.
     """
-    if is_remote(path):
+    file: Any
+    if isinstance(path, (str, os.PathLike)) and is_remote(path):
         with _open_url(str(path), "rb", None) as remote:
-            file: Any = io.BytesIO(remote.read())
+            file = io.BytesIO(remote.read())
+    elif not isinstance(path, (str, os.PathLike)):
+        file, path = io.BytesIO(path.read()), getattr(path, "name", "in memory")
     else:
         file = local_path(path)
         if not file.is_file():
@@ -169,6 +204,8 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any, weights_onl
                 f"The checkpoint {str(path)!r} holds objects that are no data ({str(error).splitlines()[-1]}); "
                 "pass weights_only=False only if you trust where it comes from, since that runs its code."
             ) from error
+        if "PytorchStreamReader" in str(error):
+            raise CheckpointCorruptedError(f"The checkpoint {str(path)!r} can't be read: {error}") from error
         raise
     return loaded
 
@@ -178,7 +215,7 @@ def _verify(file: Any, path: Any) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             broken = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except Exception as error:  # zipfile and zlib have many words for a wrong bit in the archive's own records
         if _is_legacy(file):
             return
         raise CheckpointCorruptedError(

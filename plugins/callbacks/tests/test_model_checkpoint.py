@@ -224,6 +224,18 @@ def test_the_link_points_to_a_file_at_any_moment(tmp_path: Path, small: Any) -> 
     assert os.readlink(link) == "epoch=2-step=18.ckpt"
 
 
+def test_a_link_that_a_killed_run_left_unfinished(tmp_path: Path, small: Any) -> None:
+    other = tmp_path / "other.ckpt"
+    other.write_text("precious")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "last.ckpt.new").symlink_to(other)
+    with pytest.warns(UserWarning, match="not empty"):
+        small.fit(leyden, tmp_path, [ModelCheckpoint(tmp_path / "kept", save_last="link")])
+    assert files(tmp_path / "kept") == ["epoch=1-step=12.ckpt", "last.ckpt"]
+    assert os.readlink(tmp_path / "kept" / "last.ckpt") == "epoch=1-step=12.ckpt"
+    assert other.read_text() == "precious"
+
+
 def test_a_copy_stands_in_where_links_are_not_allowed(tmp_path: Path, small: Any, monkeypatch: Any) -> None:
     def refuse(*args: Any) -> None:
         raise OSError("privilege not held")

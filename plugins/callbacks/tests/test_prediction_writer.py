@@ -77,13 +77,16 @@ def test_writes_what_lightning_writes(
 class Stream:
     """A loader that draws no indices."""
 
+    def __init__(self, *batches: torch.Tensor) -> None:
+        self.batches = batches
+
     def __iter__(self) -> Any:
-        return iter([torch.ones(2, 4), torch.zeros(2, 4)])
+        return iter(self.batches)
 
 
 def test_a_loader_without_indices(tmp_path: Path, small: Any) -> None:
     writer = make_writer(BasePredictionWriter, "batch_and_epoch")
-    predict(leyden, tmp_path, writer, small, Stream())
+    predict(leyden, tmp_path, writer, small, Stream(torch.ones(2, 4), torch.zeros(2, 4)))
     batches, end = writer.written[:2], writer.written[2]
     assert [indices for _, indices, *_ in batches] == [[], []]
     assert end == ([[4.0, 4.0], [0.0, 0.0]], [[[], []]])
@@ -91,8 +94,12 @@ def test_a_loader_without_indices(tmp_path: Path, small: Any) -> None:
 
 def test_a_second_run_starts_afresh(tmp_path: Path, small: Any) -> None:
     writer = make_writer(BasePredictionWriter, "epoch")
+    broken = Stream(torch.ones(2, 4), torch.ones(2))  # predict_step sums the second dimension
+    with pytest.raises(IndexError):
+        predict(leyden, tmp_path, writer, small, broken, return_predictions=False)
     for _ in range(2):
         predict(leyden, tmp_path, writer, small, small.make_loader(2), return_predictions=False)
+    assert len(writer.written[0][0]) == 2
     assert writer.written[0] == writer.written[1]
 
 

@@ -100,9 +100,7 @@ class CombinedLoader(Iterable[Any]):
     def __len__(self) -> int:
         total = self.total()
         if total == INFINITE:
-            raise NotImplementedError(
-                "A loader without a length is among those combined, so their length is not known."
-            )
+            raise TypeError("A loader without a length is among those combined, so their length is not known.")
         return int(total)
 
     def __iter__(self) -> Iterator[tuple[Any, int, int]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from leyden.data.combined import INFINITE, CombinedLoader, Mode, length_of
-from leyden.data.samplers import rebuild, with_sampler
+from leyden.data.samplers import keeping_last, rebuild, with_sampler
 from leyden.states import RunningStage
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
@@ -57,6 +57,8 @@ def load(trainer: Trainer, source: DataSource, stage: RunningStage, mode: Mode) 
     if trainer.overfit_batches > 0 and stage != RunningStage.TESTING:
         combined.flattened = [_in_order(loader, stage) for loader in combined.flattened]
     combined.flattened = [with_sampler(trainer, loader, stage) for loader in combined.flattened]
+    if stage == RunningStage.PREDICTING:
+        combined.flattened = [keeping_last(loader) for loader in combined.flattened]
     if os.environ.get("PL_SEED_WORKERS") == "1":
         _seed_workers(combined.flattened, trainer.global_rank)
     limit = getattr(trainer, f"limit_{stage.dataloader_prefix}_batches")

@@ -82,6 +82,14 @@ class RecordingBatchSampler:
         return getattr(self.__dict__["_batch_sampler"], name)
 
 
+def keeping_last(loader: Any) -> Any:
+    """A loader that does not drop an incomplete last batch: every sample is to be predicted."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    if not isinstance(loader, DataLoader) or type(batch_sampler) is not BatchSampler or not batch_sampler.drop_last:
+        return loader
+    return _copy_with(loader, batch_sampler=BatchSampler(batch_sampler.sampler, batch_sampler.batch_size, False))
+
+
 def recording(loader: Any) -> tuple[Any, RecordingBatchSampler | None]:
     """A loader that remembers which samples are in each batch, where it is one that draws indices."""
     if (

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
+
+from leyden.interfaces.accelerator import Accelerator
 
 
 class Precision:
@@ -19,14 +21,21 @@ class Precision:
     :attr:`precision` and *may* override the rest.
     """
 
-    precision: ClassVar[str] = "32-true"
+    precision: str = "32-true"
+
+    def setup(self, accelerator: Accelerator) -> None:
+        """Learn what computes, and refuse what can't be computed on it; once, when the Trainer is made."""
 
     def module_init_context(self) -> AbstractContextManager[Any]:
-        """Context in which ``configure_model`` and ``Trainer.init_module`` build modules."""
+        """Context in which ``configure_model`` builds modules."""
         return nullcontext()
 
     def convert_module(self, module: Module) -> Module:
-        """Cast the module, once, before it is moved to its device."""
+        """Cast the module in place, before it is moved to its device.
+
+        A run that goes on from a checkpoint calls it twice, before the weights are put back and after: then it finds
+        only what ``on_load_checkpoint`` added.
+        """
         return module
 
     def convert_input(self, data: Any) -> Any:
@@ -42,11 +51,14 @@ class Precision:
         return loss
 
     def unscale_gradients(self, optimizer: Optimizer) -> None:
-        """Undo :meth:`scale_loss` on the gradients of ``optimizer``; before ``on_before_optimizer_step``."""
+        """Undo :meth:`scale_loss` on the gradients of ``optimizer``, once for every step.
 
-    def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
-        """Step ``optimizer`` and return what it returned."""
-        return optimizer.step() if closure is None else optimizer.step(closure)
+        Called before ``on_before_optimizer_step``, and in manual optimisation before clipping too, if that is first.
+        """
+
+    def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any] | None = None, **arguments: Any) -> Any:
+        """Step ``optimizer``, with the user's further arguments, and return what it returned."""
+        return optimizer.step(**arguments) if closure is None else optimizer.step(closure, **arguments)
 
     def clip_gradients(self, parameters: Iterable[Tensor], clip_val: float, algorithm: str) -> None:
         """Clip unscaled gradients in place, by total norm ("norm") or by element ("value")."""
@@ -63,4 +75,4 @@ class Precision:
         """Take back what :meth:`state_dict` returned."""
 
     def teardown(self) -> None:
-        """Undo what the run set globally."""
+        """Undo what the run set globally; at the end of every run, also of one that failed."""

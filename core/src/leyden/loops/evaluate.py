@@ -13,6 +13,7 @@ on_validation_model_train
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ class EvaluationLoop:
     Attributes:
         verbose: Whether the results are printed, outside of a fit.
         loader: The loaders, combined; None before the first run.
-        max_batches: Batches of each loader.
+        sizes: Batches of each loader, within the limits.
         current_batch: Batches of this pass that are done.
     """
 
@@ -59,10 +60,17 @@ class EvaluationLoop:
         self.results = Results()
         self.source: DataSource | None = None
         self.loader: CombinedLoader | None = None
-        self.max_batches: list[int | float] = []
+        self.sizes: list[int | float] = []
         self.current_batch = 0
-        self._sizes: list[int | float] = []
+        self._seen: Counter[int] = Counter()
         self._loaded_in_epoch = -1
+
+    @property
+    def max_batches(self) -> list[int | float]:
+        """Batches that a pass takes from each loader: fewer in a sanity check."""
+        if self.trainer.sanity_checking:
+            return [min(self.trainer.num_sanity_val_steps, size) for size in self.sizes]
+        return self.sizes
 
     def run(self) -> list[dict[str, Any]]:
         """Evaluate; returns for each loader what was logged for it."""
@@ -74,6 +82,8 @@ class EvaluationLoop:
         with self._without_gradients():
             outputs = self._evaluate()
         trainer.logging.leave(outer)
+        if trainer.sanity_checking:
+            self._seen.clear()
         if self.within_fit:
             return outputs
         numbers = [{name: value.item() for name, value in output.items()} for output in outputs]
@@ -137,7 +147,8 @@ class EvaluationLoop:
             self.current_batch += 1
             if batch_end is not None:
                 batch_end(output, batch, batch_idx, dataloader_idx)
-            logging.end_evaluation_batch(batch_idx)
+            logging.end_evaluation_batch(self._seen[dataloader_idx])
+            self._seen[dataloader_idx] += 1
         outputs.append(logging.end_dataloader())
         return outputs
 
@@ -175,19 +186,17 @@ class EvaluationLoop:
         trainer = self.trainer
         limit = getattr(trainer, f"limit_{self.stage.dataloader_prefix}_batches")
         if limit == 0 or not is_overridden(f"{self.name}_step", trainer.lightning_module, LightningModule):
-            self.max_batches = []
+            self.sizes = []
             return
         every = trainer.reload_dataloaders_every_n_epochs
         due = bool(every) and trainer.current_epoch - self._loaded_in_epoch >= every
         if self.loader is None or not self.within_fit or due:
             assert self.source is not None
             self.loader = load(trainer, self.source, self.stage, "sequential")
-            self._sizes = self.loader.sizes()
+            self.sizes = self.loader.sizes()
+            self._seen.clear()
             self._loaded_in_epoch = trainer.current_epoch
-        self.max_batches = self._sizes
-        if trainer.sanity_checking:
-            self.max_batches = [min(trainer.num_sanity_val_steps, size) for size in self._sizes]
-        elif self.within_fit:
+        if self.within_fit and not trainer.sanity_checking:
             for loader in self.loader.flattened:
                 set_sampler_epoch(loader, trainer.progress.epoch)
         self.loader.limits = self.max_batches

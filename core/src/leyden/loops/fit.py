@@ -65,14 +65,26 @@ class FitLoop:
         self.resume_rng: dict[str, Any] | None = None
         self._loaded_in_epoch = -1
 
+    @property
+    def max_epochs(self) -> int | None:
+        """The Trainer's ``max_epochs``; set it to train on with a second fit."""
+        return self.trainer.max_epochs
+
+    @max_epochs.setter
+    def max_epochs(self, epochs: int | None) -> None:
+        self.trainer.max_epochs = epochs
+
     def run(self) -> None:
         """Train until a limit is reached or something asks to stop."""
         trainer, hooks = self.trainer, self.trainer.hooks
         self.setup_data()
+        trainer.logging.results = self.results
+        if trainer.progress.phase == EPOCH_END:  # resumed from a checkpoint that was taken in on_train_epoch_end
+            self._fetch(EPOCH_END, 0)
+            self._end_epoch()
         if self._is_done() or trainer.limit_train_batches == 0:
             return
         torch.set_grad_enabled(True)
-        trainer.logging.results = self.results
         if self.schedule.is_due_in_epoch() and self.validation.loader is None:
             self.validation.setup_data()  # so that a progress bar knows how much there will be
         self._warn_of_evaluation_mode()
@@ -98,7 +110,7 @@ class FitLoop:
         if resumed_at in (BATCH_END, VALIDATION_END):
             self.results.epoch_ended = False
             self._end_batch(self._accumulated(), resumed_at)
-        if resumed_at == EPOCH_END or (behind and self._is_epoch_done()):
+        if self._is_epoch_done():
             return self._end_epoch()
         transfer, step, configs = transfer_function(trainer, 0), trainer.step, trainer.lr_scheduler_configs
         for batch, _, _, is_last in batches:
@@ -109,10 +121,14 @@ class FitLoop:
             progress.total_batches += 1
             progress.is_last_batch = is_last
             logging.start_batch(batch)
-            if hooks.on_train_batch_start is not None and hooks.on_train_batch_start(batch, batch_idx) == -1:
+            if batch is None:
+                outputs = None
+                self._skip_batch(batch_idx)
+            elif hooks.on_train_batch_start is not None and hooks.on_train_batch_start(batch, batch_idx) == -1:
                 progress.is_last_batch = True
                 break
-            outputs = hooks.leyden_optimize_batch(batch, batch_idx)
+            else:
+                outputs = hooks.leyden_optimize_batch(batch, batch_idx)
             if configs:
                 self._step_learning_rates(step.accumulating, plateau=False)
             progress.phase = BATCH_END
@@ -122,6 +138,11 @@ class FitLoop:
             if self._is_epoch_done():
                 break
         self._end_epoch()
+
+    def _skip_batch(self, batch_idx: int) -> None:
+        """A loader may yield None for a batch that is not to be trained on."""
+        rank_zero_warn(f"The training loader gave None for batch {batch_idx}; it is skipped.")
+        self.trainer.step.accumulating = self._accumulated()
 
     def _start_epoch(self) -> None:
         trainer, progress = self.trainer, self.trainer.progress

@@ -54,7 +54,7 @@ class PredictionLoop:
         """Predict; returns the predictions if they are wanted."""
         self.setup_data()
         if not self.max_batches or sum(self.max_batches) == 0:
-            return []
+            return None
         with torch.inference_mode() if self.trainer.inference_mode else torch.no_grad():
             self._predict()
         return self.predictions if self.return_predictions else None

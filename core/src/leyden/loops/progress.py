@@ -118,6 +118,8 @@ class Progress:
                 progress.step_back_from_unfinished_batch()
             else:
                 progress.phase = VALIDATION_END if current["completed"] == current["processed"] else BATCH_END
+        else:  # between epochs, where Lightning leaves the counts of the last one standing
+            progress.restart_epoch()
         return progress
 
 

@@ -175,6 +175,8 @@ class BatchStep:
             raise MisconfigurationException(
                 f'gradient_clip_algorithm={algorithm!r} is not known; write "norm" or "value".'
             )
+        if value and self._unscale is not None and not self.automatic:
+            self._unscale(optimizer.optimizer if type(optimizer) is LightningOptimizer else optimizer)
         if value:
             self._clip((p for group in optimizer.param_groups for p in group["params"]), value, algorithm)
 
@@ -182,8 +184,11 @@ class BatchStep:
 
     def _step_with_closure(self, batch: Any, batch_idx: int, every: int) -> dict[str, Any]:
         outputs: dict[str, Any] = {}
+        ran = False
 
         def closure() -> Any:
+            nonlocal ran
+            ran = True
             outputs.clear()
             outputs.update(self._forward_backward(batch, batch_idx, every))
             return outputs.get("loss")
@@ -194,6 +199,11 @@ class BatchStep:
         else:
             self.step_optimizer(self.optimizer, closure)
         self.logging.hook = None
+        if not ran:
+            raise MisconfigurationException(
+                f"optimizer_step of {type(self.module).__name__}, or the optimizer, did not call the closure, which "
+                "runs forward and backward; pass it on, optimizer.step(closure=optimizer_closure), or call it."
+            )
         return outputs
 
     def step_optimizer(self, optimizer: Any, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:

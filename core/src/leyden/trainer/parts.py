@@ -38,7 +38,7 @@ def sort_plugins(plugins: Any) -> tuple[PluginManager, dict[type, Any]]:
     own: list[Any] = []
     for plugin in given:
         if isinstance(plugin, (str, type)):
-            plugin = _part_by_name(plugin) if isinstance(plugin, str) else plugin()
+            plugin = _part_by_name(plugin) if isinstance(plugin, str) else build("plugin", plugin)
         kind = next((base for base in (Precision, CheckpointIO) if isinstance(plugin, base)), None)
         if kind is None:
             own.append(plugin)
@@ -154,8 +154,22 @@ def _advice(role: str) -> str:
     return f"pip install {distribution}" if published else f"{distribution} will, and is not published yet"
 
 
-def choose_precision(value: Any, given: Precision | None, manager: PluginManager) -> Precision:
-    """A precision from its name (an int too), or the instance among ``plugins``; not both."""
+def choose_precision(
+    value: Any, given: Precision | None, accelerator: Accelerator, manager: PluginManager
+) -> Precision:
+    """A precision from its name (an int too), or the instance among ``plugins``, that the accelerator can do."""
+    precision = _precision_of(value, given, manager)
+    if not accelerator.supports_precision(precision.precision):
+        able = [name for name in Registry(manager).names("precision") if accelerator.supports_precision(name)]
+        raise MisconfigurationException(
+            f"precision={precision.precision!r} can't be computed by the accelerator {accelerator.name()!r}; of those "
+            f"that are installed it can: {', '.join(able)}."
+        )
+    precision.setup(accelerator)
+    return precision
+
+
+def _precision_of(value: Any, given: Precision | None, manager: PluginManager) -> Precision:
     if value is not None and given is not None:
         raise MisconfigurationException(
             f"precision={value!r} and the plugin {type(given).__name__} both decide; give one."
@@ -211,9 +225,8 @@ def _one_logger(value: Any, trainer: Trainer, manager: PluginManager) -> Logger:
 
 
 def _logger_by_name(name: str, trainer: Trainer, manager: PluginManager) -> Any:
-    part = Registry(manager).get("logger", name)
-    has_directory = "save_dir" in inspect.signature(part.load()).parameters
-    return part.build(save_dir=trainer.default_root_dir) if has_directory else part.build()
+    takes = inspect.signature(Registry(manager).get("logger", name).load()).parameters
+    return build("logger", name, manager, **({"save_dir": trainer.default_root_dir} if "save_dir" in takes else {}))
 
 
 ROLES = {
@@ -244,7 +257,7 @@ def choose_callbacks(value: Any, trainer: Trainer, manager: PluginManager) -> li
     if len(bars := [type(c).__name__ for c in callbacks if c.role == "progress_bar"]) > 1:
         raise MisconfigurationException(f"callbacks has {len(bars)} progress bars, {', '.join(bars)}; keep one.")
     trainer.callbacks = callbacks
-    for added in reversed(manager.hook.leyden_default_callbacks(trainer=trainer)):
+    for added in manager.hook.leyden_default_callbacks(trainer=trainer):
         callbacks.extend(added)
     for role, asked in (
         *((r, getattr(trainer, f) is True) for r, f in ROLES.items()),

@@ -278,7 +278,7 @@ class TrainerProperties:
     @property
     def val_dataloaders(self) -> Any:
         """The validation loaders as the user gave them; None before they are needed."""
-        loop = self.fit_loop.validation if self.state.fn == TrainerFn.FITTING else self.validate_loop
+        loop = self._validation_loop()
         return loop.loader.iterables if loop.loader is not None else None
 
     @property
@@ -299,7 +299,11 @@ class TrainerProperties:
     @property
     def num_val_batches(self) -> list[int | float]:
         """Validation batches of each loader."""
-        return (self.fit_loop.validation if self.state.fn == TrainerFn.FITTING else self.validate_loop).max_batches
+        return self._validation_loop().max_batches
+
+    def _validation_loop(self) -> EvaluationLoop:
+        """That of ``validate`` where this was called last, else that of the fit."""
+        return self.validate_loop if self.state.fn == TrainerFn.VALIDATING else self.fit_loop.validation
 
     @property
     def num_sanity_val_batches(self) -> list[int | float]:

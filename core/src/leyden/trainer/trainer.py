@@ -172,12 +172,9 @@ class Trainer(TrainerProperties):
         self.accelerator = parts.choose_accelerator(named["accelerator"], manager)
         self.parallel_devices = parts.choose_devices(named["devices"], self.accelerator)
         self.strategy = parts.choose_strategy(named["strategy"], self, manager)
-        self.precision_plugin = parts.choose_precision(named["precision"], given.get(Precision), manager)
-        if not self.accelerator.supports_precision(self.precision_plugin.precision):
-            raise MisconfigurationException(
-                f"precision={self.precision_plugin.precision!r} can't be computed by the accelerator "
-                f"{self.accelerator.name()!r}."
-            )
+        self.precision_plugin = parts.choose_precision(
+            named["precision"], given.get(Precision), self.accelerator, manager
+        )
         self.strategy.accelerator, self.strategy.precision = self.accelerator, self.precision_plugin
         self.strategy.checkpoint_io = parts.choose_checkpoint_io(given.get(CheckpointIO))
         self.strategy.parallel_devices, self.strategy.num_nodes = self.parallel_devices, self.num_nodes
@@ -365,7 +362,7 @@ class Trainer(TrainerProperties):
         members = [Member(callback, Callback, takes_run=True) for callback in self.callbacks]
         if self.datamodule is not None:
             members.append(Member(self.datamodule, LightningDataModule, first=("setup", "teardown")))
-        members.append(Member(self.lightning_module, LightningModule))
+        members.append(Member(self.lightning_module, LightningModule, first=("on_load_checkpoint",)))
         members.append(Member(self.strategy, Strategy))
         if self.state.fn == TrainerFn.FITTING:
             self.step = BatchStep(self)
@@ -386,6 +383,7 @@ class Trainer(TrainerProperties):
             module.configure_model()
         checkpoint.warn_of_hparams(self)
         if saved is not None:
+            self.precision_plugin.convert_module(module)  # float64 weights would lose bits in a float32 module
             checkpoint.restore_module(self, saved)
         if self.sync_batchnorm:
             self.strategy.convert_sync_batchnorm(module)
@@ -396,9 +394,9 @@ class Trainer(TrainerProperties):
                 self.hooks.on_fit_start()
         if self.enable_autolog_hparams:
             setup.log_hyperparameters(self)
+        module.zero_grad()
         if saved is not None and fn == TrainerFn.FITTING:
             checkpoint.restore_training(self, saved)
-        module.zero_grad()
 
     def _make_optimizers(self, module: LightningModule) -> None:
         optimizers, self.lr_scheduler_configs = read_optimizers(module)

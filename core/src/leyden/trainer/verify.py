@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torch.nn import Module
-
 from leyden.data.combined import CombinedLoader
 from leyden.data.loading import DataSource, refuse_if_not_iterable
 from leyden.hooktable import is_overridden
@@ -46,7 +44,9 @@ def configuration(trainer: Trainer, fn: TrainerFn, loaders: dict[str, Any]) -> N
         _fit(trainer, loaders)
     elif fn == TrainerFn.PREDICTING:
         model = trainer.lightning_module
-        if not (is_overridden("predict_step", model, LightningModule) or is_overridden("forward", model, Module)):
+        if not (
+            is_overridden("predict_step", model, LightningModule) or is_overridden("forward", model, LightningModule)
+        ):
             raise MisconfigurationException(
                 f"{type(model).__name__} has no predict_step and no forward; define one for Trainer.{fn} to call."
             )

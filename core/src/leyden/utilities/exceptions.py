@@ -1,8 +1,12 @@
 """The exceptions that Leyden raises of its own."""
 
 
-class MisconfigurationException(Exception):
-    """Something that the user wrote can't work; the message says what, and what to write instead."""
+class MisconfigurationException(ValueError, TypeError, RuntimeError):
+    """Something that the user wrote can't work; the message says what, and what to write instead.
+
+    It is each of the three standard errors, so that a script which catches the one that Lightning raises for a
+    mistake catches it here too.
+    """
 
 
 class CheckpointCorruptedError(RuntimeError):

@@ -99,12 +99,10 @@ class ModelCheckpoint(CheckpointFiles):
         self._save_on_train_epoch_end = save_on_train_epoch_end
         self._check_arguments()
 
-        self.best_model_path = ""
+        self.best_model_path = self.kth_best_model_path = self.last_model_path = ""
         self.best_model_score: Tensor | None = None
-        self.kth_best_model_path = ""
         self.kth_value = torch.tensor(torch.inf if mode == "min" else -torch.inf)
         self.current_score: Tensor | None = None
-        self.last_model_path = ""
         self._last_global_step_saved = 0  # before the first step there is nothing worth saving
         self._last_checkpoint_saved = ""
         self._last_time_checked = 0.0

@@ -94,7 +94,3 @@ class CPUAccelerator(Accelerator):
 
     def set_rng_state(self, state: torch.Tensor, device: torch.device) -> None:
         """Nothing: see :meth:`get_rng_state`."""
-
-    def supports_precision(self, precision: str) -> bool:
-        """All but "16-mixed": bfloat16 is the CPU's short type, and float16 autocast is far slower than none."""
-        return precision != "16-mixed"

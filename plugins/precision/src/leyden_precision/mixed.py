@@ -58,8 +58,9 @@ class MixedPrecision(Precision):
 
     @property
     def skipped_steps(self) -> int:
-        """Steps skipped so far because of inf or nan in the gradients; several optimizers that step after one
-        another, with no backward in between, count as one. Reading it waits for the device.
+        """Steps skipped so far because of inf or nan in the gradients; reading it waits for the device.
+
+        Several optimizers that step one after the other, with no backward in between, count as one.
         """
         return int(self._skipped)
 
@@ -97,13 +98,11 @@ class MixedPrecision(Precision):
 
     def unscale_gradients(self, optimizer: Optimizer) -> None:
         """Divide the gradients by the scale, once per step, and look for inf and nan."""
-        if self.scaler is not None and id(optimizer) not in self._unscaled and _has_gradients(optimizer):
+        if self.scaler is not None and id(optimizer) not in self._unscaled:
             self.scaler.unscale_(optimizer)
             self._unscaled.add(id(optimizer))
 
-    def optimizer_step(
-        self, optimizer: Optimizer, closure: Callable[[], Any] | None = None, **arguments: Any
-    ) -> Any:
+    def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any] | None = None, **arguments: Any) -> Any:
         """Step, unless gradients overflowed.
 
         Raises:

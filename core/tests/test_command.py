@@ -1,0 +1,192 @@
+"""The command ``leyden``: what it lists of the installed plugins, and what it tells of a script's hooks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from fake_plugins import PluginSite, new_plugin_site
+
+import leyden as pl
+from leyden.__main__ import main
+from leyden.manager import discover
+
+
+@pytest.fixture
+def plugin_site(tmp_path: Path) -> Iterator[PluginSite]:
+    with new_plugin_site(tmp_path / "site") as site:
+        yield site
+
+
+@pytest.fixture
+def three_plugins(plugin_site: PluginSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that works, one that is broken, one that is disabled."""
+    plugin_site.add(
+        "acme-sound",
+        """
+        @hookimpl
+        def leyden_components():
+            yield Component("callback", "Horn", "nowhere:Horn")
+            yield Component("callback", "Bell", "nowhere:Bell")
+            yield Component("logger", "tape", "nowhere:Tape")
+
+        @hookimpl
+        def on_fit_start(trainer):
+            pass
+        """,
+        plugin="sound",
+        version="4.5",
+    )
+    plugin_site.add("acme-broken", "raise RuntimeError('no flux capacitor')", plugin="broken")
+    plugin_site.add("acme-off", "", plugin="off")
+    monkeypatch.setenv("LEYDEN_PLUGINS_DISABLED", "off")
+    with pytest.warns(RuntimeWarning, match="set aside"):
+        discover()
+
+
+# -- leyden plugins ---------------------------------------------------------------------------------------
+
+
+def test_plugins_as_json(three_plugins, capsys):
+    assert main(["plugins", "--json"]) == 0
+    rows = {row["plugin"]: row for row in json.loads(capsys.readouterr().out)}
+    sound = rows["sound"]
+    assert sound.pop("load_ms") > 0
+    assert sound == {
+        "plugin": "sound",
+        "distribution": "acme-sound",
+        "version": "4.5",
+        "state": "active",
+        "components": ["callback:Horn", "callback:Bell", "logger:tape"],
+        "hooks": ["leyden_components", "on_fit_start"],
+        "error": None,
+    }
+    assert (rows["broken"]["state"], rows["broken"]["error"]) == ("set aside", "RuntimeError: no flux capacitor")
+    assert (rows["off"]["state"], rows["off"]["components"]) == ("disabled", [])
+    assert rows["core"]["version"] == pl.__version__
+
+
+def test_plugins_as_a_table(three_plugins, capsys):
+    assert main(["plugins"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("sound "))
+    assert lines[at].split()[:4] == ["sound", "acme-sound", "4.5", "active"]
+    assert lines[at].endswith(" ms")
+    assert lines[at + 1 : at + 4] == ["    callback: Horn, Bell", "    logger: tape", "    hooks: on_fit_start"]
+    at = next(i for i, line in enumerate(lines) if line.startswith("broken "))
+    assert "set aside" in lines[at]
+    assert lines[at + 1] == "    RuntimeError: no flux capacitor"
+    assert any(line.startswith("off ") and "disabled" in line for line in lines)
+
+
+def test_as_a_program(plugin_site: PluginSite, tmp_path):
+    plugin_site.add("acme-sound", "", plugin="sound")
+    environment = {"PYTHONPATH": str(plugin_site.path), "PATH": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "error", "-m", "leyden", "plugins", "--json"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert {"core", "sound"} <= {row["plugin"] for row in json.loads(done.stdout)}
+
+
+@pytest.mark.parametrize("arguments", [[], ["plugin"], ["hooks"], ["hooks", "--batches", "many", "x.py"]])
+def test_what_it_does_not_understand_it_says(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: leyden" in capsys.readouterr().err
+
+
+# -- leyden hooks -----------------------------------------------------------------------------------------
+
+SCRIPT = """
+    import sys
+    import torch
+    import leyden as pl
+    from beside import COLOUR
+
+    class Painter(pl.Callback):
+        def on_train_start(self, trainer, pl_module):
+            pass
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            print("batch", batch_idx, COLOUR, *sys.argv[1:])
+
+    class Model(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 1)
+
+        def training_step(self, batch):
+            return self.layer(batch).mean()
+
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            pass
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=Painter(), max_epochs=50, min_epochs=40,
+    )
+    trainer.fit(Model(), torch.ones(4, 3, 2))
+    print("the script goes on")
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugin_site: PluginSite) -> Path:
+    """A script that trains, with a module beside it."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "beside", raising=False)
+    (folder / "beside.py").write_text("COLOUR = 'blue'", encoding="utf-8")
+    path = folder / "train.py"
+    path.write_text(dedent(SCRIPT), encoding="utf-8")
+    return path
+
+
+def test_hooks_of_a_script(script, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["hooks", "--batches", "3", str(script), "--fast", "yes"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line for line in printed if line.startswith("batch")] == [f"batch {i} blue --fast yes" for i in range(3)]
+    assert "the script goes on" not in printed
+
+    rows = [line.split() for line in printed]
+    start = next(row for row in rows if row[:1] == ["on_train_start"])
+    assert start[1:5] == ["1.", "Painter", "__main__", "once"]
+    at = next(i for i, row in enumerate(rows) if row[:1] == ["on_train_batch_end"])
+    assert rows[at][1:6] == ["1.", "Painter", "__main__", "every", "batch"]
+    assert rows[at + 1][:5] == ["2.", "Model", "__main__", "every", "batch"]
+    for row in (start, rows[at], rows[at + 1]):
+        assert row[-3:] == ["µs", "a", "call"]
+        assert float(row[-4]) > 0
+    step = next(row for row in rows if row[:1] == ["leyden_optimize_batch"])
+    assert step[1:3] == ["1.", "BatchStep"]
+
+
+def test_a_script_without_a_run(tmp_path, script, capsys):
+    script.write_text("print('nothing to train')", encoding="utf-8")
+    assert main(["hooks", str(script)]) == 1
+    out, err = capsys.readouterr()
+    assert out == "nothing to train\n"
+    assert err == f"{script} ended without a run of a Trainer.\n"
+
+
+def test_a_script_that_is_not_there(tmp_path, capsys):
+    assert main(["hooks", str(tmp_path / "nowhere.py")]) == 2
+    assert "there is no script" in capsys.readouterr().err
+
+
+def test_the_report_before_any_run(tmp_path):
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
+    assert trainer.describe_hooks() == "No run yet: hooks are resolved when fit, validate, test or predict begins."
