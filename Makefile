@@ -19,8 +19,9 @@ train: export OMP_NUM_THREADS = 1
 train: $(VENV)/installed
 	$(BIN)/python examples/digits.py
 
+# A file's tests share what is made once for all of them, so that a file stays with one process.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/installed
 	$(BIN)/ruff format --check .

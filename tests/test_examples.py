@@ -26,7 +26,6 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, python(ROOT / "examples" / "digits.py", folder)
 
 
-@pytest.mark.xdist_group("digits")
 class TestDigits:
     def test_the_best_checkpoint_reads_the_digits(self, digits: tuple[Path, str]) -> None:
         _, printed = digits

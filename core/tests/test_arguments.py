@@ -101,8 +101,6 @@ REFUSED = [
     ("default_root_dir", 5, "default_root_dir=5 must be a path."),
     ("barebones", 1.0, "barebones=1.0 must be True or False."),
     ("devices", None, "devices=None names no device"),
-    ("devices", 2, "devices and num_nodes make 2 processes, which need a strategy"),
-    ("num_nodes", 2, "devices and num_nodes make 2 processes, which need a strategy"),
 ]
 
 

@@ -56,7 +56,7 @@ def test_attribute_dict_is_a_dict() -> None:
     assert values == {"lr": 0.1, "depth": 3}
     assert values.lr == 0.1
     with pytest.raises(AttributeError, match="there are: lr, depth"):
-        values.width  # noqa: B018
+        values.width
 
 
 def test_the_random_states_survive_isolation() -> None:

@@ -27,8 +27,7 @@ CATALOGUE = json.loads((ROOT / "core/src/leyden/catalogue.json").read_text(encod
 SHARED = {("accelerator", "gpu"), ("role", "accelerator"), ("role", "logger")}
 EVERYTHING = sorted(["leyden-core", *(f"leyden-{name}" for name in PLUGINS)])
 
-# One environment, changed by every test: one worker of pytest-xdist runs them all.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheels")]
+pytestmark = pytest.mark.slow
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:

@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from leyden.data.combined import every_loader
-from leyden.loops.progress import Progress
+from leyden.loops.progress import BATCH_END, Progress
 from leyden.serialization import to_plain
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from leyden.utilities.rng import collect_rng_states
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
@@ -71,7 +69,7 @@ def _callback_states(trainer: Trainer) -> dict[str, Any]:
 
 def _add_hparams(checkpoint: dict[str, Any], owner: Any, key: str, name_key: str) -> None:
     if owner.hparams:
-        checkpoint[name_key] = owner._hparams_name
+        checkpoint[name_key] = getattr(owner, "_hparams_name", "kwargs")  # hparams may be set without being saved
         checkpoint[key] = dict(owner.hparams)
 
 
@@ -107,18 +105,19 @@ def _is_known(trainer: Trainer, owner: Any) -> bool:
 
 
 def _own_state(trainer: Trainer) -> dict[str, Any]:
-    loop, strategy = trainer.fit_loop, trainer.strategy
-    fetcher, loaders = loop.fetcher, every_loader(loop.loader, loop.validation.loader)
+    loop, fetcher = trainer.fit_loop, trainer.fit_loop.fetcher
+    within_validation = loop.validation_rng is not None and trainer.progress.phase == BATCH_END
     return {
         "version": 1,
         "progress": asdict(trainer.progress),
         "rng": {
             "epoch": loop.epoch_rng,
             "ahead": fetcher.ahead_rng if fetcher is not None else None,
-            "now": collect_rng_states(trainer.accelerator, strategy.root_device, loaders),
+            "now": loop.validation_rng if within_validation else loop.random_states(),
             "restarts": loop.loader.restarts if loop.loader is not None else {},
         },
         "gradients": _open_gradients(trainer),
+        "validated": dict(loop.validation.seen),
         "results": loop.results.state_dict({id(metric): name for name, metric in _metrics(trainer.lightning_module)}),
         "metrics": _metric_states(trainer),
         "callback_metrics": {k: v for k, v in trainer.callback_metrics.items() if isinstance(v, Tensor)},
@@ -218,6 +217,7 @@ def _restore_place(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     trainer.progress.__dict__.update(own["progress"])
     trainer.progress.step_back_from_unfinished_batch()
     trainer.fit_loop.resume_rng = own["rng"]
+    trainer.fit_loop.validation.seen.update(own["validated"])
     for name, parameter in trainer.lightning_module.named_parameters():
         if name in own["gradients"]:
             parameter.grad = own["gradients"][name].to(parameter.device)

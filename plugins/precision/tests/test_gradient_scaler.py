@@ -136,6 +136,7 @@ def test_skipped_steps_are_counted_and_told(device, trainer, Model, loader, capl
     made = trainer(device, plugins=scaling(device=device), callbacks=watch, max_epochs=1)
     with caplog.at_level("INFO"):
         made.fit(overflowing(Model, {1, 2, 5}), loader)
+        made.predict(Model(), loader)  # has nothing new to tell
     assert watch.changed == (True, False, False, True, True, False)
     assert (made.global_step, made.precision_plugin.skipped_steps, made.scaler.get_scale()) == (6, 3, 128.0)
     assert caplog.text.count("3 optimizer steps were skipped") == 1
@@ -181,6 +182,20 @@ def test_batches_without_a_loss(trainer, Model, loader, every, without):
         found.append(weights(model))
         assert made.precision_plugin.skipped_steps == 0
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:training_step returned None")
+def test_a_batch_without_a_loss_whose_gradients_are_zeros(trainer, Model, loader):
+    class Zeros(Model):
+        def training_step(self, batch, batch_idx):
+            return None if batch_idx == 3 else self.loss(batch)
+
+        def optimizer_zero_grad(self, epoch, batch_idx, optimizer):
+            optimizer.zero_grad(set_to_none=False)
+
+    made = trainer(plugins=scaling(), max_epochs=1)
+    made.fit(Zeros(), loader)
+    assert (made.global_step, made.precision_plugin.skipped_steps) == (6, 0)
 
 
 # -- manual optimisation and closures -------------------------------------------------------------------------

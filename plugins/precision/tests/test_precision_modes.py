@@ -157,19 +157,6 @@ def test_what_is_logged_does_not_overflow_float16(trainer, Model, loader):
     assert metrics["total"] == 360_000.0
 
 
-def test_a_weight_first_used_without_gradients_is_trained(trainer, Model, loader):
-    class Target(Model):
-        def training_step(self, batch):
-            with torch.no_grad():
-                self(batch[0])
-            return self.loss(batch)
-
-    model = Target()
-    before = model.layers[0].weight.clone()
-    trainer(precision="bf16-mixed").fit(model, loader)
-    assert not torch.equal(model.layers[0].weight, before)
-
-
 class Bfloat16Device(CPUAccelerator):
     def supports_precision(self, precision):
         return precision.startswith(("32", "bf16"))

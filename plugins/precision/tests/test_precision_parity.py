@@ -44,6 +44,10 @@ def mixed_float16(library, lightning):
 def test_a_run(trainer, model_class, loader, lightning, name, arguments):
     def run(library):
         class Model(model_class(library)):
+            def loss(self, batch):
+                x, y = batch
+                return super().loss(batch) + super().loss((-x, y))  # gradients of two uses of a weight add up
+
             def validation_step(self, batch, batch_idx):
                 self.log("val_loss", self.loss(batch))
 

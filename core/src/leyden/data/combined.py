@@ -11,6 +11,7 @@ from itertools import count, islice, repeat
 from typing import Any, Literal, get_args
 
 from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils.data import DataLoader
 
 from leyden.utilities.rng import collect_rng_states, set_rng_states
 
@@ -108,6 +109,7 @@ class CombinedLoader(Iterable[Any]):
             return zip(self._limited(self._flattened[0], 0), count(), repeat(0))
         if self._mode == "sequential":
             return self._one_after_another()
+        self._iterators = []  # the last ones' workers end before there are new ones
         # the iterators are made now, not at the first batch, so that each draws its seed at the epoch's start
         self._iterators = [self._limited(loader, i) for i, loader in enumerate(self._flattened)]
         self.restarts = {}
@@ -152,6 +154,15 @@ class CombinedLoader(Iterable[Any]):
                 return
             yield self._together([None if batch is _END else batch for batch in batches], batch_idx)
             batch_idx += 1
+
+    def stop_workers(self) -> None:
+        """End the processes of loaders whose workers live on; they are started again when there is need of them."""
+        self._iterators = []
+        for loader in self._flattened:
+            iterator: Any = loader._iterator if isinstance(loader, DataLoader) else None
+            if iterator is not None:
+                iterator._shutdown_workers()
+                loader._iterator = None
 
     def replay(self, restarts: Mapping[int, Sequence[Any]]) -> None:
         """Have the next iteration start loaders over with the random states of ``restarts``, an earlier one's."""

@@ -51,6 +51,7 @@ class EvaluationLoop:
         loader: The loaders, combined; None before the first run.
         sizes: Batches of each loader, within the limits.
         current_batch: Batches of this pass that are done.
+        seen: Batches of each loader in all passes since it was made; the step under which evaluation steps are logged.
     """
 
     def __init__(self, trainer: Trainer, stage: RunningStage, within_fit: bool = False) -> None:
@@ -62,7 +63,7 @@ class EvaluationLoop:
         self.loader: CombinedLoader | None = None
         self.sizes: list[int | float] = []
         self.current_batch = 0
-        self._seen: Counter[int] = Counter()
+        self.seen: Counter[int] = Counter()
         self._loaded_in_epoch = -1
 
     @property
@@ -82,8 +83,6 @@ class EvaluationLoop:
         with self._without_gradients():
             outputs = self._evaluate()
         trainer.logging.leave(outer)
-        if trainer.sanity_checking:
-            self._seen.clear()
         if self.within_fit:
             return outputs
         numbers = [{name: value.item() for name, value in output.items()} for output in outputs]
@@ -103,7 +102,8 @@ class EvaluationLoop:
         self._module_hook("model_eval")()
         self._call("start")
         self._call("epoch_start")
-        outputs = self._run_batches(steps)
+        done: Counter[int] = Counter()
+        outputs = self._run_batches(steps, done)
         self.results.dataloader_idx = None
         self.results.epoch_ended = True
         self._call("epoch_end")
@@ -113,6 +113,8 @@ class EvaluationLoop:
             for output in outputs:
                 output.update(epoch_metrics)
             logging.send({name: value for output in reversed(outputs) for name, value in output.items()})
+        if not trainer.sanity_checking:
+            self.seen.update(done)
         if self.within_fit and not trainer.sanity_checking:
             trainer.progress.phase = VALIDATION_END  # a run resumed from a checkpoint of this hook goes on after it
         self._call("end")
@@ -122,7 +124,7 @@ class EvaluationLoop:
             restore_modes(modes)
         return outputs
 
-    def _run_batches(self, takes: Callable[..., Any]) -> list[dict[str, Any]]:
+    def _run_batches(self, takes: Callable[..., Any], done: Counter[int]) -> list[dict[str, Any]]:
         trainer, logging, hooks = self.trainer, self.trainer.logging, self.trainer.hooks
         assert self.loader is not None
         count = len(self.loader.flattened)
@@ -147,8 +149,8 @@ class EvaluationLoop:
             self.current_batch += 1
             if batch_end is not None:
                 batch_end(output, batch, batch_idx, dataloader_idx)
-            logging.end_evaluation_batch(self._seen[dataloader_idx])
-            self._seen[dataloader_idx] += 1
+            logging.end_evaluation_batch(self.seen[dataloader_idx] + batch_idx)
+            done[dataloader_idx] += 1
         outputs.append(logging.end_dataloader())
         return outputs
 
@@ -192,9 +194,10 @@ class EvaluationLoop:
         due = bool(every) and trainer.current_epoch - self._loaded_in_epoch >= every
         if self.loader is None or not self.within_fit or due:
             assert self.source is not None
+            if self.loader is not None:
+                self.seen.clear()
             self.loader = load(trainer, self.source, self.stage, "sequential")
             self.sizes = self.loader.sizes()
-            self._seen.clear()
             self._loaded_in_epoch = trainer.current_epoch
         if self.within_fit and not trainer.sanity_checking:
             for loader in self.loader.flattened:

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from leyden.data.combined import INFINITE, CombinedLoader
+from leyden.data.combined import INFINITE, CombinedLoader, every_loader
 from leyden.data.fetch import Fetcher
 from leyden.data.loading import DataSource, load
 from leyden.data.samplers import set_sampler_epoch
 from leyden.data.transfer import transfer_function
 from leyden.loops.evaluate import EvaluationLoop
-from leyden.loops.progress import BATCH, BATCH_END, EPOCH_END, EPOCH_START, VALIDATION_END
+from leyden.loops.progress import BATCH, BATCH_DONE, BATCH_END, EPOCH_END, EPOCH_START, VALIDATION_END
 from leyden.loops.schedule import ValidationSchedule
 from leyden.loops.schedulers import step_schedulers
 from leyden.results import Results
@@ -50,6 +50,8 @@ class FitLoop:
         validation: The validation within the fit.
         resume_rng: Random states from a checkpoint: at the start of its epoch, before a batch that was read
             ahead, and at its moment.
+        validation_rng: Random states from before the validation that runs: if a checkpoint is taken within it, the
+            resumed run makes it again.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -63,6 +65,7 @@ class FitLoop:
         self.fetcher: Fetcher | None = None
         self.epoch_rng: dict[str, Any] | None = None
         self.resume_rng: dict[str, Any] | None = None
+        self.validation_rng: dict[str, Any] | None = None
         self._loaded_in_epoch = -1
 
     @property
@@ -85,7 +88,8 @@ class FitLoop:
         if self._is_done() or trainer.limit_train_batches == 0:
             return
         torch.set_grad_enabled(True)
-        if self.schedule.is_due_in_epoch() and self.validation.loader is None:
+        wants_loader = self.schedule.is_due_in_epoch() or (self.resume_rng is not None and trainer.enable_validation)
+        if wants_loader and self.validation.loader is None:
             self.validation.setup_data()  # so that a progress bar knows how much there will be
         self._warn_of_evaluation_mode()
         if hooks.on_train_start is not None:
@@ -96,14 +100,11 @@ class FitLoop:
             hooks.on_train_end()
 
     def _run_epoch(self) -> None:
-        trainer, progress, hooks, logging = (
-            self.trainer,
-            self.trainer.progress,
-            self.trainer.hooks,
-            self.trainer.logging,
-        )
+        trainer, progress = self.trainer, self.trainer.progress
+        hooks, logging = trainer.hooks, trainer.logging
         self.setup_data()
         resumed_at, behind = progress.phase, progress.batch_idx
+        self._set_sampler_epoch()
         if resumed_at == EPOCH_START:
             self._start_epoch()
         batches = self._fetch(resumed_at, behind)
@@ -146,13 +147,18 @@ class FitLoop:
 
     def _start_epoch(self) -> None:
         trainer, progress = self.trainer, self.trainer.progress
-        progress.batch_idx, progress.phase, progress.is_last_batch = 0, EPOCH_START, False
+        saved, self.resume_rng = self.resume_rng, None
+        self._restore(saved, "now")
+        progress.batch_idx, progress.is_last_batch = 0, False
         self.results.epoch_ended = True
-        assert self.loader is not None
-        for loader in self.loader.flattened:
-            set_sampler_epoch(loader, progress.epoch)
         if trainer.hooks.on_train_epoch_start is not None:
             trainer.hooks.on_train_epoch_start()
+        progress.phase = BATCH_DONE
+
+    def _set_sampler_epoch(self) -> None:
+        assert self.loader is not None
+        for loader in self.loader.flattened:
+            set_sampler_epoch(loader, self.trainer.progress.epoch)
 
     def _end_batch(self, accumulating: bool, resumed_at: str = "") -> None:
         """Log, validate, step on plateaus, count. A run resumed after validation does not validate again."""
@@ -165,6 +171,7 @@ class FitLoop:
             self._step_learning_rates(accumulating, plateau=True)
         if not accumulating:
             progress.batches_that_stepped += 1
+        progress.phase = BATCH_DONE
         if trainer.received_sigterm:
             raise SIGTERMException
 
@@ -172,8 +179,10 @@ class FitLoop:
         trainer = self.trainer
         if not accumulating:
             trainer.lightning_module.on_validation_model_zero_grad()
+        self.validation_rng = self.random_states()
         with trainer.stage_of(RunningStage.VALIDATING):
             self.validation.run()
+        self.validation_rng = None
         trainer.progress.phase = VALIDATION_END
         self.schedule.validated_at = time.monotonic()
 
@@ -270,25 +279,31 @@ class FitLoop:
 
     def _fetch(self, resumed_at: str, behind: int) -> Fetcher | Sequence[Any]:
         """The epoch's batches; a resumed epoch draws the same ones and passes over those that are behind."""
-        trainer, accelerator, device = self.trainer, self.trainer.accelerator, self.trainer.strategy.root_device
+        trainer = self.trainer
         assert self.loader is not None
         saved, self.resume_rng = self.resume_rng, None
-
-        def restore(moment: str) -> None:
-            if saved is not None and saved.get(moment) is not None:
-                set_rng_states(saved[moment], accelerator, device, self.loader.flattened if self.loader else ())
-
         if resumed_at == EPOCH_END or (behind and trainer.progress.is_last_batch):
-            restore("now")
+            self._restore(saved, "now")
             return ()
-        restore("epoch")
-        self.epoch_rng = collect_rng_states(accelerator, device, self.loader.flattened)
-        measure = trainer.measure("[FitLoop].train_dataloader_next")
-        self.fetcher = Fetcher(self.loader, behind, measure)
-        self.fetcher.read_ahead(lambda: restore("ahead"))
-        if behind:
-            restore("now")
+        self._restore(saved, "epoch")
+        self.loader.replay(saved["restarts"] if saved is not None else {})
+        self.epoch_rng = self.random_states()
+        self.fetcher = Fetcher(self.loader, behind, trainer.measure("[FitLoop].train_dataloader_next"))
+        self.fetcher.read_ahead(lambda: self._restore(saved, "ahead"))
+        if behind:  # else the first batch is still to be drawn, also by a sampler that draws its seed with it
+            self._restore(saved, "now")
         return self.fetcher
+
+    def random_states(self) -> dict[str, Any]:
+        """The random states of this moment, those of the user's generators in the loaders included."""
+        trainer, loaders = self.trainer, every_loader(self.loader, self.validation.loader)
+        return collect_rng_states(trainer.accelerator, trainer.strategy.root_device, loaders)
+
+    def _restore(self, saved: dict[str, Any] | None, moment: str) -> None:
+        """Put back the random states of a moment of a checkpoint, if it holds them."""
+        if saved is not None and saved.get(moment) is not None:
+            trainer, loaders = self.trainer, every_loader(self.loader, self.validation.loader)
+            set_rng_states(saved[moment], trainer.accelerator, trainer.strategy.root_device, loaders)
 
     def _accumulated(self) -> bool:
         """Whether the batch after which a checkpoint was taken only added to the gradients."""

@@ -64,6 +64,7 @@ def _fit(trainer: Trainer, loaders: dict[str, Any]) -> None:
     _require(trainer, "configure_optimizers", TrainerFn.FITTING)
     trainer.progress.restart_epoch()
     loop.loader, loop.validation.loader = None, None
+    loop.validation.seen.clear()
     loop.source = _required(trainer, "train", loaders["train"], TrainerFn.FITTING)
     loop.validation.source = _source(trainer, "val", loaders["val"])
     steps = is_overridden("validation_step", model, LightningModule)

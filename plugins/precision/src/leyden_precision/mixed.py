@@ -51,8 +51,9 @@ class MixedPrecision(Precision):
                 f"precision='bf16-mixed' scales nothing, but was given {scaler!r}; leave the scaler out."
             )
         self.precision, self.device, self.scaler = precision, device, scaler
-        self._unscaled: set[int] = set()  # ids of the optimizers whose gradients are not scaled any more
-        self._stepped = False  # since the scale was last adjusted
+        # ids of optimizers, since the scale was last adjusted
+        self._unscaled: set[int] = set()
+        self._stepped: set[int] = set()
         self._skipped: Tensor | int = 0
         self._told = 0
 
@@ -85,8 +86,10 @@ class MixedPrecision(Precision):
             self.scaler = GradScaler(kind)
 
     def forward_context(self) -> torch.autocast:
-        """Autocast; a weight cast under ``no_grad`` must not be the one that a later call trains, so none is kept."""
+        """Autocast of the steps."""
         assert self.device is not None
+        # Without the cache, gradients of several uses of a weight add up in float32, and a cast made under no_grad
+        # is not the one that is trained, as it was before PyTorch 2.10.
         return torch.autocast(self.device, DTYPES[self.precision], cache_enabled=False)
 
     def scale_loss(self, loss: Tensor) -> Tensor:
@@ -98,7 +101,11 @@ class MixedPrecision(Precision):
 
     def unscale_gradients(self, optimizer: Optimizer) -> None:
         """Divide the gradients by the scale, once per step, and look for inf and nan."""
-        if self.scaler is not None and id(optimizer) not in self._unscaled:
+        if self.scaler is None or not _has_gradients(optimizer):
+            return
+        if id(optimizer) in self._stepped:  # it steps again with no backward in between
+            self._adjust_scale()
+        if id(optimizer) not in self._unscaled:
             self.scaler.unscale_(optimizer)
             self._unscaled.add(id(optimizer))
 
@@ -119,7 +126,7 @@ class MixedPrecision(Precision):
         if not _has_gradients(optimizer):  # training_step returned None: the scaler would find nothing to check
             return result
         returned = self.scaler.step(optimizer, **arguments)
-        self._stepped = True
+        self._stepped.add(id(optimizer))
         return returned if closure is None else result
 
     def state_dict(self) -> dict[str, Any]:
@@ -154,7 +161,7 @@ class MixedPrecision(Precision):
         self.scaler.update()
         self._skipped = self._skipped + (self.scaler.scale(one) < before)  # on the device: nothing waits for it
         self._unscaled.clear()
-        self._stepped = False
+        self._stepped.clear()
 
 
 def _has_gradients(optimizer: Optimizer) -> bool:
