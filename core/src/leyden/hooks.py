@@ -202,7 +202,7 @@ class Observation:
 
     @hookspec
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """A run is over; also called after an error in ``setup`` or later."""
+        """A run is over and went well; after an error there is ``on_exception``."""
 
     @hookspec
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:

@@ -23,15 +23,16 @@ from leyden.interfaces.checkpoint_io import CheckpointIO
 from leyden.utilities.exceptions import CheckpointCorruptedError
 from leyden.utilities.storage import is_remote
 
-_PLAIN = {type(None), bool, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, Tensor, Parameter}
-# what makes the plain value of a subclass, whatever the subclass says of itself
+_PLAIN = {type(None), bool, float, complex, str, torch.dtype, torch.device, torch.Size, Tensor, Parameter}
+# what makes the plain value of one of these or of a subclass, whatever the subclass says of itself;
+# empty bytes are pickled as a call of ``bytes``, which is refused when loading, empty byte arrays are not
 _PLAIN_BASES: dict[type, Callable[[Any], Any]] = {
     int: int.__int__,
     float: float.__float__,
     str: str.__str__,
-    bytes: bytes,
+    bytes: lambda value: bytes(value) or bytearray(),
 }
-_MOST_BITS = 8 * 255  # of an integer that weights_only can read
+_MOST_BITS = 8 * 255 - 1  # of an integer that weights_only can read, beside its sign
 
 
 class NotPlainError(TypeError):

@@ -162,6 +162,7 @@ class ModelCheckpoint(CheckpointFiles):
         self._last_time_checked = time.monotonic()
         self._deferred = self._validated = False
 
+    @hookimpl(trylast=True)  # a resumed run does not call this hook again, so everybody must have done their part
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -205,6 +206,7 @@ class ModelCheckpoint(CheckpointFiles):
         if self._deferred:
             self._require_monitor(trainer)
 
+    @hookimpl(trylast=True)
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save where the end of validation is the moment, also for what was put off until now."""
         self._validated = self._validated or not trainer.sanity_checking
