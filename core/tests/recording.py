@@ -12,7 +12,10 @@ from torch.utils.data import DataLoader, TensorDataset
 import leyden as pl
 from leyden.interfaces.logger import Logger
 
-__all__ = ["LoggingModel", "RecordingLogger", "ValidatedModel", "quiet_trainer", "rows", "same_weights", "weights"]
+__all__ = [
+    "Given", "LoggingModel", "RecordingLogger", "Unsized", "ValidatedModel", "quiet_trainer", "rows", "same_weights",
+    "weights",
+]  # fmt: skip
 
 
 class RecordingLogger(Logger):
@@ -79,6 +82,23 @@ class ValidatedModel(LoggingModel):
 
     def validation_step(self, batch: Any, batch_idx: int) -> Any:
         self.log("val_loss", self.loss(batch))
+
+
+class Unsized:
+    """A loader of exactly these batches that does not know its length."""
+
+    def __init__(self, *batches: Any) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Any:
+        return iter(self.batches)
+
+
+class Given(Unsized):
+    """A loader of exactly these batches."""
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
 
 def rows(batches: int = 4, batch_size: int = 2, **options: Any) -> DataLoader[Any]:

@@ -64,12 +64,12 @@ def train_digits(pl, lab):
         max_epochs=16, callbacks=[checkpoint, stopping], enable_checkpointing=True, log_every_n_steps=5
     )
     model = lab.model(make_classifier(pl))
-    trainer.fit(model, DataLoader(train, 64, shuffle=True), DataLoader(val, 100))
+    trainer.fit(model, DataLoader(train, batch_size=64, shuffle=True), DataLoader(val, batch_size=100))
     lab.note("stopped in epoch", stopping.stopped_epoch)
     lab.note("best score", checkpoint.best_model_score)
-    results = trainer.test(model, DataLoader(test, 100), ckpt_path="best")
+    results = trainer.test(model, DataLoader(test, batch_size=100), ckpt_path="best")
     lab.note("test", results)
-    lab.note("predictions", trainer.predict(model, DataLoader(test, 100), ckpt_path="best"))
+    lab.note("predictions", trainer.predict(model, DataLoader(test, batch_size=100), ckpt_path="best"))
     assert results[0]["test_acc"] > 0.9
 
 

@@ -208,7 +208,7 @@ class TensorRecord(Record):
             value = value.to(_dtype())
         if self.options.enable_graph:
             return value
-        return value.detach() if value.grad_fn is not None else value.clone()
+        return value.detach().clone()
 
     def epoch_value(self) -> Tensor | None:
         """The reduced value of the epoch, or None."""

@@ -175,10 +175,11 @@ class BatchStep:
             raise MisconfigurationException(
                 f'gradient_clip_algorithm={algorithm!r} is not known; write "norm" or "value".'
             )
-        if value and self._unscale is not None and not self.automatic:
+        if value is None or value <= 0:
+            return
+        if self._unscale is not None and not self.automatic:
             self._unscale(optimizer.optimizer if type(optimizer) is LightningOptimizer else optimizer)
-        if value:
-            self._clip((p for group in optimizer.param_groups for p in group["params"]), value, algorithm)
+        self._clip((p for group in optimizer.param_groups for p in group["params"]), value, algorithm)
 
     # -- with a closure: LBFGS, an overridden optimizer_step, optimizers that are not PyTorch's own ---------
 
