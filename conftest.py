@@ -4,9 +4,9 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest  # noqa: E402
+import pytest
 
-from leyden.utilities.rank_zero import rank_zero_only  # noqa: E402
+from leyden.utilities.rank_zero import rank_zero_only
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 """The CUDA accelerator: what it decides, with a pretended machine, and what it does, where there is a GPU."""
 
-import logging
 import os
 
 import pytest
@@ -102,14 +101,15 @@ def test_it_runs_on_cuda_alone():
     ("device", "capability", "precision", "hints"),
     [(10, (8, 0), "highest", 1), (11, (8, 0), "high", 0), (12, (7, 5), "highest", 0)],
 )
-def test_unused_tensor_cores_are_mentioned_once(machine, monkeypatch, caplog, device, capability, precision, hints):
+def test_unused_tensor_cores_are_mentioned_once(machine, monkeypatch, device, capability, precision, hints):
     machine(*[capability] * 13)
-    monkeypatch.setattr("leyden.utilities.rank_zero.log.propagate", True)
+    said: list[str] = []
+    monkeypatch.setattr("leyden_cuda.accelerator.rank_zero_info", said.append)
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: precision)
-    with caplog.at_level(logging.INFO):
-        for _ in range(2):
-            CUDAAccelerator().setup_device(torch.device("cuda", device))
-    assert caplog.text.count("set_float32_matmul_precision") == hints
+    for _ in range(2):
+        CUDAAccelerator().setup_device(torch.device("cuda", device))
+    assert len(said) == hints
+    assert all("set_float32_matmul_precision" in sentence for sentence in said)
 
 
 @pytest.fixture
