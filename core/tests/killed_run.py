@@ -181,6 +181,9 @@ class Model(pl.LightningModule):
             self.optimizers().zero_grad()
             self.lr_schedulers().step()
 
+    def on_train_start(self) -> None:
+        torch.rand(3)  # in every life, and so more often than in the run left alone
+
     def on_train_epoch_end(self) -> None:
         self.log("mean_of_all", self.all_losses.compute().mean())
         self.all_losses.reset()
@@ -267,12 +270,26 @@ def loaders(options: Options) -> tuple[Any, Any]:
     return train, validation
 
 
+def killing_replace(killer: Killer) -> Any:
+    """``os.replace`` in the middle of which, and after which, the process may be killed."""
+    replace = os.replace
+
+    def replace_and_tick(*args: Any) -> None:
+        killer.tick()
+        replace(*args)
+        killer.tick()
+
+    return replace_and_tick
+
+
 def live(options: Options, journal: Journal, checkpoint: Path, kill_after: int) -> None:
     """Train to the end, or until killed; from the checkpoint if there is one.
 
     A life that resumes begins with random states of its own: whatever it needs of the old ones must be restored.
     """
     torch.set_num_threads(1)
+    killer = Killer(kill_after)
+    os.replace = killing_replace(killer)  # with which every checkpoint gets its name
     pl.seed_everything(os.getpid() if checkpoint.exists() else 1, verbose=False)
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -281,7 +298,7 @@ def live(options: Options, journal: Journal, checkpoint: Path, kill_after: int) 
         val_check_interval=3 if options.data == "unsized" else 0.5,
         logger=JournalLogger(journal),
         log_every_n_steps=1,
-        callbacks=[Saver(checkpoint, options.save_every), Killer(kill_after)],
+        callbacks=[Saver(checkpoint, options.save_every), killer],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -314,7 +331,7 @@ def live_and_die(directory: Path, options: Options) -> None:
     if fork(options, directory / "whole.jsonl", directory / "whole.ckpt", kill_after=0):
         return
     for life in range(options.lives + 1):
-        kill_after = moments.randint(10, 60) if life < options.lives else 0
+        kill_after = moments.randint(10, 80) if life < options.lives else 0
         ended = fork(options, directory / f"part-{life:02}.jsonl", directory / "killed.ckpt", kill_after)
         if ended != -signal.SIGKILL:
             return

@@ -251,7 +251,9 @@ def test_values(tmp_path, case):
     assert logger.values("value_epoch") == [(1, expected)]
 
 
-@pytest.mark.parametrize("value", ["text", None, [1.0], {"a": 1.0}, torch.ones(2), object()], ids=repr)
+@pytest.mark.parametrize(
+    "value", ["text", None, [1.0], {"a": 1.0}, torch.ones(2), object()], ids=lambda value: type(value).__name__
+)
 def test_what_is_no_number_is_refused(tmp_path, value):
     def training_step(self, batch, batch_idx):
         self.log("value", value)

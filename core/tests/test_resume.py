@@ -116,13 +116,19 @@ HOOKS = [
 ]
 
 
-@pytest.mark.parametrize("hook", HOOKS)
-def test_from_a_checkpoint_of_every_hook(tmp_path, hook):
+GENERATOR = Options(data="generator")
+
+
+@pytest.mark.parametrize(
+    ("hook", "options"),
+    [*((hook, Options()) for hook in HOOKS), ("on_validation_end", GENERATOR), ("on_train_epoch_end", GENERATOR)],
+)
+def test_from_a_checkpoint_of_every_hook(tmp_path, hook, options):
     saver = SaveAt(tmp_path, hook)
-    whole, _ = fit(tmp_path, callbacks=[saver])
+    whole, _ = fit(tmp_path, options, callbacks=[saver])
     assert saver.saved
     for path, written in saver.saved:
-        rest, _ = fit(tmp_path, ckpt_path=path, seed=99)
+        rest, _ = fit(tmp_path, options, ckpt_path=path, seed=99)
         assert rest == whole[written:], path.name
 
 
