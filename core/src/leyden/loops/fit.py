@@ -82,14 +82,17 @@ class FitLoop:
         trainer, hooks = self.trainer, self.trainer.hooks
         self.setup_data()
         trainer.logging.results = self.results
+        if self.resume_rng is not None and trainer.enable_validation:
+            self.validation.setup_data()  # its generators and workers have their part in the random states
         if trainer.progress.phase == EPOCH_END:  # resumed from a checkpoint that was taken in on_train_epoch_end
             self._fetch(EPOCH_END, 0)
             self._end_epoch()
+            self.resume_rng = {"now": self.random_states()}  # on_train_start may draw from them
         if self._is_done() or trainer.limit_train_batches == 0:
+            self.resume_rng = None
             return
         torch.set_grad_enabled(True)
-        wants_loader = self.schedule.is_due_in_epoch() or (self.resume_rng is not None and trainer.enable_validation)
-        if wants_loader and self.validation.loader is None:
+        if self.schedule.is_due_in_epoch() and self.validation.loader is None:
             self.validation.setup_data()  # so that a progress bar knows how much there will be
         self._warn_of_evaluation_mode()
         if hooks.on_train_start is not None:
