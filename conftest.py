@@ -1,6 +1,7 @@
-"""For all tests of the repository: one thread each, so that several share a small machine; each starts as rank 0."""
+"""For all tests of the repository: one thread each, so that several share a small machine; none leaves a trace."""
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -10,6 +11,14 @@ from leyden.utilities.rank_zero import rank_zero_only
 
 
 @pytest.fixture(autouse=True)
-def _rank_zero(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test that trains as another rank leaves this process to the next test as rank 0."""
+def _a_process_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test that trains as another rank, or seeds everything, leaves this process to the next test as it found it.
+
+    `monkeypatch.delenv` alone does not: it does not restore the absence of a variable that was not there.
+    """
     monkeypatch.setattr(rank_zero_only, "rank", 0)
+    environment = dict(os.environ)
+    yield
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)

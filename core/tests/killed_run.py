@@ -17,6 +17,7 @@ import random
 import signal
 import sys
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -313,8 +314,12 @@ def fork(options: Options, journal: Path, checkpoint: Path, kill_after: int) -> 
     """Live in a child process; returns how it ended, -9 for killed."""
     child = os.fork()
     if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        status = os.waitpid(child, 0)[1]
+        with suppress(ProcessLookupError):  # a loader's worker that had not begun to watch its parent lives on
+            os.killpg(child, signal.SIGKILL)
+        return os.waitstatus_to_exitcode(status)
     try:
+        os.setsid()
         live(options, Journal(journal), checkpoint, kill_after)
         os._exit(0)
     except BaseException:
@@ -340,6 +345,8 @@ def live_and_die(directory: Path, options: Options) -> None:
 def main() -> None:
     """Go through the cases; what went wrong is seen in what they wrote."""
     warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", message=".*use of fork")  # from Python 3.12, as of every loader's worker
+    warnings.filterwarnings("ignore", message=".*shuffling enabled")  # validation is: its order is resumed too
     for name, options in json.loads(sys.argv[2]).items():
         live_and_die(Path(sys.argv[1]) / name, Options(**options))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ import leyden as pl
 from leyden.interfaces.logger import Logger
 
 __all__ = [
-    "Given", "LoggingModel", "RecordingLogger", "Unsized", "ValidatedModel", "quiet_trainer", "rows", "same_weights",
-    "weights",
+    "Given", "LoggingModel", "RecordingLogger", "Unsized", "ValidatedModel", "logged_fit", "model_that",
+    "quiet_trainer", "rows", "same_weights", "weights",
 ]  # fmt: skip
 
 
@@ -118,3 +119,22 @@ def same_weights(one: nn.Module | dict[str, Tensor], other: nn.Module | dict[str
     """Whether two states are equal to the last bit."""
     first, second = (s.state_dict() if isinstance(s, nn.Module) else s for s in (one, other))
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def logged_fit(
+    tmp_path: Path, model: pl.LightningModule, batches: Any = 4, validation: Any = None, **options: Any
+) -> tuple[Any, pl.Trainer]:
+    """Train on a loader, or on so many batches, with a recording logger; returns the logger and the Trainer."""
+    logger = options.pop("logger", None) or RecordingLogger()
+    trainer = quiet_trainer(tmp_path, logger=logger, log_every_n_steps=1, **options)
+    trainer.fit(model, batches if not isinstance(batches, int) else rows(batches), validation)
+    return logger, trainer
+
+
+def model_that(**hooks: Any) -> Any:
+    """A model with these methods instead of its own; it logs nothing else."""
+
+    def training_step(self: Any, batch: Any, batch_idx: int) -> Tensor:
+        return self.loss(batch)
+
+    return type("Model", (LoggingModel,), {"training_step": training_step, **hooks})()

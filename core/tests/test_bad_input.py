@@ -129,6 +129,28 @@ def test_a_class_that_needs_arguments_can_not_be_named_alone(tmp_path):
         quiet_trainer(tmp_path, callbacks=Needy)
 
 
+def test_a_component_that_is_not_where_its_plugin_says(plugin_site, tmp_path):
+    plugin_site.add(
+        "acme-npu",
+        """
+        @hookimpl
+        def leyden_components():
+            yield Component("accelerator", "npu", "leyden.builtin:NPU.Accelerator")
+        """,
+    )
+    said = (
+        r"^The accelerator 'npu' should be 'leyden\.builtin:NPU\.Accelerator', but module .* has no attribute 'NPU'; "
+    )
+    with pytest.raises(MisconfigurationException, match=said):
+        quiet_trainer(tmp_path, accelerator="npu")
+
+
+@pytest.mark.parametrize("devices", [10**9, "999999999", "9" * 99])
+def test_more_devices_than_there_can_be(tmp_path, devices):
+    with pytest.raises(MisconfigurationException, match=rf"^devices={devices!r} .*; write"):
+        quiet_trainer(tmp_path, devices=devices)
+
+
 def test_an_accelerator_without_a_device(tmp_path):
     class NoDevice(CPUAccelerator):
         @classmethod
@@ -298,6 +320,21 @@ def test_what_is_no_data_module(tmp_path):
         quiet_trainer(tmp_path).fit(Watched(), datamodule=7)
 
 
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_root_directory_that_is_a_file(tmp_path, kind):
+    (tmp_path / "file").touch()
+    with pytest.raises(MisconfigurationException, match=r"^default_root_dir='.*file' is a file; write a directory's"):
+        quiet_trainer(kind(tmp_path / "file"))
+
+
+def test_two_loggers_that_write_to_one_directory(tmp_path):
+    """Known once the processes have agreed on the versions, so after ``prepare_data``."""
+    options = {"logger": ["csv", "csv"]}
+    refused(
+        tmp_path, r"^Two loggers of type CSVLogger write to '.*version_0'; give each", options=options, touched=True
+    )
+
+
 # -- checkpoints ------------------------------------------------------------------------------------------
 
 
@@ -307,6 +344,13 @@ def test_a_checkpoint_that_does_not_exist(tmp_path, stage, kind):
     path = tmp_path / "nowhere" / "last.ckpt"
     refused(tmp_path, rf"^There is no checkpoint at ckpt_path='{re.escape(str(path))}'\.$", stage,
             error=FileNotFoundError, ckpt_path=kind(path))  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("path", [5, b"last.ckpt", ["last.ckpt"], True], ids=repr)
+def test_a_checkpoint_that_is_no_path(tmp_path, stage, path):
+    refused(tmp_path, rf"^ckpt_path={re.escape(repr(path))} is no path; write one, or", stage, error=TypeError,
+            ckpt_path=path)  # fmt: skip
 
 
 @pytest.mark.parametrize("stage", STAGES)

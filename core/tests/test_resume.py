@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 
 import leyden as pl
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*shuffling enabled")  # the order of validation is resumed too
 SCRIPT = Path(__file__).with_name("killed_run.py")
 KILLED = {
     "no workers": {"seed": 1},
@@ -64,7 +65,7 @@ class Notes:
         self.entries.append(entry)
 
 
-def fit(tmp_path, options=None, callbacks=(), ckpt_path=None, seed=1, train=None, **arguments):
+def fit(tmp_path, options=None, callbacks=(), ckpt_path=None, seed=1, train=None, model=Model, **arguments):
     """One run of the script's model; returns what it wrote down and its Trainer."""
     notes, options = Notes(), options or Options()
     pl.seed_everything(seed, verbose=False)
@@ -74,7 +75,7 @@ def fit(tmp_path, options=None, callbacks=(), ckpt_path=None, seed=1, train=None
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
         **settings,
     )  # fmt: skip
-    model = Model(options, notes)
+    model = model(options, notes)
     own_train, validation = loaders(options)
     for callback in callbacks:
         callback.notes = notes
@@ -116,13 +117,16 @@ HOOKS = [
 ]
 
 
-GENERATOR = Options(data="generator")
+GENERATOR, CYCLE = Options(data="generator"), Options(data="cycle", max_epochs=2)
+CASES = [
+    *((hook, Options()) for hook in HOOKS),
+    ("on_validation_end", GENERATOR),
+    ("on_train_epoch_end", GENERATOR),
+    ("on_train_batch_end", CYCLE),
+]
 
 
-@pytest.mark.parametrize(
-    ("hook", "options"),
-    [*((hook, Options()) for hook in HOOKS), ("on_validation_end", GENERATOR), ("on_train_epoch_end", GENERATOR)],
-)
+@pytest.mark.parametrize(("hook", "options"), CASES, ids=[f"{hook}, {options.data}" for hook, options in CASES])
 def test_from_a_checkpoint_of_every_hook(tmp_path, hook, options):
     saver = SaveAt(tmp_path, hook)
     whole, _ = fit(tmp_path, options, callbacks=[saver])
@@ -224,6 +228,34 @@ def test_after_a_failure_of_the_data(tmp_path, at):
     assert rest == whole[len(saver.notes.entries) :]
 
 
+class FailingModel(Model):
+    """Fails in one training step, before it has drawn anything."""
+
+    left = 0
+
+    def training_step(self, batch, batch_idx):
+        self.left -= 1
+        if self.left == 0:
+            raise ArithmeticError("no more")
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("at", [1, 2, 6, 8, 11])
+def test_after_a_failure_of_the_model(tmp_path, at):
+    """The batch is trained on again, on top of what was accumulated before it."""
+
+    def train():
+        return DataLoader(Rows(noise=0.0), 4, shuffle=True)
+
+    whole, _ = fit(tmp_path, train=train())
+    saver = Interrupt(tmp_path / "end.ckpt", -1, None)
+    saver.setup = lambda trainer, pl_module, stage: setattr(pl_module, "left", at)
+    with pytest.raises(ArithmeticError, match="no more"):
+        fit(tmp_path, callbacks=[saver], train=train(), model=FailingModel)
+    rest, _ = fit(tmp_path, ckpt_path=tmp_path / "end.ckpt", seed=99, train=train())
+    assert rest == whole[len(saver.notes.entries) :]
+
+
 class ByEpoch(Sampler):
     """Shuffles by epoch as DistributedSampler does."""
 
@@ -250,7 +282,15 @@ def test_sampler_that_shuffles_by_epoch(tmp_path):
         assert rest == whole[written:], path.name
 
 
-@pytest.mark.parametrize("arguments", [{"max_steps": 9}, {"limit_train_batches": 5}, {"check_val_every_n_epoch": 2}])
+LIMITS = [
+    {"max_steps": 9},
+    {"limit_train_batches": 5},
+    {"check_val_every_n_epoch": 2},
+    {"check_val_every_n_epoch": None, "val_check_interval": 5},
+]
+
+
+@pytest.mark.parametrize("arguments", LIMITS, ids=str)
 def test_with_limits(tmp_path, arguments):
     saver = SaveAt(tmp_path, "on_train_batch_end")
     whole, _ = fit(tmp_path, callbacks=[saver], **arguments)

@@ -10,6 +10,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from leyden.loops.progress import BATCH_END, Progress
@@ -47,7 +48,7 @@ def dump(trainer: Trainer, weights_only: bool = False) -> dict[str, Any]:
         checkpoint["lr_schedulers"] = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
         if state := trainer.precision_plugin.state_dict():
             checkpoint[type(trainer.precision_plugin).__qualname__] = state
-        checkpoint[OWN_KEY] = _own_state(trainer)
+        checkpoint[OWN_KEY] = {"version": 2, "plugins": _plugins(trainer), "ranks": _states_of_ranks(trainer)}
     _add_hparams(checkpoint, module, "hyper_parameters", "hparams_name")
     if datamodule is not None:
         _add_hparams(checkpoint, datamodule, "datamodule_hyper_parameters", "datamodule_hparams_name")
@@ -104,11 +105,21 @@ def _is_known(trainer: Trainer, owner: Any) -> bool:
     return False
 
 
+def _plugins(trainer: Trainer) -> list[list[str]]:
+    return [[record.name, record.version] for record in trainer.plugin_manager.records if record.state == "active"]
+
+
+def _states_of_ranks(trainer: Trainer) -> list[dict[str, Any]]:
+    state = _own_state(trainer)
+    if trainer.world_size == 1:
+        return [state]
+    return trainer.strategy.all_gather_object(move_data_to_device(state, torch.device("cpu")))
+
+
 def _own_state(trainer: Trainer) -> dict[str, Any]:
     loop, fetcher = trainer.fit_loop, trainer.fit_loop.fetcher
     within_validation = loop.validation_rng is not None and trainer.progress.phase == BATCH_END
     return {
-        "version": 1,
         "progress": asdict(trainer.progress),
         "rng": {
             "epoch": loop.epoch_rng,
@@ -121,9 +132,6 @@ def _own_state(trainer: Trainer) -> dict[str, Any]:
         "results": loop.results.state_dict({id(metric): name for name, metric in _metrics(trainer.lightning_module)}),
         "metrics": _metric_states(trainer),
         "callback_metrics": {k: v for k, v in trainer.callback_metrics.items() if isinstance(v, Tensor)},
-        "plugins": [
-            [record.name, record.version] for record in trainer.plugin_manager.records if record.state == "active"
-        ],
     }
 
 
@@ -214,6 +222,11 @@ def _restore_place(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
             "The checkpoint was not written by Leyden: it holds no random states, so the resumed run is not exact."
         )
         return
+    _tell_of_plugins(trainer, own["plugins"])
+    ranks = own["ranks"]
+    if len(ranks) != trainer.world_size:
+        return _restore_place_of_others(trainer, ranks)
+    own = ranks[trainer.global_rank]
     trainer.progress.__dict__.update(own["progress"])
     trainer.progress.step_back_from_unfinished_batch()
     trainer.fit_loop.resume_rng = own["rng"]
@@ -226,7 +239,20 @@ def _restore_place(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         _restore_metric(metric, own["metrics"].get(name))
     trainer.logging.load_state_dict(trainer.fit_loop.results, own["results"], metrics)
     trainer.logging.restore_callback_metrics(own["callback_metrics"])
-    _tell_of_plugins(trainer, own["plugins"])
+
+
+def _restore_place_of_others(trainer: Trainer, ranks: list[dict[str, Any]]) -> None:
+    """Go on from a run of another number of processes: after as many samples as it had seen of the epoch."""
+    trainer.progress.__dict__.update(ranks[0]["progress"])
+    trainer.progress.step_back_from_unfinished_batch()
+    progress, world = trainer.progress, trainer.world_size
+    seen = progress.batch_idx * len(ranks)
+    progress.batch_idx = seen // world
+    rank_zero_info(
+        f"The checkpoint is from a run of {len(ranks)} processes, and there are {world}: the run goes on after batch "
+        f"{progress.batch_idx} of epoch {progress.epoch} with random states of its own, so it is not exact."
+    )
+    trainer.logging.restore_callback_metrics(ranks[0]["callback_metrics"])
 
 
 def _restore_metric(metric: Any, saved: dict[str, Any] | None) -> None:

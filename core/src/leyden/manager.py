@@ -65,6 +65,11 @@ class PluginManager(pluggy.PluginManager):
             self.add_hookspecs(group)
         self.records: list[PluginRecord] = []
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process: what is installed there, and the plugins that were given here."""
+        given = [r.plugin for r in self.records if r.state == "active" and not r.distribution]
+        return _in_other_process, (given,)
+
     def admit(self, record: PluginRecord) -> None:
         """Register ``record.plugin`` and collect its components.
 
@@ -134,6 +139,10 @@ class PluginManager(pluggy.PluginManager):
             self.admit(PluginRecord(next(name for name in names if not self.has_plugin(name)), plugin=plugin))
         except (MisconfigurationException, pluggy.PluginValidationError) as error:
             raise MisconfigurationException(f"plugins: {plugin!r} can't be registered: {error}") from error
+
+
+def _in_other_process(given: list[Any]) -> PluginManager:
+    return discover().extended(given) if given else discover()
 
 
 @cache

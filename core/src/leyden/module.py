@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from inspect import getmembers
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.nn import Module
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
+from leyden.export import ModuleExport
 from leyden.hparams import HyperparametersMixin
 from leyden.loading import ModuleLoading
 from leyden.module_hooks import ModuleHooks
@@ -20,11 +22,13 @@ from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from leyden.interfaces.logger import Logger
     from leyden.trainer import Trainer
 
 
-class LightningModule(ModuleHooks, HyperparametersMixin, ModuleLoading, Module):
+class LightningModule(ModuleHooks, HyperparametersMixin, ModuleLoading, ModuleExport, Module):
     """Override ``training_step`` and ``configure_optimizers``, and whatever else should differ.
 
     Example::
@@ -43,6 +47,8 @@ class LightningModule(ModuleHooks, HyperparametersMixin, ModuleLoading, Module):
     """
 
     allow_zero_length_dataloader_with_multiple_devices = False
+    # Annotated, since TorchScript looks for annotations up to the first class with some, and can't read `Trainer`.
+    __jit_unused_properties__: ClassVar[list[str]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -84,7 +90,7 @@ class LightningModule(ModuleHooks, HyperparametersMixin, ModuleLoading, Module):
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute gradients of ``loss``."""
-        loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
+        loss.backward(*args, **kwargs)
 
     def optimizer_step(
         self,
@@ -136,7 +142,8 @@ class LightningModule(ModuleHooks, HyperparametersMixin, ModuleLoading, Module):
 
         Args:
             name: Its name; the same in every process.
-            value: A number, a tensor of one element, or a torchmetrics object.
+            value: A number, a tensor of one element, a torchmetrics object, or a mapping of these, possibly nested:
+                ``{"a": 1}`` is logged as ``name/a``.
             prog_bar: Show it in the progress bar.
             logger: Send it to the loggers; yes by default.
             on_step: Log this step's value. By default in training steps only.
@@ -257,9 +264,9 @@ class LightningModule(ModuleHooks, HyperparametersMixin, ModuleLoading, Module):
         Raises:
             RuntimeError: There is none yet.
         """
-        if self._trainer is None:
+        if self._trainer is None and not self._is_scripting:
             raise RuntimeError(f"{type(self).__qualname__} is not attached to a Trainer.")
-        return self._trainer
+        return self._trainer  # type: ignore[return-value]  # None while scripting
 
     @trainer.setter
     def trainer(self, trainer: Trainer | None) -> None:
@@ -281,6 +288,16 @@ class LightningModule(ModuleHooks, HyperparametersMixin, ModuleLoading, Module):
     def dtype(self) -> torch.dtype:
         """The type of the first floating-point parameter, else PyTorch's default."""
         return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.get_default_dtype())
+
+    @property
+    def fabric(self) -> Any:
+        """The Fabric whose hand-written loop runs this module; None under a Trainer."""
+        return getattr(self._trainer, "fabric", None)
+
+    @property
+    def device_mesh(self) -> Any:
+        """The ``DeviceMesh`` of the run's strategy, for ``configure_model``; None where it has none."""
+        return getattr(self._trainer.strategy, "device_mesh", None) if self._trainer is not None else None
 
     @property
     def example_input_array(self) -> Any:
@@ -337,20 +354,26 @@ class LightningModule(ModuleHooks, HyperparametersMixin, ModuleLoading, Module):
         gather = self.trainer.strategy.all_gather
         return tree_map(lambda x: gather(torch.as_tensor(x, device=self.device), group, sync_grads), data)
 
-    def freeze(self) -> None:
+    def freeze(self) -> Self:
         """Require no gradients and go into evaluation mode."""
         for parameter in self.parameters():
             parameter.requires_grad = False
-        self.eval()
+        return self.eval()
 
-    def unfreeze(self) -> None:
+    def unfreeze(self) -> Self:
         """Require gradients everywhere and go into training mode."""
         for parameter in self.parameters():
             parameter.requires_grad = True
-        self.train()
+        return self.train()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_trainer": None}
+
+
+# TorchScript would compile every property; those of the user's own classes it may.
+LightningModule.__jit_unused_properties__ = [
+    name for name, member in getmembers(LightningModule) if isinstance(member, property)
+]
 
 
 def _parameters(optimizer: Any) -> list[Tensor]:

@@ -50,6 +50,8 @@ def read_optimizers(module: LightningModule) -> tuple[list[Any], list[LRSchedule
         rank_zero_warn("configure_optimizers returned None: the fit runs without an optimizer.")
         return [], []
     optimizers, schedulers = _split(returned)
+    if wrong := [part for part in optimizers if not _is_optimizer(part)]:
+        raise MisconfigurationException(f"configure_optimizers returned {wrong[0]!r} in an optimizer's place.")
     if module.automatic_optimization and len(optimizers) > 1:
         raise MisconfigurationException(
             f"configure_optimizers returned {len(optimizers)} optimizers; with several, set "

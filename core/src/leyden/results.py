@@ -117,11 +117,13 @@ class Record:
         self.step_name = (f"{name}_step" if forked else name) + suffix
         self.epoch_name = (f"{name}_epoch" if forked else name) + suffix
         self.strategy = strategy
+        self.reduces_at_once = False  # in a hook of all processes, after which any one of them may ask
         self.reset()
 
     def reset(self) -> None:
         """Forget the epoch."""
         self.last: Tensor | None = None
+        self.final: Any = None  # of the epoch: reduced over processes once, however often it is asked for
 
     def update(self, value: Any, batch_size: Callable[[], int] | int) -> None:
         """Take one value; ``batch_size`` is called only where a weighted mean needs it."""
@@ -172,8 +174,13 @@ class TensorRecord(Record):
         value = self._as_tensor(value)
         if self.options.on_step:
             self.last = self._synchronise(value, self.reduction)
-        if not self.accumulates:
-            return
+        if self.accumulates:
+            self._accumulate(value, batch_size)
+        if self.reduces_at_once:
+            self.epoch_value()
+
+    def _accumulate(self, value: Tensor, batch_size: Callable[[], int] | int) -> None:
+        self.final = None
         if self.reduction == "mean":
             weight = batch_size if isinstance(batch_size, int) else batch_size()
             value = value * weight
@@ -212,6 +219,12 @@ class TensorRecord(Record):
 
     def epoch_value(self) -> Tensor | None:
         """The reduced value of the epoch, or None."""
+        if self.final is None:
+            self.final = self._reduce_epoch()
+        final: Tensor | None = self.final
+        return final
+
+    def _reduce_epoch(self) -> Tensor | None:
         if self.values:
             function: Any = self.options.reduce_fx
             result = function(torch.stack(self.values)) if callable(function) else self.reduced
@@ -240,7 +253,7 @@ class TensorRecord(Record):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`state_dict` returned."""
         self.last, self.total, self.weight = state["last"], state["total"], state["weight"]
-        self.values, self.reduced = state["values"], state["reduced"]
+        self.values, self.reduced, self.final = state["values"], state["reduced"], None
 
 
 class MetricRecord(Record):
@@ -389,6 +402,10 @@ class Logging:
             )
         record = results.records.get((self.hook, name, results.dataloader_idx))
         if record is None or record.restored or record.asked != asked:
+            if isinstance(value, Mapping):
+                for key, member in value.items():
+                    self.log(f"{name}/{key}", member, asked, batch_size)
+                return None
             record = self._declare(results, name, value, asked, record)
         record.update(value, self.batch_size if batch_size is None else batch_size)
 
@@ -412,6 +429,8 @@ class Logging:
         options = self._resolve(name, asked)
         kind = MetricRecord if metric else TensorRecord
         record = kind(name, asked, options, results.dataloader_idx, self._trainer.strategy)
+        rule = HOOK_RULES[self.hook]
+        record.reduces_at_once = options.sync_dist and not rule.step_allowed and self._trainer.world_size > 1
         if metric:
             self._claim_metric(results, name, value, asked)
         if known is not None and type(known) is kind:
@@ -585,6 +604,10 @@ class Logging:
     def restore_callback_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Take back the metrics of a checkpoint."""
         self._callback_metrics.update(metrics)
+
+    def take_over(self, callback: dict[str, Any], logged: dict[str, Any], bars: dict[str, Any]) -> None:
+        """Take the metrics of a run in another process."""
+        self._callback_metrics, self._logged_metrics, self._progress_bar_metrics = callback, logged, bars
 
     def _metrics(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if self.results is None:

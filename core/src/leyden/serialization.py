@@ -143,7 +143,7 @@ class TorchCheckpointIO(CheckpointIO):
             return
         target = local_path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+        beside = target.with_name(f".{target.name}.part")  # always the same, so that kills leave one at most
         try:
             with beside.open("wb") as file:
                 torch.save(checkpoint, file)

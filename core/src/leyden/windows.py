@@ -1,14 +1,27 @@
-"""Windows onto the registry: ``from leyden.callbacks import EarlyStopping`` finds what installed plugins bring."""
+"""Windows onto the registry: ``from leyden.callbacks import EarlyStopping`` finds what installed plugins bring.
+
+``paths.json`` says what is behind the paths of Lightning's modules, such as ``leyden.callbacks.early_stopping``: a
+module of the core, or a component, for the module in which an installed plugin keeps it.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dis import opmap
-from types import FrameType
+from functools import cache
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.resources import files
+from importlib.util import spec_from_loader
+from types import FrameType, ModuleType
 from typing import Any
 
-from leyden.registry import Registry
+from leyden.registry import Registry, UnknownComponentError
+
+_windows: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {}
 
 
 def window(
@@ -23,22 +36,29 @@ def window(
     """
 
     def find(name: str) -> Any:
+        if name == "__path__":  # Python looks for modules below this one only where there is a path
+            return []
         if name.startswith("_"):
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         registry = Registry()
-        for kind in kinds:
-            if registry.named(kind, name):
-                return registry.get(kind, name).load()
-        unknown = registry.unknown(kinds, name)
-        if _is_import(sys._getframe(1)):
-            raise unknown
-        raise AttributeError(str(unknown)) from unknown.__cause__
+        try:
+            if f"{module}.{name}" in _paths():
+                return import_module(f"{module}.{name}")
+            for kind in kinds:
+                if registry.named(kind, name):
+                    return registry.get(kind, name).load()
+            raise registry.unknown(kinds, name)
+        except UnknownComponentError as unknown:
+            if _is_import(sys._getframe(1)):
+                raise
+            raise AttributeError(str(unknown)) from unknown.__cause__
 
     def names() -> list[str]:
         registry = Registry()
         parts = [part for kind in kinds for part in registry.components(kind)]
         return sorted({*own, *(name for part in parts for name in part.names if name.isidentifier())})
 
+    _windows[module] = kinds, own
     return find, names
 
 
@@ -49,3 +69,40 @@ def _is_import(frame: FrameType) -> bool:
     modules know no other.
     """
     return frame.f_code.co_code[frame.f_lasti] == opmap["IMPORT_FROM"]
+
+
+class _Paths(MetaPathFinder, Loader):
+    """Finds the modules of ``paths.json``: each is the one that it stands for, under a second name.
+
+    A window's is a window like it, since what is imported from below a module becomes its attribute.
+    """
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        known = fullname.startswith("leyden.") and fullname in _paths()
+        return spec_from_loader(fullname, self) if known else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        name, place = module.__name__, _paths()[module.__name__]
+        kind, _, component = place.partition(":")
+        real = import_module(Registry().get(kind, component).target.partition(":")[0] if component else place)
+        if place in _windows:
+            kinds, own = _windows[place]
+            find, names = window(name, kinds, own)
+            vars(module).update({n: getattr(real, n) for n in own}, __getattr__=find, __dir__=names)
+            return
+        for path, other in _paths().items():
+            # Nothing can be imported from below a module that is no package.
+            if path == name or (path.startswith(f"{name}.") and other == place):
+                sys.modules[path] = real
+
+
+@cache
+def _paths() -> dict[str, str]:
+    """Lightning's path of a module, in ``leyden``, to a module of the core, or to "kind:name" of a component."""
+    text = files("leyden").joinpath("paths.json").read_text(encoding="utf-8")
+    return {f"leyden.{path}": place for path, place in json.loads(text).items()}
+
+
+sys.meta_path.append(_Paths())

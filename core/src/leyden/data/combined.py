@@ -40,6 +40,7 @@ class CombinedLoader(Iterable[Any]):
         self._mode = mode
         self._limits: list[int | float] | None = None
         self._iterators: list[Iterator[Any]] = []
+        self._opened: dict[int, Iterator[Any]] = {}
         self._replayed: dict[int, tuple[int, dict[str, Any]]] = {}
         self.restarts: dict[int, tuple[int, dict[str, Any]]] = {}
 
@@ -109,7 +110,7 @@ class CombinedLoader(Iterable[Any]):
             return zip(self._limited(self._flattened[0], 0), count(), repeat(0))
         if self._mode == "sequential":
             return self._one_after_another()
-        self._iterators = []  # the last ones' workers end before there are new ones
+        self._iterators, self._opened = [], {}
         # the iterators are made now, not at the first batch, so that each draws its seed at the epoch's start
         self._iterators = [self._limited(loader, i) for i, loader in enumerate(self._flattened)]
         self.restarts = {}
@@ -117,7 +118,8 @@ class CombinedLoader(Iterable[Any]):
 
     def _limited(self, loader: Any, i: int) -> Iterator[Any]:
         limit = self._limits[i] if self._limits is not None else INFINITE
-        iterator = iter(loader)
+        self._opened.pop(i, None)  # the last one's workers end before there are new ones
+        iterator = self._opened[i] = iter(loader)
         return iterator if limit == INFINITE else islice(iterator, int(limit))
 
     def _one_after_another(self) -> Iterator[tuple[Any, int, int]]:
@@ -125,9 +127,9 @@ class CombinedLoader(Iterable[Any]):
             limit = self._limits[i] if self._limits is not None else INFINITE
             if limit == 0:
                 continue
-            self._iterators = [self._limited(loader, i)]
-            for batch_idx, batch in enumerate(self._iterators[0]):
+            for batch_idx, batch in enumerate(self._limited(loader, i)):
                 yield batch, batch_idx, i
+            self._opened = {}
 
     def _together(self, batches: list[Any], batch_idx: int) -> tuple[Any, int, int]:
         return tree_unflatten(batches, self._structure), batch_idx, 0
@@ -156,13 +158,15 @@ class CombinedLoader(Iterable[Any]):
             batch_idx += 1
 
     def stop_workers(self) -> None:
-        """End the processes of loaders whose workers live on; they are started again when there is need of them."""
-        self._iterators = []
+        """End the processes of loaders, which an error's traceback would keep; the next iteration starts new ones."""
+        for iterator in self._opened.values():
+            shutdown = getattr(iterator, "_shutdown_workers", None)
+            if shutdown is not None:
+                shutdown()
         for loader in self._flattened:
-            iterator: Any = loader._iterator if isinstance(loader, DataLoader) else None
-            if iterator is not None:
-                iterator._shutdown_workers()
+            if isinstance(loader, DataLoader):
                 loader._iterator = None
+        self._iterators, self._opened = [], {}
 
     def replay(self, restarts: Mapping[int, Sequence[Any]]) -> None:
         """Have the next iteration start loaders over with the random states of ``restarts``, an earlier one's."""

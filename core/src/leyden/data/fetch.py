@@ -20,17 +20,28 @@ class Fetcher:
         loader: What to iterate.
         skip: Batches to pass over first; the run that is resumed has trained on them.
         measure: Wraps each ``next`` where a profiler wants it, or None.
+        total: Batches to yield, where that is not the loader's own number but agreed with other processes.
+        agree: Where processes may have different numbers of batches and no lengths: whether the epoch goes on,
+            agreed among them, from whether this one's loader has not ended yet. If it has, it is started over.
 
     Attributes:
         ahead_rng: The random states before the batch that was read ahead, for an exact resume.
     """
 
-    def __init__(self, loader: CombinedLoader, skip: int = 0, measure: Callable[[], Any] | None = None) -> None:
-        self._total = loader.total()
-        self._ahead = any(length_of(one) == INFINITE for one in loader.flattened)
+    def __init__(
+        self,
+        loader: CombinedLoader,
+        skip: int = 0,
+        measure: Callable[[], Any] | None = None,
+        total: int | float | None = None,
+        agree: Callable[[bool], bool] | None = None,
+    ) -> None:
+        self._loader, self._measure, self._agree = loader, measure, agree
+        self._total = loader.total() if total is None else total
+        self._ahead = agree is not None or any(length_of(one) == INFINITE for one in loader.flattened)
         self._iterator = iter(loader)
-        self._measure = measure
         self._following: Any = None
+        self._has_ended = False
         self.fetched = 0
         self.ahead_rng: dict[str, Any] | None = None
         for _ in range(skip):
@@ -41,7 +52,7 @@ class Fetcher:
         """Read the first batch ahead, where the loader has no length; ``restore`` sets the random state for it."""
         if self._ahead:
             restore()
-            self._following = self._next()
+            self._following = self._agreed(self._next())
 
     def __iter__(self) -> Iterator[tuple[Any, int, int, bool]]:
         return self._one_ahead() if self._ahead else self._as_asked()
@@ -52,9 +63,26 @@ class Fetcher:
         with self._measure():
             return next(self._iterator, _END)
 
+    def _agreed(self, item: Any) -> Any:
+        if self._agree is None:
+            return item
+        self._has_ended = self._has_ended or item is _END
+        if not self._agree(not self._has_ended):
+            return _END
+        return self._start_over() if item is _END else item
+
+    def _start_over(self) -> Any:
+        self._iterator = iter(self._loader)
+        item = self._next()
+        if item is _END:
+            raise ValueError("The training loader of this process yields no batches, so it can't be padded with them.")
+        return item
+
     def _as_asked(self) -> Iterator[tuple[Any, int, int, bool]]:
         while self.fetched < self._total:
             item = self._next()
+            if item is _END and self._total > self._loader.total():
+                item = self._start_over()
             if item is _END:
                 return
             self.fetched += 1
@@ -65,7 +93,7 @@ class Fetcher:
         while item is not _END:
             self.fetched += 1
             self.ahead_rng = collect_rng_states()
-            self._following = self._next() if self.fetched < self._total else _END
+            self._following = self._agreed(self._next() if self.fetched < self._total else _END)
             yield *item, self._following is _END
             item = self._following
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from leyden.data.combined import INFINITE, CombinedLoader, Mode, length_of
-from leyden.data.samplers import keeping_last, rebuild, with_sampler
+from leyden.data.samplers import copy_with, keeping_last, rebuild, with_sampler
+from leyden.data.seeded import SampleSeeded
 from leyden.states import RunningStage
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
@@ -56,15 +57,20 @@ def load(trainer: Trainer, source: DataSource, stage: RunningStage, mode: Mode) 
         refuse_if_not_iterable(loader, source)
     if trainer.overfit_batches > 0 and stage != RunningStage.TESTING:
         combined.flattened = [_in_order(loader, stage) for loader in combined.flattened]
-    combined.flattened = [with_sampler(trainer, loader, stage) for loader in combined.flattened]
     if stage == RunningStage.PREDICTING:
         combined.flattened = [keeping_last(loader) for loader in combined.flattened]
-    if os.environ.get("PL_SEED_WORKERS") == "1":
+    combined.flattened = [with_sampler(trainer, loader, stage) for loader in combined.flattened]
+    seeding = os.environ.get("PL_SEED_WORKERS")
+    if seeding == "1":
         _seed_workers(combined.flattened, trainer.global_rank)
+    elif seeding == "sample":
+        combined.flattened = [_seeding_samples(loader) for loader in combined.flattened]
     limit = getattr(trainer, f"limit_{stage.dataloader_prefix}_batches")
     combined.limits = [_limit(length_of(loader), limit, stage) for loader in combined.flattened]
     if combined.flattened and combined.total() == 0 and limit != 0:
         rank_zero_warn(f"There is nothing to do: {source} gave loaders of no batches.")
+    elif combined.mode == "max_size_cycle" and 0 in combined.sizes():
+        raise ValueError(f"{source} gave a loader of no batches among others, so it can't be cycled beside them.")
     return combined
 
 
@@ -94,6 +100,19 @@ def _seed_workers(loaders: list[Any], rank: int) -> None:
     for loader in loaders:
         if isinstance(loader, DataLoader) and loader.worker_init_fn is None:
             loader.worker_init_fn = partial(worker_init_function, rank=rank)
+
+
+def _seeding_samples(loader: Any) -> Any:
+    """What ``seed_everything(workers="sample")`` asks for; a stream of samples has no index to seed by."""
+    if not isinstance(loader, DataLoader):
+        return loader
+    if isinstance(loader.dataset, IterableDataset):
+        rank_zero_warn(
+            f'seed_everything(workers="sample"): a {type(loader.dataset).__name__} is iterable and has no sample '
+            "index, so what it draws depends on its worker."
+        )
+        return loader
+    return copy_with(loader, dataset=SampleSeeded(loader.dataset, int(os.environ["PL_GLOBAL_SEED"])))
 
 
 def _limit(length: int | float, limit: int | float, stage: RunningStage) -> int | float:

@@ -3,29 +3,63 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+)
 
+from leyden.data.division import DividedSampler, EvenBatchSampler
+from leyden.data.seeded import SampleSeeded
 from leyden.states import RunningStage
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.rank_zero import rank_zero_info
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
 
 def with_sampler(trainer: Trainer, loader: Any, stage: RunningStage) -> Any:
-    """The loader with a distributed sampler where the strategy needs one and the user has none."""
+    """The loader with this process's part of the data, where the strategy divides them and the user does not."""
     arguments = trainer.strategy.sampler_arguments
     if arguments is None or not trainer.use_distributed_sampler or not isinstance(loader, DataLoader):
         return loader
-    if isinstance(loader.dataset, IterableDataset) or isinstance(loader.sampler, DistributedSampler):
+    if isinstance(loader.dataset, IterableDataset):
+        rank_zero_info(
+            f"A {type(loader.dataset).__name__} is iterable: every process gets all of it, unless it divides itself "
+            "by torch.distributed.get_rank()."
+        )
         return loader
-    shuffle = stage == RunningStage.TRAINING and not isinstance(loader.sampler, SequentialSampler)
-    sampler: DistributedSampler[Any] = DistributedSampler(loader.dataset, shuffle=shuffle, **arguments)  # type: ignore[arg-type]
-    return rebuild(loader, sampler)
+    if isinstance(loader.sampler, DistributedSampler):
+        return loader
+    seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+    if stage != RunningStage.TRAINING:
+        return _for_evaluation(loader, DividedSampler(loader.sampler, seed=seed, pad=False, **arguments))
+    if type(loader.sampler) not in (RandomSampler, SequentialSampler) or getattr(loader.sampler, "replacement", False):
+        return rebuild(loader, DividedSampler(loader.sampler, seed=seed, pad=True, **arguments))
+    shuffle = isinstance(loader.sampler, RandomSampler)
+    return rebuild(loader, DistributedSampler(loader.dataset, shuffle=shuffle, seed=seed, **arguments))  # type: ignore[arg-type]
+
+
+def _for_evaluation(loader: DataLoader[Any], sampler: DividedSampler) -> DataLoader[Any]:
+    batches, world = loader.batch_sampler, sampler.num_replicas
+    if len(loader.sampler) < world:  # type: ignore[arg-type]
+        raise MisconfigurationException(
+            f"A dataset of {len(loader.sampler)} samples can't be evaluated by {world} processes, "  # type: ignore[arg-type]
+            "some of which would have none; take fewer devices."
+        )
+    if type(batches) is not BatchSampler:
+        return rebuild(loader, sampler)
+    even = EvenBatchSampler(sampler, batches.batch_size, batches.drop_last, len(loader.sampler))  # type: ignore[arg-type]
+    return copy_with(loader, sampler=sampler, batch_sampler=even)
 
 
 def rebuild(loader: DataLoader[Any], sampler: Any) -> DataLoader[Any]:
@@ -48,10 +82,11 @@ def rebuild(loader: DataLoader[Any], sampler: Any) -> DataLoader[Any]:
             )
         batch_sampler = copy.copy(batch_sampler)
         batch_sampler.sampler = sampler
-    return _copy_with(loader, sampler=sampler, batch_sampler=batch_sampler)
+    return copy_with(loader, sampler=sampler, batch_sampler=batch_sampler)
 
 
-def _copy_with(loader: DataLoader[Any], **attributes: Any) -> DataLoader[Any]:
+def copy_with(loader: DataLoader[Any], **attributes: Any) -> DataLoader[Any]:
+    """A shallow copy of a loader with other attributes, those included that a DataLoader does not let be changed."""
     copied = copy.copy(loader)
     for name, value in {**attributes, "_iterator": None}.items():
         object.__setattr__(copied, name, value)  # DataLoader refuses changes of these, but this one is ours alone
@@ -87,7 +122,7 @@ def keeping_last(loader: Any) -> Any:
     batch_sampler = getattr(loader, "batch_sampler", None)
     if not isinstance(loader, DataLoader) or type(batch_sampler) is not BatchSampler or not batch_sampler.drop_last:
         return loader
-    return _copy_with(loader, batch_sampler=BatchSampler(batch_sampler.sampler, batch_sampler.batch_size, False))
+    return copy_with(loader, batch_sampler=BatchSampler(batch_sampler.sampler, batch_sampler.batch_size, False))
 
 
 def recording(loader: Any) -> tuple[Any, RecordingBatchSampler | None]:
@@ -99,11 +134,13 @@ def recording(loader: Any) -> tuple[Any, RecordingBatchSampler | None]:
     ):
         return loader, None
     sampler = RecordingBatchSampler(loader.batch_sampler)
-    return _copy_with(loader, batch_sampler=sampler), sampler
+    return copy_with(loader, batch_sampler=sampler), sampler
 
 
 def set_sampler_epoch(loader: Any, epoch: int) -> None:
-    """Tell samplers that shuffle by epoch which one it is."""
+    """Tell samplers that shuffle by epoch, and datasets that seed by it, which one it is."""
+    if isinstance(dataset := getattr(loader, "dataset", None), SampleSeeded):
+        dataset.epoch.fill_(epoch)
     for sampler in (getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None)):
         set_epoch = getattr(sampler, "set_epoch", None)
         if callable(set_epoch):

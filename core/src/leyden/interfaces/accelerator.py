@@ -53,18 +53,24 @@ class Accelerator:
         return int(cls.device_module().device_count())
 
     @classmethod
+    def process_group_backend(cls) -> str:
+        """The backend of ``torch.distributed`` with which processes on such devices talk."""
+        return str(torch.distributed.get_default_backend_for_device(cls.device_type))
+
+    @classmethod
     def parse_devices(cls, devices: int | str | Sequence[int]) -> list[int]:
         """Device indices from what the user wrote: n, -1, "auto", "3", "0, 1", [0, 1]."""
         available = cls.auto_device_count()
         indices = parse_indices(devices, available)
-        if not indices or len(set(indices)) < len(indices):
-            raise MisconfigurationException(f"devices={devices!r} must name at least one device, and none twice.")
-        if missing := [i for i in indices if not 0 <= i < available]:
+        missing = next((i for i in indices if not 0 <= i < available), None)
+        if missing is not None:
             raise MisconfigurationException(
-                f"devices={devices!r} asks for {cls.device_type} device {missing[0]}, but this machine has "
+                f"devices={devices!r} asks for {cls.device_type} device {missing}, but this machine has "
                 f"{available}: 0 to {available - 1}."
             )
-        return indices
+        if not indices or len(set(indices)) < len(indices):
+            raise MisconfigurationException(f"devices={devices!r} must name at least one device, and none twice.")
+        return list(indices)
 
     @classmethod
     def get_parallel_devices(cls, devices: Sequence[int]) -> list[torch.device]:
@@ -110,13 +116,13 @@ class Accelerator:
         return True
 
 
-def parse_indices(devices: int | str | Sequence[int], available: int) -> list[int]:
+def parse_indices(devices: int | str | Sequence[int], available: int) -> Sequence[int]:
     """Turn the value of ``Trainer(devices=...)`` into indices, without asking whether they exist."""
     if isinstance(devices, str):
         text = devices.strip()
         if text == "auto":
             devices = available
-        elif re.fullmatch(r"-?\d+", text):
+        elif re.fullmatch(r"-?\d{1,9}", text):
             devices = int(text)
         elif re.fullmatch(r"\d+(\s*,\s*\d+)*\s*,?", text):
             devices = [int(part) for part in text.split(",") if part.strip()]
@@ -129,7 +135,7 @@ def parse_indices(devices: int | str | Sequence[int], available: int) -> list[in
             devices = available
         if devices < 1:
             raise MisconfigurationException(f"devices={devices!r} must be at least 1, or -1 for all.")
-        return list(range(devices))
+        return range(devices)
     if not all(isinstance(i, int) and not isinstance(i, bool) for i in devices):
         raise MisconfigurationException(f"devices={devices!r} must be a list of device indices.")
     return list(devices)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
+
+from leyden.utilities.exceptions import MisconfigurationException
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,20 @@ class Component:
         return (self.name, *self.options.get("aliases", ()))
 
     def load(self) -> Any:
-        """Import and return the target (usually a class)."""
+        """Import and return the target (usually a class).
+
+        Raises:
+            MisconfigurationException: The module has no such attribute.
+        """
         module, _, attribute = self.target.partition(":")
         target = importlib.import_module(module)
-        for part in attribute.split("."):
-            target = getattr(target, part)
-        return target
+        try:
+            return attrgetter(attribute)(target)
+        except AttributeError as error:
+            raise MisconfigurationException(
+                f"The {self.kind} {self.name!r} should be {self.target!r}, but {error}; install another version of its "
+                "plugin, or disable it."
+            ) from error
 
     def build(self, **arguments: Any) -> Any:
         """Import the target and call it with the component's ``arguments``, overridden by the given ones."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 T = TypeVar("T")
 
 
 class Launcher(ABC):
-    """Starts processes; a strategy of several has one."""
+    """Starts processes; a strategy of several has one.
+
+    Attributes:
+        takes_part: Whether the calling process is one of the run's; else the Trainer gives ``launch`` a function
+            that returns the run's state with its results, and takes that state over.
+    """
+
+    takes_part: ClassVar[bool] = True
 
     @abstractmethod
     def launch(self, function: Callable[..., T], *args: Any) -> T:
-        """Run ``function(*args)`` in every process of the run and return this process's result.
-
-        Where the caller's own process takes no part, return rank 0's and bring its weights and state back.
-        """
+        """Run ``function(*args)`` in every process of the run; return this process's result, or else rank 0's."""

@@ -60,12 +60,11 @@ class Precision:
         """Step ``optimizer``, with the user's further arguments, and return what it returned."""
         return optimizer.step(**arguments) if closure is None else optimizer.step(closure, **arguments)
 
-    def clip_gradients(self, parameters: Iterable[Tensor], clip_val: float, algorithm: str) -> None:
-        """Clip unscaled gradients in place, by total norm ("norm") or by element ("value")."""
+    def clip_gradients(self, parameters: Iterable[Tensor], clip_val: float, algorithm: str) -> Tensor | None:
+        """Clip unscaled gradients in place, by total norm ("norm") or by element ("value"); returns the norm before."""
         if algorithm == "value":
-            torch.nn.utils.clip_grad_value_(parameters, clip_value=clip_val)
-        else:
-            torch.nn.utils.clip_grad_norm_(parameters, clip_val)
+            return torch.nn.utils.clip_grad_value_(parameters, clip_value=clip_val)
+        return torch.nn.utils.clip_grad_norm_(parameters, clip_val)
 
     def state_dict(self) -> dict[str, Any]:
         """State to keep in checkpoints (a scaler's, say); {} keeps nothing."""

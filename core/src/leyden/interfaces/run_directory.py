@@ -53,6 +53,10 @@ class RunDirectoryLogger(Logger):
             self._version = next_version(self.root_dir)
         return self._version
 
+    def take_version(self, version: int | str) -> None:
+        """Write where another process of the run writes."""
+        self._version = version
+
     @property
     def save_dir(self) -> str:
         """The directory of all experiments."""

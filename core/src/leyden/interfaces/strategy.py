@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,9 +12,11 @@ from torch.nn import Module
 
 from leyden.interfaces.accelerator import Accelerator
 from leyden.interfaces.checkpoint_io import CheckpointIO
+from leyden.interfaces.environment import Environment
 from leyden.interfaces.launcher import Launcher
 from leyden.interfaces.precision import Precision
 from leyden.utilities.batch import move_data_to_device
+from leyden.utilities.empty_init import EmptyInit
 
 T = TypeVar("T")
 
@@ -22,12 +24,17 @@ T = TypeVar("T")
 class Strategy:
     """One process, one device; strategies for several override what differs.
 
-    The Trainer sets :attr:`accelerator`, :attr:`precision`, :attr:`checkpoint_io` and
-    :attr:`parallel_devices` before the first run. Every collective method is called by all ranks.
+    The Trainer sets :attr:`accelerator`, :attr:`precision`, :attr:`checkpoint_io`, :attr:`environment`,
+    :attr:`parallel_devices` and :attr:`num_nodes`, then calls :meth:`connect`. Every collective method is called by
+    all ranks. Hooks of a run are methods of the same names, ``on_before_backward(loss)`` for example.
 
     Attributes:
         strategy_name: The name that users see.
+        environment: The cluster or launcher that started this process; None where none did.
         launcher: Makes the other processes; None where there are none to make.
+        uneven_inputs: What a training epoch does when the processes have different numbers of batches:
+            "stop_together" ends it with the first that has no more, "pad" starts the shorter loaders over until
+            the last one ends.
     """
 
     strategy_name: ClassVar[str] = "single_device"
@@ -36,7 +43,12 @@ class Strategy:
     checkpoint_io: CheckpointIO
     parallel_devices: list[torch.device]
     num_nodes: int = 1
+    environment: Environment | None = None
     launcher: Launcher | None = None
+    uneven_inputs: Literal["stop_together", "pad"] = "stop_together"
+
+    def connect(self) -> None:
+        """Learn which process this is, choose a launcher, and refuse what can't work; when the Trainer is made."""
 
     @property
     def root_device(self) -> torch.device:
@@ -77,8 +89,23 @@ class Strategy:
         """Take hold of the device and meet the other processes; once per run, before ``setup`` hooks."""
         self.accelerator.setup_device(self.root_device)
 
-    def setup_module(self, module: Module) -> None:
-        """Cast the module, move it to the device and wrap what needs wrapping; before optimizers are made."""
+    @contextmanager
+    def module_init_context(self, empty_init: bool | None = None) -> Generator[None, None, None]:
+        """Context in which modules are built: on this process's device, in the precision's format.
+
+        Args:
+            empty_init: True leaves parameters unfilled, for a checkpoint to fill; None leaves it to the strategy.
+        """
+        with EmptyInit() if empty_init else nullcontext(), self.root_device, self.precision.module_init_context():
+            yield
+
+    def setup_module(self, module: Module, training: bool = True) -> None:
+        """Cast the module, move it to the device and wrap what needs wrapping; before optimizers are made.
+
+        Args:
+            module: A LightningModule, or whatever module a hand-written loop trains.
+            training: Whether it is going to be trained; else only evaluated.
+        """
         self.precision.convert_module(module)
         module.to(self.root_device)
 
@@ -110,6 +137,22 @@ class Strategy:
     def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
         """Stack the tensors of all processes along a new first dimension; one process returns its tensor."""
         return tensor
+
+    def all_gather_object(self, value: T) -> list[T]:
+        """The ``value`` of every process, any object that pickles, in the order of their ranks."""
+        return [value]
+
+    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
+        """Whether all processes decided so, or any of them did."""
+        return decision
+
+    def first_cause(self, error: BaseException) -> BaseException:
+        """The error of another process that led to ``error``, or ``error`` itself, of which the others are told."""
+        return error
+
+    def must_end(self, reason: str) -> str:
+        """Why the run ends with the running batch, or "": all processes agree where one has a ``reason``."""
+        return reason
 
     def broadcast(self, value: T, src: int = 0) -> T:
         """The ``value`` of process ``src``, any object that pickles."""

@@ -22,6 +22,7 @@ from torch.nn import Module
 
 from leyden.data.combined import CombinedLoader
 from leyden.data.fetch import Fetcher
+from leyden.data.hints import warn_of_shuffling
 from leyden.data.loading import DataSource, load
 from leyden.data.samplers import set_sampler_epoch
 from leyden.data.transfer import transfer_function
@@ -163,9 +164,7 @@ class EvaluationLoop:
     def _step_arguments(self) -> Callable[..., Any]:
         """The step with as many of (batch, batch_idx, dataloader_idx) as it takes, in the precision's context."""
         trainer, name = self.trainer, f"{self.name}_step"
-        assert self.loader is not None
         function = getattr(trainer.lightning_module, name)
-        require_dataloader_idx(function, name, self.loader)
         step = trainer.strategy.step_function(trainer.lightning_module, name)
         step = trainer.measured(f"[Strategy]{type(trainer.strategy).__name__}.{name}", step)
         return in_context(trainer, step, argument_count(function))
@@ -194,9 +193,14 @@ class EvaluationLoop:
         due = bool(every) and trainer.current_epoch - self._loaded_in_epoch >= every
         if self.loader is None or not self.within_fit or due:
             assert self.source is not None
+            first = self.loader is None or not self.within_fit
             if self.loader is not None:
                 self.seen.clear()
             self.loader = load(trainer, self.source, self.stage, "sequential")
+            step = f"{self.name}_step"
+            require_dataloader_idx(getattr(trainer.lightning_module, step), step, self.loader)
+            if first and not trainer.barebones:
+                warn_of_shuffling(self.loader.flattened, self.source)
             self.sizes = self.loader.sizes()
             self._loaded_in_epoch = trainer.current_epoch
         if self.within_fit and not trainer.sanity_checking:

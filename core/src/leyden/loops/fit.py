@@ -17,23 +17,28 @@ on_train_end
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from leyden.data.combined import INFINITE, CombinedLoader, every_loader
+from leyden.data.combined import INFINITE, CombinedLoader, every_loader, length_of
 from leyden.data.fetch import Fetcher
+from leyden.data.hints import has_idle_processors, watched
 from leyden.data.loading import DataSource, load
 from leyden.data.samplers import set_sampler_epoch
 from leyden.data.transfer import transfer_function
+from leyden.hooktable import is_overridden
+from leyden.interfaces.strategy import Strategy
+from leyden.loops.ending import obey
 from leyden.loops.evaluate import EvaluationLoop
 from leyden.loops.progress import BATCH, BATCH_DONE, BATCH_END, EPOCH_END, EPOCH_START, VALIDATION_END
 from leyden.loops.schedule import ValidationSchedule
 from leyden.loops.schedulers import step_schedulers
 from leyden.results import Results
 from leyden.states import RunningStage
-from leyden.utilities.exceptions import SIGTERMException
+from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from leyden.utilities.rng import collect_rng_states, set_rng_states
 
@@ -67,6 +72,9 @@ class FitLoop:
         self.resume_rng: dict[str, Any] | None = None
         self.validation_rng: dict[str, Any] | None = None
         self._loaded_in_epoch = -1
+        self._watches = False
+        self._must_end: Callable[[str], str] | None = None
+        self._agree: Callable[[bool], bool] | None = None
 
     @property
     def max_epochs(self) -> int | None:
@@ -81,6 +89,8 @@ class FitLoop:
         """Train until a limit is reached or something asks to stop."""
         trainer, hooks = self.trainer, self.trainer.hooks
         self.setup_data()
+        self._watches = not trainer.barebones  # in the first epoch
+        self._must_end = trainer.strategy.must_end if is_overridden("must_end", trainer.strategy, Strategy) else None
         trainer.logging.results = self.results
         if self.resume_rng is not None and trainer.enable_validation:
             self.validation.setup_data()  # its generators and workers have their part in the random states
@@ -92,8 +102,8 @@ class FitLoop:
             self.resume_rng = None
             return
         torch.set_grad_enabled(True)
-        if self.schedule.is_due_in_epoch() and self.validation.loader is None:
-            self.validation.setup_data()  # so that a progress bar knows how much there will be
+        if self.schedule.enabled and self.validation.loader is None:
+            self.validation.setup_data()  # so that what is wrong with it is said now, and a progress bar knows of it
         self._warn_of_evaluation_mode()
         if hooks.on_train_start is not None:
             hooks.on_train_start()
@@ -141,7 +151,25 @@ class FitLoop:
             self._end_batch(step.accumulating)
             if self._is_epoch_done():
                 break
+        else:
+            self._tell_of_missing_batches()
         self._end_epoch()
+
+    def _tell_of_missing_batches(self) -> None:
+        """The batches have come to an end before the last one was known to be it."""
+        trainer, count = self.trainer, self.trainer.progress.batch_idx
+        said = f"{self.source} gave {count or 'no'} batches in an epoch"
+        if count:
+            rank_zero_warn(
+                f"{said}, though there should be {self.max_batches}: what happens after an epoch's last batch, such as "
+                "validation, has not happened. Mend the loader's length."
+            )
+        elif trainer.max_epochs == -1:
+            raise MisconfigurationException(
+                f"{said}, and with max_epochs=-1 the run might never end; give what can be iterated anew, or limit it."
+            )
+        else:
+            rank_zero_warn(f"{said}; an iterator can be read only once, so give what can be iterated anew.")
 
     def _skip_batch(self, batch_idx: int) -> None:
         """A loader may yield None for a batch that is not to be trained on."""
@@ -175,8 +203,14 @@ class FitLoop:
         if not accumulating:
             progress.batches_that_stepped += 1
         progress.phase = BATCH_DONE
-        if trainer.received_sigterm:
-            raise SIGTERMException
+        self._end_if_asked()
+
+    def _end_if_asked(self) -> None:
+        reason = self.trainer.asked_to_end
+        if self._must_end is not None:
+            reason = self._must_end(reason)
+        if reason:
+            obey(self.trainer, reason)
 
     def _validate(self, accumulating: bool) -> None:
         trainer = self.trainer
@@ -203,8 +237,7 @@ class FitLoop:
         trainer.logging.end_train_epoch()
         progress.epoch += 1
         progress.batch_idx, progress.phase = 0, EPOCH_START
-        if trainer.received_sigterm:
-            raise SIGTERMException
+        self._end_if_asked()
 
     def _step_learning_rates(self, accumulating: bool, plateau: bool) -> None:
         progress = self.trainer.progress
@@ -260,6 +293,11 @@ class FitLoop:
 
     # -- data ---------------------------------------------------------------------------------------------
 
+    def setup_passed_data(self) -> None:
+        """Set up the loaders that were passed, so that what is wrong with them is said before the sanity check."""
+        if self.source is not None and self.source.given is not None:
+            self.setup_data()
+
     def setup_data(self) -> None:
         """Ask for the training loaders, in the first epoch and whenever they are due again."""
         trainer = self.trainer
@@ -271,7 +309,7 @@ class FitLoop:
         loader = load(trainer, self.source, RunningStage.TRAINING, "max_size_cycle")
         if loader.mode == "sequential":
             raise ValueError('A CombinedLoader(mode="sequential") can\'t be trained on; take one of the other modes.')
-        self.loader, self.max_batches = loader, loader.total()
+        self.loader, self.max_batches = loader, self._agree_on_batches(loader)
         self._loaded_in_epoch = trainer.current_epoch
         self.schedule.plan(self.max_batches)
         if trainer.loggers and self.max_batches < trainer.log_every_n_steps and not trainer.fast_dev_run:
@@ -280,7 +318,21 @@ class FitLoop:
                 "its steps are logged seldom or never; write a smaller number to see them."
             )
 
-    def _fetch(self, resumed_at: str, behind: int) -> Fetcher | Sequence[Any]:
+    def _agree_on_batches(self, loader: CombinedLoader) -> int | float:
+        """Batches in an epoch: of the process that has the fewest, or the most where the others are padded."""
+        strategy = self.trainer.strategy
+        if strategy.world_size == 1:
+            return loader.total()
+        together = strategy.uneven_inputs == "stop_together"
+        totals = strategy.all_gather_object(
+            (loader.total(), any(length_of(one) == INFINITE for one in loader.flattened))
+        )
+        self._agree = None
+        if any(unknown for _, unknown in totals):
+            self._agree = partial(strategy.reduce_boolean_decision, all=together)
+        return (min if together else max)(total for total, _ in totals)
+
+    def _fetch(self, resumed_at: str, behind: int) -> Iterable[Any]:
         """The epoch's batches; a resumed epoch draws the same ones and passes over those that are behind."""
         trainer = self.trainer
         assert self.loader is not None
@@ -291,11 +343,14 @@ class FitLoop:
         self._restore(saved, "epoch")
         self.loader.replay(saved["restarts"] if saved is not None else {})
         self.epoch_rng = self.random_states()
-        self.fetcher = Fetcher(self.loader, behind, trainer.measure("[FitLoop].train_dataloader_next"))
+        self.fetcher = Fetcher(
+            self.loader, behind, trainer.measure("[FitLoop].train_dataloader_next"), self.max_batches, self._agree
+        )
         self.fetcher.read_ahead(lambda: self._restore(saved, "ahead"))
         if behind:  # else the first batch is still to be drawn, also by a sampler that draws its seed with it
             self._restore(saved, "now")
-        return self.fetcher
+        watches, self._watches = self._watches and has_idle_processors(self.loader.flattened), False
+        return watched(self.fetcher, self.source) if watches else self.fetcher
 
     def random_states(self) -> dict[str, Any]:
         """The random states of this moment, those of the user's generators in the loaders included."""

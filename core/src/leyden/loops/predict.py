@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map_only
 
 from leyden.data.combined import CombinedLoader
 from leyden.data.fetch import Fetcher
+from leyden.data.hints import warn_of_shuffling
 from leyden.data.loading import DataSource, load
 from leyden.data.samplers import RecordingBatchSampler, recording
 from leyden.data.transfer import transfer_function
@@ -67,6 +68,14 @@ class PredictionLoop:
             self.max_batches = []
             return
         self.loader = load(trainer, self.source, RunningStage.PREDICTING, "sequential")
+        if self.loader.mode != "sequential":
+            raise ValueError(
+                "Trainer.predict goes through loaders one after another, so a CombinedLoader("
+                f"mode={self.loader.mode!r}) can't be predicted on; write mode='sequential'."
+            )
+        require_dataloader_idx(trainer.lightning_module.predict_step, "predict_step", self.loader)
+        if not trainer.barebones:
+            warn_of_shuffling(self.loader.flattened, self.source)
         pairs = [recording(loader) for loader in self.loader.flattened]
         self.loader.flattened = [loader for loader, _ in pairs]
         self._recorders = [recorder for _, recorder in pairs]
@@ -91,9 +100,7 @@ class PredictionLoop:
 
     def _step(self) -> Callable[..., Any]:
         trainer = self.trainer
-        assert self.loader is not None
         function = trainer.lightning_module.predict_step
-        require_dataloader_idx(function, "predict_step", self.loader)
         step = trainer.strategy.step_function(trainer.lightning_module, "predict_step")
         step = trainer.measured(f"[Strategy]{type(trainer.strategy).__name__}.predict_step", step)
         overridden = is_overridden("predict_step", trainer.lightning_module, LightningModule)

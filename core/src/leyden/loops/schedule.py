@@ -37,7 +37,7 @@ class ValidationSchedule:
             self.every = INFINITE
         elif isinstance(interval, int):
             self.every = interval
-            if interval > max_batches and trainer.check_val_every_n_epoch is not None and self.enabled:
+            if interval > max_batches > 0 and trainer.check_val_every_n_epoch is not None and self.enabled:
                 raise ValueError(
                     f"val_check_interval={interval} is more than the {max_batches} training batches of an epoch; write "
                     "a smaller one, or check_val_every_n_epoch=None to count batches across epochs."
@@ -67,7 +67,8 @@ class ValidationSchedule:
             return True
         if isinstance(trainer.val_check_interval, timedelta):
             return time.monotonic() - self.validated_at >= trainer.val_check_interval.total_seconds()
-        if self.every == INFINITE:
+        whole_epoch = isinstance(trainer.val_check_interval, float) and trainer.val_check_interval == 1.0
+        if whole_epoch or self.every == INFINITE:  # the epoch may end before its limit, where a loader has no length
             return progress.is_last_batch
         batches = progress.total_batches if trainer.check_val_every_n_epoch is None else progress.batch_idx
         return batches % self.every == 0

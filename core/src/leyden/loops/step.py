@@ -63,6 +63,8 @@ class BatchStep:
         self.wrapped = [LightningOptimizer(optimizer, self) for optimizer in optimizers]
         in_line = self._own_step is None and self._plain_precision and not any(map(_needs_closure, optimizers))
         self._with_closure = not in_line and bool(optimizers)
+        # what a closure returns for a skipped batch: an optimizer that requires one reads it as a number
+        self._no_loss = torch.zeros(()) if any(map(_requires_closure, optimizers)) else None
 
     @hookimpl(trylast=True)
     def leyden_optimize_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
@@ -144,10 +146,18 @@ class BatchStep:
             loss = self._scale_loss(loss)
         if hooks.on_before_backward is not None:
             hooks.on_before_backward(loss)
-        if self._own_backward is None:
-            loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
-        else:
-            self._own_backward(loss, *args, **kwargs)
+        try:
+            if self._own_backward is None:
+                loss.backward(*args, **kwargs)
+            else:
+                self._own_backward(loss, *args, **kwargs)
+        except RuntimeError as error:
+            if loss.requires_grad and loss.numel() == 1:
+                raise
+            raise MisconfigurationException(
+                f"The loss is a tensor of shape {tuple(loss.shape)} {'with' if loss.requires_grad else 'without'} a "
+                "gradient; it must be one number, computed from parameters that require gradients."
+            ) from error
         if hooks.on_after_backward is not None:
             hooks.on_after_backward()
 
@@ -179,7 +189,9 @@ class BatchStep:
             return
         if self._unscale is not None and not self.automatic:
             self._unscale(optimizer.optimizer if type(optimizer) is LightningOptimizer else optimizer)
-        self._clip((p for group in optimizer.param_groups for p in group["params"]), value, algorithm)
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if parameters:  # none after a skipped batch
+            self._clip(parameters, value, algorithm)
 
     # -- with a closure: LBFGS, an overridden optimizer_step, optimizers that are not PyTorch's own ---------
 
@@ -192,7 +204,7 @@ class BatchStep:
             ran = True
             outputs.clear()
             outputs.update(self._forward_backward(batch, batch_idx, every))
-            return outputs.get("loss")
+            return outputs.get("loss", self._no_loss)
 
         self.logging.hook = "optimizer_step"
         if self._own_step is not None:
@@ -261,8 +273,10 @@ def _needs_closure(optimizer: Any) -> bool:
     PyTorch's own optimizers, but for those that require one, run it before anything else, so that running it
     in line is the same; of any other optimizer that is not known.
     """
-    if not type(optimizer).__module__.startswith("torch.optim"):
-        return True
+    return not type(optimizer).__module__.startswith("torch.optim") or _requires_closure(optimizer)
+
+
+def _requires_closure(optimizer: Any) -> bool:
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
     return closure is not None and closure.default is closure.empty
 

@@ -90,6 +90,8 @@ def _check_switch(name: str, value: Any) -> bool | None:
 def _check_directory(value: Any) -> str:
     if value is not None and not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"default_root_dir={value!r} must be a path.")
+    if value and os.path.isfile(value):
+        raise MisconfigurationException(f"default_root_dir={os.fspath(value)!r} is a file; write a directory's path.")
     return os.fspath(value or os.getcwd())
 
 
@@ -133,17 +135,25 @@ def _check_interval(value: Any, every_n_epoch: int | None) -> Any:
 
 def parse_duration(value: Any, name: str) -> timedelta | None:
     """A duration from ``"DD:HH:MM:SS"``, a dict of :class:`~datetime.timedelta` arguments, or a timedelta."""
-    if value is None or isinstance(value, timedelta):
-        return value
+    if value is None:
+        return None
+    duration = value if isinstance(value, timedelta) else _read_duration(value)
+    if duration is None or duration < timedelta(0):
+        raise MisconfigurationException(
+            f'{name}={value!r} is no duration; write "DD:HH:MM:SS", a timedelta or a dict of its arguments.'
+        )
+    return duration
+
+
+def _read_duration(value: Any) -> timedelta | None:
+    """The duration of a text or a dict; None of anything else."""
     parts = value.split(":") if isinstance(value, str) else []
     if len(parts) == 4 and all(part.strip().isdecimal() for part in parts):
         value = dict(zip(("days", "hours", "minutes", "seconds"), map(int, parts), strict=True))
     try:
         return timedelta(**value)
     except (TypeError, ValueError, OverflowError):
-        raise MisconfigurationException(
-            f'{name}={value!r} is no duration; write "DD:HH:MM:SS", a timedelta or a dict of its arguments.'
-        ) from None
+        return None
 
 
 def _check_clipping(value: Any, algorithm: Any) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leyden.loops.ending import newest_requeued
 from leyden.serialization import local_path
 from leyden.states import TrainerFn
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -24,10 +23,14 @@ def select_checkpoint(trainer: Trainer, fn: TrainerFn, ckpt_path: Any, model_pro
         ValueError: "best" or "hpc" and there is none.
     """
     if ckpt_path is None:
-        if model_provided or fn == TrainerFn.FITTING:
+        if fn == TrainerFn.FITTING:
+            return _after_requeue(trainer)
+        if model_provided:
             return None
         return _best_of_last_fit(trainer, fn)
-    name: str = os.fspath(ckpt_path)
+    name = os.fspath(ckpt_path) if isinstance(ckpt_path, os.PathLike) else ckpt_path
+    if not isinstance(name, str):
+        raise TypeError(f'ckpt_path={ckpt_path!r} is no path; write one, or "best", "last" or "hpc".')
     if name in ("best", "last", "hpc"):
         return {"best": _best, "last": _last, "hpc": _hpc}[name](trainer)
     if not is_remote(name) and not local_path(name).exists():
@@ -76,10 +79,17 @@ def _last(trainer: Trainer) -> str | None:
 
 def _hpc(trainer: Trainer) -> str:
     """The newest checkpoint that a cluster's requeue left in ``default_root_dir``."""
-    found = {}
-    for path in Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"):
-        if match := re.fullmatch(r"hpc_ckpt_(\d+)\.ckpt", path.name):
-            found[int(match.group(1))] = path
-    if not found:
+    newest = newest_requeued(trainer.default_root_dir)
+    if not newest:
         raise ValueError(f'ckpt_path="hpc": there is no hpc_ckpt_N.ckpt in {trainer.default_root_dir!r}.')
-    return str(found[max(found)])
+    return os.path.join(trainer.default_root_dir, f"hpc_ckpt_{newest}.ckpt")
+
+
+def _after_requeue(trainer: Trainer) -> str | None:
+    """Where the run goes on if the cluster runs its job again."""
+    environment = trainer.strategy.environment
+    if environment is None or environment.requeue_signal is None or not newest_requeued(trainer.default_root_dir):
+        return None
+    path = _hpc(trainer)
+    rank_zero_info(f"The run goes on from {path!r}, which it left when the job was queued again.")
+    return path

@@ -12,6 +12,7 @@ from leyden.callback import Callback
 from leyden.interfaces.accelerator import Accelerator
 from leyden.interfaces.checkpoint_io import CheckpointIO
 from leyden.interfaces.component import Component
+from leyden.interfaces.environment import Environment
 from leyden.interfaces.logger import DummyLogger, Logger
 from leyden.interfaces.precision import Precision
 from leyden.interfaces.profiler import Profiler
@@ -39,7 +40,7 @@ def sort_plugins(plugins: Any) -> tuple[PluginManager, dict[type, Any]]:
     for plugin in given:
         if isinstance(plugin, (str, type)):
             plugin = _part_by_name(plugin) if isinstance(plugin, str) else build("plugin", plugin)
-        kind = next((base for base in (Precision, CheckpointIO) if isinstance(plugin, base)), None)
+        kind = next((base for base in (Precision, CheckpointIO, Environment) if isinstance(plugin, base)), None)
         if kind is None:
             own.append(plugin)
         elif kind in parts:
@@ -49,7 +50,7 @@ def sort_plugins(plugins: Any) -> tuple[PluginManager, dict[type, Any]]:
     return (manager.extended(own) if own else manager), parts
 
 
-PLUGIN_KINDS = ("precision", "checkpoint_io")
+PLUGIN_KINDS = ("precision", "checkpoint_io", "environment")
 
 
 def _part_by_name(name: str) -> Any:
@@ -125,11 +126,31 @@ def choose_devices(value: Any, accelerator: Accelerator) -> list[torch.device]:
     return accelerator.get_parallel_devices(accelerator.parse_devices(value))
 
 
-def choose_strategy(value: Any, trainer: Trainer, manager: PluginManager) -> Strategy:
+def choose_environment(given: Environment | None, manager: PluginManager) -> Environment | None:
+    """The environment among ``plugins``, or the one that says that it started this process, or None.
+
+    Where several do, the one with the highest ``priority`` does: a launcher within a cluster's job, for example.
+    """
+    if given is not None:
+        return given
+    found = [part for part in Registry(manager).components("environment") if part.load().detect()]
+    found.sort(key=lambda part: -part.options.get("priority", 1))
+    if len(found) > 1 and len({part.options.get("priority", 1) for part in found[:2]}) == 1:
+        raise MisconfigurationException(
+            f"Both {found[0].name} and {found[1].name} seem to have started this process; say which one to follow, "
+            f"Trainer(plugins=[{found[0].name!r}])."
+        )
+    environment: Environment | None = found[0].build() if found else None
+    return environment
+
+
+def choose_strategy(value: Any, trainer: Trainer, manager: PluginManager, environment: Environment | None) -> Strategy:
     """A strategy from a name, ``"auto"``, a class or an instance."""
     devices = len(trainer.parallel_devices)
     if value == "auto":
         processes = devices * trainer.num_nodes
+        if environment is not None and environment.creates_processes_externally:
+            processes = max(processes, environment.world_size())
         chosen: Any = "single_device"
         if processes > 1:
             chosen = manager.hook.leyden_default_strategy(trainer=trainer, num_processes=processes)
@@ -256,6 +277,8 @@ def choose_callbacks(value: Any, trainer: Trainer, manager: PluginManager) -> li
             )
     if len(bars := [type(c).__name__ for c in callbacks if c.role == "progress_bar"]) > 1:
         raise MisconfigurationException(f"callbacks has {len(bars)} progress bars, {', '.join(bars)}; keep one.")
+    if trainer.max_time is not None and any(c.role == "timer" for c in callbacks):
+        rank_zero_warn(f"max_time={trainer.max_time} is not used: callbacks has a timer, which decides.")
     trainer.callbacks = callbacks
     for added in manager.hook.leyden_default_callbacks(trainer=trainer):
         callbacks.extend(added)

@@ -85,6 +85,8 @@ class TrainerProperties:
     progress: Progress
     logging: Logging
     hooks: HookTable
+    run_plugins: PluginManager
+    agreed_log_dir: str | None = None
     step: BatchStep
     fit_loop: FitLoop
     validate_loop: EvaluationLoop
@@ -227,11 +229,13 @@ class TrainerProperties:
 
     @property
     def log_dir(self) -> str | None:
-        """The first logger's directory of this run, else ``default_root_dir``; the same on every rank."""
+        """The first logger's directory of this run, else ``default_root_dir``; within a run that of rank 0."""
+        if self.is_running and self.agreed_log_dir is not None:
+            return self.agreed_log_dir
         directory = self.default_root_dir
         if self.loggers:
             directory = getattr(self.loggers[0], "log_dir", None) or getattr(self.loggers[0], "save_dir", None) or ""
-        return self.strategy.broadcast(directory) or None
+        return directory or None
 
     def _with_role(self, role: str) -> list[Any]:
         return [callback for callback in self.callbacks if callback.role == role]

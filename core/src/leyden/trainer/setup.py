@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from leyden.callback import Callback
+from leyden.hooktable import Member, run_manager
+from leyden.interfaces.run_directory import RunDirectoryLogger
+from leyden.manager import PluginManager
 from leyden.trainer.parts import order_callbacks
 from leyden.utilities.exceptions import MisconfigurationException
 
@@ -21,13 +24,50 @@ def set_device_options(trainer: Trainer) -> None:
     trainer.accelerator.set_options(deterministic=bool(trainer.deterministic), benchmark=trainer.benchmark)
 
 
+def compare_plugins(trainer: Trainer) -> None:
+    """Refuse processes whose active plugins are not those of rank 0, in the same order."""
+    strategy = trainer.strategy
+    if strategy.world_size == 1:
+        return
+    sets = strategy.all_gather_object([str(r) for r in trainer.plugin_manager.records if r.state == "active"])
+    others = [rank for rank, plugins in enumerate(sets) if plugins != sets[0]]
+    if not others:
+        return
+    here, there = ([name for name in sets[a] if name not in sets[b]] for a, b in ((0, others[0]), (others[0], 0)))
+    if not here and not there:
+        here, there = sets[0], sets[others[0]]
+    raise MisconfigurationException(
+        f"The plugins of rank {', '.join(map(str, others))} are not those of rank 0, or not in the same order: rank 0 "
+        f"has {', '.join(here) or 'no more'} where rank {others[0]} has {', '.join(there) or 'nothing'}; install and "
+        "disable the same on every machine."
+    )
+
+
 def attach_module_callbacks(trainer: Trainer) -> None:
     """Add the model's own callbacks; they replace the Trainer's of the same type."""
     own: Any = trainer.lightning_module.configure_callbacks()
-    own = [own] if isinstance(own, Callback) else list(own or ())
+    own = [own] if isinstance(own, Callback) else own or ()
+    if not isinstance(own, (list, tuple)) or not all(isinstance(callback, Callback) for callback in own):
+        raise MisconfigurationException(f"configure_callbacks returned {own!r}; return a callback or a list of them.")
     types = {type(callback) for callback in own}
     kept = [callback for callback in trainer.callbacks if type(callback) not in types]
     trainer.callbacks = order_callbacks([*kept, *own])
+
+
+def call_setup(trainer: Trainer, stage: str) -> None:
+    """Call ``setup``; callbacks that it adds to ``trainer.callbacks`` are set up too and take part in the run."""
+    known, hook = list(trainer.callbacks), trainer.hooks.setup
+    while True:
+        if hook is not None:
+            hook(stage)
+        if trainer.callbacks == known:
+            return
+        added = [callback for callback in trainer.callbacks if callback not in known]
+        trainer.callbacks = order_callbacks(trainer.callbacks)
+        known = list(trainer.callbacks)
+        trainer.compile_hooks(trainer.run_plugins)  # not the installed ones: some may have joined for this run
+        members = [Member(callback, Callback, takes_run=True) for callback in added]
+        hook = trainer.hook_table(run_manager(PluginManager(), members)).setup
 
 
 def prepare_data(trainer: Trainer) -> None:
@@ -43,7 +83,16 @@ def prepare_data(trainer: Trainer) -> None:
 
 
 def settle_log_directories(trainer: Trainer) -> None:
-    """Have every logger choose its version before any writes, so that those with free choice take the same one."""
+    """Have every logger choose its version before any writes, so that those with free choice take the same one.
+
+    Rank 0 chooses for all.
+    """
+    strategy = trainer.strategy
+    for logger in trainer.loggers:
+        if isinstance(logger, RunDirectoryLogger) and strategy.world_size > 1:
+            logger.take_version(strategy.broadcast(logger.version if strategy.is_global_zero else 0))
+    trainer.agreed_log_dir = None
+    trainer.agreed_log_dir = strategy.broadcast(trainer.log_dir)
     directories = [(type(logger), logger.version, logger.log_dir) for logger in trainer.loggers]
     for kind, _, directory in directories:
         if directory is not None and sum(other[0] is kind and other[2] == directory for other in directories) > 1:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from leyden.datamodule import LightningDataModule
 from leyden.hooktable import HookTable, Member, run_manager
 from leyden.interfaces.accelerator import Accelerator
 from leyden.interfaces.checkpoint_io import CheckpointIO
+from leyden.interfaces.environment import Environment
 from leyden.interfaces.logger import Logger
 from leyden.interfaces.precision import Precision
 from leyden.interfaces.profiler import Profiler
@@ -33,16 +34,17 @@ from leyden.loops.fit import FitLoop
 from leyden.loops.predict import PredictionLoop
 from leyden.loops.progress import Progress
 from leyden.loops.step import BatchStep
+from leyden.manager import PluginManager
 from leyden.module import LightningModule
 from leyden.optimizers import LRSchedulerConfig, read_optimizers
 from leyden.results import Logging
 from leyden.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
-from leyden.trainer import parts, setup, verify
+from leyden.trainer import parts, returned, setup, verify
 from leyden.trainer.arguments import settle
 from leyden.trainer.ckpt_path import select_checkpoint
 from leyden.trainer.describe import describe
 from leyden.trainer.properties import TrainerProperties
-from leyden.trainer.signals import watch_sigterm
+from leyden.trainer.signals import watch_signals
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 from leyden.utilities.rng import isolate_rng
@@ -151,10 +153,12 @@ class Trainer(TrainerProperties):
         self.state = TrainerState()
         self.progress = Progress()
         self.should_stop = self.received_sigterm = False
+        self.asked_to_end = ""
         self.optimizers: list[Any] = []
         self.lr_scheduler_configs: list[LRSchedulerConfig] = []
         self.datamodule: LightningDataModule | None = None
         self.ckpt_path: str | None = None
+        self.ran_elsewhere = False
         self.val_check_batch: int | float = math.inf
         self._module: LightningModule | None = None
         self._build_parts(named)
@@ -171,13 +175,17 @@ class Trainer(TrainerProperties):
         manager = self.plugin_manager
         self.accelerator = parts.choose_accelerator(named["accelerator"], manager)
         self.parallel_devices = parts.choose_devices(named["devices"], self.accelerator)
-        self.strategy = parts.choose_strategy(named["strategy"], self, manager)
+        environment = parts.choose_environment(given.get(Environment), manager)
+        self.strategy = parts.choose_strategy(named["strategy"], self, manager, environment)
         self.precision_plugin = parts.choose_precision(
             named["precision"], given.get(Precision), self.accelerator, manager
         )
         self.strategy.accelerator, self.strategy.precision = self.accelerator, self.precision_plugin
         self.strategy.checkpoint_io = parts.choose_checkpoint_io(given.get(CheckpointIO))
         self.strategy.parallel_devices, self.strategy.num_nodes = self.parallel_devices, self.num_nodes
+        self.strategy.environment = environment
+        self.strategy.connect()
+        rank_zero_only.rank = self.strategy.global_rank
         self.profiler = parts.choose_profiler(self.profiler, manager)
         self.loggers = parts.choose_loggers(self.logger_argument, self, manager)
         self.callbacks = parts.choose_callbacks(named["callbacks"], self, manager)
@@ -291,17 +299,33 @@ class Trainer(TrainerProperties):
         path = select_checkpoint(self, fn, ckpt_path, provided)
         self.ckpt_path = path
         launcher = self.strategy.launcher
-        try:
-            if launcher is not None:
-                return launcher.launch(self._execute, fn, path, weights_only)
+        if launcher is None:
             return self._execute(fn, path, weights_only)
+        if launcher.takes_part:
+            return launcher.launch(self._execute, fn, path, weights_only)
+        results, state = launcher.launch(self._elsewhere, fn, path, weights_only)
+        returned.take_over(self, state)
+        return results
+
+    def _elsewhere(self, *arguments: Any) -> tuple[Any, dict[str, Any]]:
+        """A run in a process that was started for it alone: its results, and the state that would go with it."""
+        return self._execute(*arguments), returned.state_of(self)
+
+    @contextmanager
+    def _ending_well(self) -> Generator[None, None, None]:
+        """A block that ends the run if it fails, and raises what failed first in any process."""
+        try:
+            yield
         except KeyboardInterrupt as interruption:
             rank_zero_info("Interrupted: ending the run; press again to end at once.")
             self._fail(interruption)
             raise SystemExit(1) from interruption
         except BaseException as error:
-            self._fail(error)
-            raise
+            cause = self.strategy.first_cause(error)
+            self._fail(cause)
+            if cause is error:
+                raise
+            raise cause from error
 
     def _connect(self, fn: TrainerFn, model: LightningModule, loaders: dict[str, Any], datamodule: Any) -> None:
         """Attach module, data module and loaders, and refuse what can't run before anything is touched."""
@@ -314,12 +338,15 @@ class Trainer(TrainerProperties):
         if datamodule is not None and not isinstance(datamodule, LightningDataModule):
             raise MisconfigurationException(f"datamodule={datamodule!r} is no LightningDataModule.")
         self._module, self.datamodule = model, None if given else datamodule
-        model.trainer = self
-        if self.datamodule is not None:
-            self.datamodule.trainer = self
+        self._attach()
         self.state.fn, self.state.status = fn, TrainerStatus.INITIALIZING
         self._epoch_limits(fn)
         verify.configuration(self, fn, loaders)
+
+    def _attach(self) -> None:
+        self.lightning_module.trainer = self
+        if self.datamodule is not None:
+            self.datamodule.trainer = self
 
     def _epoch_limits(self, fn: TrainerFn) -> None:
         if fn != TrainerFn.FITTING:
@@ -334,31 +361,36 @@ class Trainer(TrainerProperties):
 
     def _execute(self, fn: TrainerFn, ckpt_path: str | None, weights_only: bool | None) -> Any:
         """Set up, run the loop, tear down: one process's part of a run."""
-        self.state.status, self.state.stage = TrainerStatus.RUNNING, verify.STAGES[fn]
-        self.logging.reset()
-        self.strategy.setup_environment()
-        rank_zero_only.rank = self.strategy.global_rank
-        setup.set_device_options(self)
-        saved = self.strategy.load_checkpoint(ckpt_path, weights_only) if ckpt_path is not None else None
-        setup.attach_module_callbacks(self)
-        self.compile_hooks()
-        setup.prepare_data(self)
-        self._set_up(fn, saved)
-        with watch_sigterm(self):
-            if fn == TrainerFn.FITTING:
-                self._sanity_check(resumed=saved is not None)
-                with torch.autograd.set_detect_anomaly(True) if self.detect_anomaly else nullcontext():
-                    self.fit_loop.run()
-                results: Any = None
-            elif fn == TrainerFn.PREDICTING:
-                results = self.predict_loop.run()
-            else:
-                results = (self.test_loop if fn == TrainerFn.TESTING else self.validate_loop).run()
-        self._tear_down(fn)
-        return results
+        with self._ending_well():
+            self._attach()  # anew where this process got the Trainer from another
+            self.ran_elsewhere = False
+            self.state.status, self.state.stage = TrainerStatus.RUNNING, verify.STAGES[fn]
+            self.logging.reset()
+            self.strategy.setup_environment()
+            rank_zero_only.rank = self.strategy.global_rank
+            setup.compare_plugins(self)
+            setup.set_device_options(self)
+            saved = self.strategy.load_checkpoint(ckpt_path, weights_only) if ckpt_path is not None else None
+            setup.attach_module_callbacks(self)
+            self.compile_hooks(self.plugin_manager)
+            setup.prepare_data(self)
+            self._set_up(fn, saved)
+            with watch_signals(self):
+                if fn == TrainerFn.FITTING:
+                    self.fit_loop.setup_passed_data()
+                    self._sanity_check(resumed=saved is not None)
+                    with torch.autograd.set_detect_anomaly(True) if self.detect_anomaly else nullcontext():
+                        self.fit_loop.run()
+                    results: Any = None
+                elif fn == TrainerFn.PREDICTING:
+                    results = self.predict_loop.run()
+                else:
+                    results = (self.test_loop if fn == TrainerFn.TESTING else self.validate_loop).run()
+            self._tear_down(fn)
+            return results
 
-    def compile_hooks(self) -> None:
-        """Resolve every hook for the module, the data module and the callbacks as they are now."""
+    def compile_hooks(self, plugins: PluginManager) -> None:
+        """Resolve every hook for these plugins, the module, the data module and the callbacks as they are now."""
         members = [Member(callback, Callback, takes_run=True) for callback in self.callbacks]
         if self.datamodule is not None:
             members.append(Member(self.datamodule, LightningDataModule, first=("setup", "teardown")))
@@ -367,9 +399,14 @@ class Trainer(TrainerProperties):
         if self.state.fn == TrainerFn.FITTING:
             self.step = BatchStep(self)
             members.append(Member(self.step, None))
+        self.run_plugins = run_manager(plugins, members)
+        self.hooks = self.hook_table(self.run_plugins)
+
+    def hook_table(self, plugins: PluginManager) -> HookTable:
+        """The hooks of these plugins, resolved for this run."""
         run = {"trainer": self, "pl_module": self.lightning_module}
         profile = self.profiler.profile if self.profiler is not None else None
-        self.hooks = HookTable(run_manager(self.plugin_manager, members), run, self.logging, profile)
+        return HookTable(plugins, run, self.logging, profile)
 
     def _set_up(self, fn: TrainerFn, saved: dict[str, Any] | None) -> None:
         """Call ``setup``, build the model, restore it, move it, and make its optimizers."""
@@ -377,9 +414,8 @@ class Trainer(TrainerProperties):
         setup.settle_log_directories(self)
         if self.profiler is not None:
             self.profiler.setup(fn.value, self.local_rank, self.log_dir)
-        if self.hooks.setup is not None:
-            self.hooks.setup(fn.value)
-        with self.precision_plugin.module_init_context():
+        setup.call_setup(self, fn.value)
+        with self.strategy.module_init_context():
             module.configure_model()
         checkpoint.warn_of_hparams(self)
         if saved is not None:
@@ -387,7 +423,7 @@ class Trainer(TrainerProperties):
             checkpoint.restore_module(self, saved)
         if self.sync_batchnorm:
             self.strategy.convert_sync_batchnorm(module)
-        self.strategy.setup_module(module)
+        self.strategy.setup_module(module, training=fn == TrainerFn.FITTING)
         if fn == TrainerFn.FITTING:
             self._make_optimizers(module)
             if self.hooks.on_fit_start is not None:
@@ -432,7 +468,10 @@ class Trainer(TrainerProperties):
         self.state.status, self.state.stage = TrainerStatus.FINISHED, None
 
     def _release(self) -> None:
-        """Bring model and metrics to the host and let go of the device."""
+        """Bring model and metrics to the host and let go of the device and of loaders' workers."""
+        for loop in (self.fit_loop, self.fit_loop.validation, self.validate_loop, self.test_loop, self.predict_loop):
+            if loop.loader is not None:
+                loop.loader.stop_workers()
         self.strategy.teardown(self._module)
         self.precision_plugin.teardown()
         self.strategy.checkpoint_io.teardown()
@@ -480,6 +519,19 @@ class Trainer(TrainerProperties):
 
     # -- for the user -------------------------------------------------------------------------------------
 
+    def init_module(self, empty_init: bool | None = None) -> AbstractContextManager[None]:
+        """A block in which a module is built on its device and in its format right away.
+
+        Args:
+            empty_init: True leaves parameters unfilled; for a large model whose weights come from a checkpoint.
+
+        Example::
+
+            with trainer.init_module():
+                model = Model()
+        """
+        return self.strategy.module_init_context(empty_init)
+
     def save_checkpoint(self, filepath: str | Path, weights_only: bool = False, storage_options: Any = None) -> None:
         """Write a checkpoint now; called by all ranks.
 
@@ -490,6 +542,12 @@ class Trainer(TrainerProperties):
         """
         if self._module is None:
             raise AttributeError("There is nothing to save yet: call fit, validate, test or predict first.")
+        if self.ran_elsewhere and not weights_only:
+            rank_zero_warn(
+                "The fit ran in other processes and its optimizers ended with them: the checkpoint has the weights "
+                "alone. To resume a fit, let a checkpoint callback save within it."
+            )
+            weights_only = True
         state = checkpoint.dump(self, weights_only)
         self.strategy.save_checkpoint(state, os.fspath(filepath), storage_options)
         self.strategy.barrier("save_checkpoint")
@@ -499,6 +557,9 @@ class Trainer(TrainerProperties):
         if self.is_global_zero:
             bar = self.progress_bar_callback
             (bar.print if bar is not None and hasattr(bar, "print") else print)(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("hooks", "step")}
 
     def describe_hooks(self) -> str:
         """For each hook of the last or running run: what is called, in what order, from which plugin."""

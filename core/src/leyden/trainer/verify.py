@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from leyden.data.combined import CombinedLoader
@@ -16,6 +18,8 @@ from leyden.utilities.rank_zero import rank_zero_warn
 if TYPE_CHECKING:
     from leyden.trainer.trainer import Trainer
 
+TRAINING = ("batch", "batch_idx")
+EVALUATION = (*TRAINING, "dataloader_idx")
 STAGES = {
     TrainerFn.FITTING: RunningStage.TRAINING,
     TrainerFn.VALIDATING: RunningStage.VALIDATING,
@@ -44,16 +48,17 @@ def configuration(trainer: Trainer, fn: TrainerFn, loaders: dict[str, Any]) -> N
         _fit(trainer, loaders)
     elif fn == TrainerFn.PREDICTING:
         model = trainer.lightning_module
-        if not (
-            is_overridden("predict_step", model, LightningModule) or is_overridden("forward", model, LightningModule)
-        ):
+        own = [name for name in ("predict_step", "forward") if is_overridden(name, model, LightningModule)]
+        if not own or not callable(model.predict_step):
             raise MisconfigurationException(
                 f"{type(model).__name__} has no predict_step and no forward; define one for Trainer.{fn} to call."
             )
+        _require_arguments(model, "predict_step", EVALUATION)
         trainer.predict_loop.source = _required(trainer, "predict", loaders["predict"], fn)
     else:
         name, prefix = ("test", "test") if fn == TrainerFn.TESTING else ("validation", "val")
         _require(trainer, f"{name}_step", fn)
+        _require_arguments(trainer.lightning_module, f"{name}_step", EVALUATION)
         loop = trainer.test_loop if fn == TrainerFn.TESTING else trainer.validate_loop
         loop.source = _required(trainer, prefix, loaders[prefix], fn)
 
@@ -62,6 +67,7 @@ def _fit(trainer: Trainer, loaders: dict[str, Any]) -> None:
     model, loop = trainer.lightning_module, trainer.fit_loop
     _require(trainer, "training_step", TrainerFn.FITTING)
     _require(trainer, "configure_optimizers", TrainerFn.FITTING)
+    _require_arguments(model, "training_step", TRAINING)
     trainer.progress.restart_epoch()
     loop.loader, loop.validation.loader = None, None
     loop.validation.seen.clear()
@@ -72,6 +78,8 @@ def _fit(trainer: Trainer, loaders: dict[str, Any]) -> None:
         rank_zero_warn("There is a validation_step and no val_dataloader: nothing is validated.")
     if not steps and loop.validation.source is not None:
         rank_zero_warn("There is a val_dataloader and no validation_step: nothing is validated.")
+    if trainer.enable_validation:
+        _require_arguments(model, "validation_step", EVALUATION)
     if not model.automatic_optimization:
         _manual(trainer)
 
@@ -93,6 +101,21 @@ def _require(trainer: Trainer, method: str, fn: TrainerFn) -> None:
     model = trainer.lightning_module
     if not is_overridden(method, model, LightningModule):
         raise MisconfigurationException(f"{type(model).__name__} has no {method}, which Trainer.{fn} needs; define it.")
+
+
+def _require_arguments(model: LightningModule, name: str, offered: Sequence[str]) -> None:
+    """Refuse a step that can't be called with the offered arguments, nor with the first ones of them."""
+    signature = inspect.signature(getattr(model, name))
+    for count in range(len(offered), 0, -1):
+        try:
+            signature.bind(*offered[:count])
+        except TypeError:
+            continue
+        return
+    raise MisconfigurationException(
+        f"{type(model).__name__}.{name}{signature} can't be called: it is given {', '.join(offered)}, or fewer; take "
+        "these, and give others a default."
+    )
 
 
 def _source(trainer: Trainer, prefix: str, given: Any) -> DataSource | None:

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import Any
 
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
+from leyden.utilities.rank_zero import rank_zero_deprecation, rank_zero_info, rank_zero_only, rank_zero_warn
 
 # found on first use: they stand on layers above this one, or cost an import that few need
 _LATER = {
@@ -21,6 +21,7 @@ __all__ = [
     "grad_norm",
     "isolate_rng",
     "move_data_to_device",
+    "rank_zero_deprecation",
     "rank_zero_info",
     "rank_zero_only",
     "rank_zero_warn",
@@ -30,4 +31,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _LATER:
         return getattr(import_module(_LATER[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return import_module(f"{__name__}.{name}")
+    except ImportError as error:
+        raise AttributeError(str(error)) from error

@@ -14,4 +14,10 @@ class CheckpointCorruptedError(RuntimeError):
 
 
 class SIGTERMException(SystemExit):
-    """The process was asked to end; raised at a step boundary, so that the run can be saved."""
+    """The process was asked to end; raised at a step boundary, so that the run can be saved.
+
+    Its exit code is the one of a process that SIGTERM has ended, so that whoever sent it sees that it did.
+    """
+
+    def __init__(self, code: int = 143) -> None:
+        super().__init__(code)

@@ -54,6 +54,12 @@ class _RankZeroOnly:
 rank_zero_only = _RankZeroOnly()
 
 
+def rank_zero_debug(message: str, *args: Any) -> None:
+    """Log a detail on rank 0."""
+    if rank_zero_only.rank == 0:
+        log.debug(message, *args)
+
+
 def rank_zero_info(message: str, *args: Any) -> None:
     """Log an information on rank 0."""
     if rank_zero_only.rank == 0:
@@ -64,3 +70,8 @@ def rank_zero_warn(message: str, category: type[Warning] = UserWarning, stacklev
     """Warn on rank 0; ``stacklevel`` counts from the caller as in :func:`warnings.warn`."""
     if rank_zero_only.rank == 0:
         warnings.warn(message, category, stacklevel=stacklevel + 1)
+
+
+def rank_zero_deprecation(message: str, stacklevel: int = 2) -> None:
+    """Warn on rank 0 that something is going away; ``stacklevel`` as in :func:`rank_zero_warn`."""
+    rank_zero_warn(message, DeprecationWarning, stacklevel + 1)

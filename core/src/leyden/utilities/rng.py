@@ -7,7 +7,7 @@ import random
 import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -16,12 +16,14 @@ from leyden.utilities.rank_zero import rank_zero_info
 MAX_SEED = 2**32 - 1
 
 
-def seed_everything(seed: int | None = None, workers: bool = False, verbose: bool = True) -> int:
+def seed_everything(seed: int | None = None, workers: bool | Literal["sample"] = False, verbose: bool = True) -> int:
     """Seed Python, numpy and PyTorch on every device.
 
     Args:
         seed: From 0 to 2**32 - 1; without one, that of ``PL_GLOBAL_SEED``, or 0.
-        workers: Whether the Trainer gives each worker of each loader its own seed derived from this one.
+        workers: True gives each worker of each loader its own seed derived from this one. "sample" makes the random
+            numbers that a map-style dataset draws for an item depend on seed, epoch and index alone: the same
+            augmentation with any number of workers and processes, and exactly the same in a resumed run.
         verbose: Whether to say which seed was set.
 
     Returns:
@@ -38,12 +40,20 @@ def seed_everything(seed: int | None = None, workers: bool = False, verbose: boo
     if verbose:
         rank_zero_info(f"Seed set to {seed}")
     os.environ["PL_GLOBAL_SEED"] = str(seed)
-    os.environ["PL_SEED_WORKERS"] = str(int(workers))
-    random.seed(seed)
-    if (numpy := _numpy()) is not None:
-        numpy.random.seed(seed)
+    if workers not in (True, False, "sample"):
+        raise ValueError(f'workers={workers!r}: write True, False or "sample".')
+    os.environ["PL_SEED_WORKERS"] = workers if isinstance(workers, str) else str(int(workers))
+    seed_host(seed)
     torch.manual_seed(seed)
     return seed
+
+
+def seed_host(seed: int) -> None:
+    """Seed Python's, numpy's and PyTorch's generators of the host, and none of a device."""
+    random.seed(seed)
+    if (numpy := _numpy()) is not None:
+        numpy.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
 
 
 def _numpy() -> Any:
@@ -143,8 +153,4 @@ def worker_init_function(worker_id: int, rank: int = 0) -> None:
     PyTorch gives the workers of a process different seeds, but processes that were seeded alike give theirs the
     same ones; the rank tells them apart.
     """
-    seed = torch.initial_seed() + rank * 1_000_003
-    torch.manual_seed(seed)
-    random.seed(seed)
-    if (numpy := _numpy()) is not None:
-        numpy.random.seed(seed % 2**32)
+    seed_host(torch.initial_seed() + rank * 1_000_003)

@@ -47,13 +47,25 @@ def is_file(path: str) -> bool:
 
 def directories(path: str) -> list[str]:
     """The names of the directories in ``path``; none where there is no such directory."""
+    return _entries(path, "directory")
+
+
+def file_names(path: str) -> list[str]:
+    """The names of the files in the directory ``path``; none where there is no such directory."""
+    return _entries(path, "file")
+
+
+def _entries(path: str, kind: str) -> list[str]:
     if not is_remote(path):
-        return [entry.name for entry in os.scandir(path) if entry.is_dir()] if os.path.isdir(path) else []
+        wanted = (
+            [e.name for e in os.scandir(path) if e.is_dir() == (kind == "directory")] if os.path.isdir(path) else []
+        )
+        return wanted
     filesystem, name = file_system(path)
     if not filesystem.isdir(name):
         return []
     entries = filesystem.ls(name, detail=True, refresh=True)
-    return [os.path.basename(entry["name"].rstrip("/")) for entry in entries if entry["type"] == "directory"]
+    return [os.path.basename(entry["name"].rstrip("/")) for entry in entries if entry["type"] == kind]
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
