@@ -1,0 +1,84 @@
+"""Finding what in an object can't be pickled, by its path."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch.nn import Module
+
+# Where a Trainer keeps what its user gave it, and what the user calls it.
+_GIVEN = {
+    "model": ("_module",),
+    "datamodule": ("datamodule",),
+    "train_dataloaders": ("fit_loop", "source", "given"),
+    "val_dataloaders": ("fit_loop", "validation", "source", "given"),
+    "dataloaders of validate": ("validate_loop", "source", "given"),
+    "dataloaders of test": ("test_loop", "source", "given"),
+    "dataloaders of predict": ("predict_loop", "source", "given"),
+    "callbacks": ("callbacks",),
+    "logger": ("loggers",),
+    "strategy": ("strategy",),
+}
+
+
+def unpicklable(value: Any) -> tuple[str, str] | None:
+    """The deepest part of ``(function, args)`` that can't be pickled: its path and why; None if all can."""
+    function, args = value
+    owner = getattr(function, "__self__", function)
+    for name, part in (*_given(owner), ("arguments", args), (type(owner).__name__.lower(), owner)):
+        found = _search(part, name, owner, set())
+        if found is not None:
+            return found
+    return None
+
+
+def _given(owner: Any) -> Iterator[tuple[str, Any]]:
+    for name, path in _GIVEN.items():
+        part = owner
+        for attribute in path:
+            part = getattr(part, attribute, None)
+        yield name, part
+
+
+def _search(value: Any, path: str, owner: Any, seen: set[int]) -> tuple[str, str] | None:
+    reason = _reason(value, owner)
+    if reason is None or id(value) in seen:
+        return None
+    seen.add(id(value))
+    for step, member in _members(value):
+        found = _search(member, path + step, owner, seen)
+        if found is not None:
+            return found
+    return path, reason
+
+
+def _reason(value: Any, owner: Any) -> str | None:
+    pickler = pickle.Pickler(io.BytesIO())
+    if value is not owner:  # what refers to the Trainer is not to blame for all that it holds
+        pickler.persistent_id = lambda each: "owner" if each is owner else None  # type: ignore[method-assign]
+    try:
+        pickler.dump(value)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".rstrip(".")
+    return None
+
+
+def _members(value: Any) -> Iterator[tuple[str, Any]]:
+    """What an object's pickle is made of, with the step that leads there."""
+    if isinstance(value, Mapping):
+        yield from ((f"[{key!r}]", member) for key, member in value.items())
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        yield from ((f"[{i}]", member) for i, member in enumerate(value))
+    if isinstance(value, Module):
+        yield from ((f".{name}", child) for name, child in value.named_children())
+    state = getattr(value, "__dict__", None)
+    if isinstance(value, type) or not isinstance(state, dict):
+        return
+    get_state = getattr(type(value), "__getstate__", None)
+    if get_state is not None and get_state is not getattr(object, "__getstate__", None):
+        own = value.__getstate__()
+        state = own if isinstance(own, dict) else state
+    yield from ((f".{name}", member) for name, member in state.items())

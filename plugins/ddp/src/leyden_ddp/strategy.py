@@ -1,0 +1,182 @@
+"""DDPStrategy: the same model in every process, gradients averaged by ``DistributedDataParallel``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module, SyncBatchNorm
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parallel.distributed import _find_tensors
+
+from leyden.utilities.exceptions import MisconfigurationException
+from leyden_ddp.parallel import ParallelStrategy
+
+
+class DDPStrategy(ParallelStrategy):
+    """Replicates the model and averages gradients while the backward pass runs.
+
+    Args:
+        ddp_comm_state: State of the communication hook.
+        ddp_comm_hook: Called for each bucket of gradients instead of an all-reduce, see
+            ``torch.distributed.algorithms.ddp_comm_hooks``.
+        ddp_comm_wrapper: Wraps that hook, for example ``fp16_compress_wrapper``.
+        process_group_backend: See :class:`ParallelStrategy`, and for ``timeout``, ``start_method`` and
+            ``uneven_inputs`` too.
+        timeout: How long the processes wait for each other.
+        start_method: How the processes of a node start.
+        uneven_inputs: What to do when the ranks have different numbers of training batches.
+        kwargs: For ``DistributedDataParallel``: ``find_unused_parameters``, ``static_graph``,
+            ``gradient_as_bucket_view``, ``bucket_cap_mb``, …
+    """
+
+    strategy_name = "ddp"
+
+    def __init__(
+        self,
+        *,
+        ddp_comm_state: object | None = None,
+        ddp_comm_hook: Callable[..., Any] | None = None,
+        ddp_comm_wrapper: Callable[..., Any] | None = None,
+        process_group_backend: str | None = None,
+        timeout: Any = None,
+        start_method: Any = "popen",
+        uneven_inputs: Any = "stop_together",
+        **kwargs: Any,
+    ) -> None:
+        options = {"timeout": timeout} if timeout is not None else {}
+        super().__init__(process_group_backend, start_method=start_method, uneven_inputs=uneven_inputs, **options)
+        known = inspect.signature(DistributedDataParallel.__init__).parameters
+        if unknown := sorted(set(kwargs) - set(known)):
+            raise MisconfigurationException(
+                f"DistributedDataParallel has no option {unknown[0]!r}; it takes {', '.join(sorted(known)[1:])}."
+            )
+        self._ddp_options = kwargs
+        self._comm = (ddp_comm_state, ddp_comm_hook, ddp_comm_wrapper)
+        self._ddp: DistributedDataParallel | None = None
+        self._module: Any = None
+
+    def setup_module(self, module: Module, training: bool = True) -> None:
+        """Move the module to the device and, for training, put it into ``DistributedDataParallel``."""
+        super().setup_module(module, training)
+        self._module = module
+        if not training or not any(p.requires_grad for p in module.parameters()):
+            return
+        ids = [self.root_device.index] if self.root_device.index is not None else None
+        redirect = _Redirect(module, self)
+        self._ddp = DistributedDataParallel(redirect, device_ids=ids, **self._ddp_options)
+        if self._is_manual:
+            redirect.ddp.append(self._ddp)
+        self._register_hook(self._ddp)
+
+    def _register_hook(self, ddp: DistributedDataParallel) -> None:
+        state, hook, wrapper = self._comm
+        if hook is not None:
+            ddp.register_comm_hook(state, wrapper(hook) if wrapper is not None else hook)
+
+    @property
+    def _is_manual(self) -> bool:
+        """Whether backward passes run within the step: in a module of manual optimisation, of which only some know."""
+        return not getattr(self._module, "automatic_optimization", True)
+
+    def step_function(self, module: Module, name: str) -> Callable[..., Any]:
+        """A training step runs within ``DistributedDataParallel.forward``; evaluation needs none of it."""
+        if name in ("validation_step", "test_step", "predict_step"):
+            return super().step_function(module, name)
+        return partial(self._training_step, name)
+
+    def _training_step(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        ddp = self._ddp
+        if ddp is None:
+            return getattr(self._module, name)(*args, **kwargs)
+        self.wait_in_forward(True)
+        if self._is_manual:
+            output = self._manual_step(ddp, name, *args, **kwargs)
+            self.wait_in_forward(False)
+            return output
+        try:
+            output = ddp(name, *args, **kwargs)
+        except RuntimeError as error:
+            raise self._explained(error) from error
+        self.wait_in_forward(False)
+        if self.trace is not None and ddp.require_backward_grad_sync and torch.is_grad_enabled():
+            self.trace.enter("gradients")
+        return output
+
+    def wait_in_forward(self, waits: bool) -> None:
+        """Tell the watch whether DDP, and not the user's step, is at work, which may wait for the other processes."""
+        if self.watch is not None:
+            if waits:
+                self.watch.enter("the forward pass of DistributedDataParallel")
+            else:
+                self.watch.leave_collective()
+
+    def _manual_step(self, ddp: DistributedDataParallel, name: str, *args: Any, **kwargs: Any) -> Any:
+        """In manual optimisation backward passes run within the step, and ``on_before_backward`` prepares each."""
+        try:
+            return ddp(name, *args, **kwargs)
+        finally:
+            ddp.require_backward_grad_sync = True
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Prepare the reduction of gradients of one backward pass of manual optimisation."""
+        super().on_before_backward(loss)
+        ddp = self._ddp
+        if ddp is None or not self._is_manual or not ddp.require_backward_grad_sync:
+            return
+        reducer: Any = ddp.reducer
+        searched = ddp.find_unused_parameters and not ddp.static_graph
+        reducer._rebuild_buckets()
+        reducer.prepare_for_backward(list(_find_tensors(loss)) if searched else [])
+
+    def no_sync(self) -> AbstractContextManager[Any]:
+        """Gradients of backward passes within stay on their process, to be exchanged with later ones."""
+        return self._ddp.no_sync() if self._ddp is not None else super().no_sync()
+
+    def _explained(self, error: RuntimeError) -> RuntimeError:
+        """DDP's complaint about parameters without gradients, with their names."""
+        if "finished reduction" not in str(error):
+            return error
+        names = [name for name, p in self._module.named_parameters() if p.requires_grad and p.grad is None]
+        return MisconfigurationException(
+            f"These parameters took no part in the last loss, so their gradients were waited for in vain: "
+            f"{', '.join(names) or 'unknown'}. Leave them out of the model, or write "
+            "strategy='ddp_find_unused_parameters_true'."
+        )
+
+    def convert_sync_batchnorm(self, module: Module) -> Module:
+        """Replace batch normalisation by the one that sees the batches of all processes."""
+        converted: Module = SyncBatchNorm.convert_sync_batchnorm(module)
+        return converted
+
+    def teardown(self, module: Module | None = None) -> None:
+        """Take the model out of ``DistributedDataParallel`` again."""
+        self._ddp = self._module = None
+        super().teardown(module)
+
+
+class _Redirect(Module):
+    """A module whose forward is a step of another's, so that DDP sees the step.
+
+    Attributes:
+        ddp: Set in manual optimisation: when the step is over, its backward passes are too, and DDP prepares no more.
+    """
+
+    def __init__(self, module: Module, strategy: DDPStrategy) -> None:
+        super().__init__()
+        self.module, self.strategy = module, strategy
+        self.ddp: list[DistributedDataParallel] = []  # in a list, so that it is no submodule of its own submodule
+
+    def forward(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Run the step ``name``."""
+        self.strategy.wait_in_forward(False)
+        output = getattr(self.module, name)(*args, **kwargs)
+        self.strategy.wait_in_forward(True)
+        for ddp in self.ddp:
+            ddp.require_backward_grad_sync = False
+        return output

@@ -1,0 +1,108 @@
+"""``LEYDEN_DEBUG_COLLECTIVES=1``: before each collective the ranks compare which one they are about to enter."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from types import FrameType
+
+import torch.distributed as dist
+from torch import Tensor
+
+_PAUSE = timedelta(seconds=0.5)  # between two looks at whether another rank has failed
+_OWN = {"leyden", "leyden_ddp", "leyden_sharded", "leyden_fabric", "leyden_deepspeed", "torch", "pluggy", "contextlib"}
+
+
+class CollectiveMismatchError(RuntimeError):
+    """Two ranks were about to enter different collectives, which would have hung or mixed up their data."""
+
+
+class CollectiveTrace:
+    """Compares the collectives of the ranks, one after another, through the store.
+
+    Args:
+        store: The keys of this run.
+        rank: This rank.
+        size: Ranks in all.
+        timeout: How long to wait for the others at each collective.
+        check: Raises if another rank has failed.
+    """
+
+    def __init__(
+        self, store: dist.Store, rank: int, size: int, timeout: timedelta, check: Callable[[], None] = lambda: None
+    ) -> None:
+        self._store, self._rank, self._size, self._timeout, self._check = store, rank, size, timeout, check
+        self._count = 0
+
+    @staticmethod
+    def is_wanted() -> bool:
+        """Whether ``LEYDEN_DEBUG_COLLECTIVES`` asks for it."""
+        return os.environ.get("LEYDEN_DEBUG_COLLECTIVES", "0") not in ("", "0")
+
+    def enter(self, what: str, tensor: Tensor | None = None) -> None:
+        """Say what this rank is about to do and compare it with the others.
+
+        Args:
+            what: The collective's name.
+            tensor: What it is about, where all ranks must bring the same size.
+
+        Raises:
+            CollectiveMismatchError: Another rank is about to do something else, or did not come in time.
+        """
+        if tensor is not None:
+            what = f"{what} of {str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+        mine = [what, place()]
+        keys = [self._key(self._count, rank) for rank in range(self._size)]
+        self._store.set(keys[self._rank], json.dumps(mine))
+        self._wait(keys, " ".join(mine))
+        others = [json.loads(text) for text in self._store.multi_get(keys)]
+        for rank, other in enumerate(others):
+            if other[0] != what:
+                raise CollectiveMismatchError(
+                    f"Collective {self._count}: rank {self._rank} is about to enter {' '.join(mine)}, but rank {rank} "
+                    f"{' '.join(other)}."
+                )
+        if self._count:  # all have come here, so all have read the one before
+            self._store.delete_key(self._key(self._count - 1, self._rank))
+        self._count += 1
+
+    def _wait(self, keys: list[str], mine: str) -> None:
+        patience = time.monotonic() + self._timeout.total_seconds()
+        while True:
+            try:
+                return self._store.wait(keys, min(_PAUSE, self._timeout))
+            except dist.DistStoreError:
+                self._check()
+            if time.monotonic() > patience:
+                late = [rank for rank, key in enumerate(keys) if not self._store.check([key])]
+                raise CollectiveMismatchError(
+                    f"Collective {self._count}: rank {self._rank} is about to enter {mine}, and "
+                    f"{' and '.join(map(self._last_of, late))} came to none within "
+                    f"{self._timeout.total_seconds():g} s."
+                )
+
+    def _last_of(self, rank: int) -> str:
+        """A rank that has not come, and where it was seen last."""
+        key = self._key(self._count - 1, rank)
+        if not self._store.check([key]):
+            return f"rank {rank}"
+        return f"rank {rank}, whose last was {' '.join(json.loads(self._store.get(key)))},"
+
+    @staticmethod
+    def _key(count: int, rank: int) -> str:
+        return f"collective/{count}/{rank}"
+
+
+def place() -> str:
+    """The line that led here, of whoever called the framework last."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        package = frame.f_globals.get("__name__", "leyden").partition(".")[0]  # compiled hooks have no name
+        if package not in _OWN:
+            return f"at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+        frame = frame.f_back
+    return "at an unknown place"

@@ -1,0 +1,146 @@
+"""A model that breaks at a place of one's choice in one rank, and what to ask of the run that it breaks."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from ddp_model import Rows, Validated, loader, quiet
+from torch.utils.data import DataLoader
+
+
+class Broken(ValueError):
+    """An error of a type of its own, which takes more arguments than its message."""
+
+    def __init__(self, what: str, code: int) -> None:
+        super().__init__(what, code)
+
+
+def run_out_of_memory() -> None:
+    limit, hard = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, hard))
+    try:
+        torch.zeros(2**30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+def fail() -> None:
+    raise Broken("it broke", 7)
+
+
+WAYS: dict[str, Callable[[], Any]] = {
+    "raises": fail,
+    "is killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "exits": lambda: os._exit(3),
+    "leaves": lambda: sys.exit(5),
+    "has no memory": run_out_of_memory,
+    "is interrupted": lambda: os.kill(os.getpid(), signal.SIGINT),
+}
+
+
+class Breaking(Validated):
+    """A model that breaks at the second batch, or whenever else it comes to ``where``.
+
+    Args:
+        directory: Where each process writes down its id, and the one that breaks when it does.
+        where: A hook's name.
+        how: A key of :data:`WAYS`, or what to do.
+        rank: Which rank breaks.
+    """
+
+    def __init__(self, directory: Path, where: str, how: str | Callable[[], Any] = "raises", rank: int = 1) -> None:
+        super().__init__()
+        self.directory, self.where, self.rank = directory, where, rank
+        self.way = WAYS[how] if isinstance(how, str) else how
+
+    def come_to(self, place: str, batch_idx: int = 1) -> Any:
+        if place != self.where or batch_idx != 1 or self.global_rank != self.rank:
+            return None
+        (self.directory / "broke").write_text(str(time.time()))
+        return self.way()
+
+    def setup(self, stage: str) -> None:
+        self.directory.mkdir(exist_ok=True)
+        (self.directory / f"pid-{self.global_rank}").write_text(str(os.getpid()))
+        self.come_to("setup")
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> Any:
+        return self.come_to("on_train_batch_start", batch_idx)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.come_to("training_step", batch_idx)
+        loss = super().training_step(batch, batch_idx)
+        if self.where == "backward" and self.global_rank == self.rank and batch_idx == 1:
+            self.layer[0].weight.register_hook(lambda gradient: self.come_to("backward"))
+        return None if self.come_to("end of training_step", batch_idx) == "skip" else loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.come_to("on_train_batch_end", batch_idx)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.come_to("validation_step", batch_idx)
+        super().validation_step(batch, batch_idx)
+
+    def on_train_end(self) -> None:
+        self.come_to("on_train_end")
+
+    def on_fit_end(self) -> None:
+        self.come_to("on_fit_end")
+
+    def on_exception(self, exception: BaseException) -> None:
+        (self.directory / f"exception-{self.global_rank}").write_text(f"{type(exception).__name__}: {exception}")
+        self.come_to("on_exception")
+
+    def pids(self) -> list[int]:
+        return [int(path.read_text()) for path in sorted(self.directory.glob("pid-*"))]
+
+    def told(self, rank: int) -> str:
+        """What ``on_exception`` was given in a rank."""
+        path = self.directory / f"exception-{rank}"
+        return path.read_text() if path.exists() else ""
+
+
+class BadRows(Rows):
+    """Rows of which one can't be read in one rank: by an error, or because its worker is killed."""
+
+    def __init__(self, how: str, rank: int = 1) -> None:
+        super().__init__(16)
+        self.how, self.rank = how, rank
+
+    def __getitem__(self, index: Any) -> Any:
+        if index == 8 + self.rank:
+            WAYS[self.how]()
+        return super().__getitem__(index)
+
+
+def is_alive(pid: int) -> bool:
+    with suppress(OSError), open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+    return False
+
+
+def break_in(model: Breaking, train: DataLoader[Any] | None = None, **options: Any) -> BaseException:
+    """Fit, and return the error with which it ends; no process may be left, nor may it take long."""
+    trainer, _ = quiet(model.directory, **options)
+    began = time.time()
+    try:
+        trainer.fit(model, train or loader(16), loader(16))
+    except BaseException as error:
+        ended = time.time()
+        broke = model.directory / "broke"
+        took = ended - (float(broke.read_text()) if broke.exists() else began)
+        assert took < 10, f"it took {took:.1f} s"
+        assert not any(map(is_alive, model.pids()))
+        return error
+    raise AssertionError("the run did not fail")

@@ -1,0 +1,347 @@
+"""Whatever breaks in one rank, all end within seconds, the first cause is what the caller gets, and nothing is left."""
+
+import os
+import re
+import signal
+import threading
+import time
+from datetime import timedelta
+
+import pytest
+import torch
+from breaking import WAYS, BadRows, Breaking, Broken, break_in, is_alive
+from ddp_model import Model, Validated, loader, quiet
+from forked import Forked, by_hand, codes, wait_for
+from torch import nn
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+from torch.utils.data import DataLoader
+
+from leyden.callbacks import ModelCheckpoint
+from leyden.utilities.rank_zero import rank_zero_only
+from leyden_cpu.accelerator import CPUAccelerator
+from leyden_ddp.failure import PeerFailedError
+from leyden_ddp.strategy import DDPStrategy
+
+WITHIN_FIT = [
+    "setup", "on_train_batch_start", "training_step", "backward", "on_train_batch_end", "validation_step",
+    "on_train_end", "on_fit_end",
+]  # fmt: skip
+
+
+class TestOneRankRaises:
+    @pytest.mark.parametrize("where", WITHIN_FIT)
+    @pytest.mark.parametrize("rank", [0, 1])
+    def test_and_the_caller_gets_its_error_with_its_rank_and_traceback(self, tmp_path, where, rank):
+        model = Breaking(tmp_path / "run", where, "raises", rank)
+        error = break_in(model)
+        assert type(error) is Broken
+        assert error.args == ("it broke", 7)
+        assert isinstance(error.__cause__, ProcessRaisedException)
+        assert f"Rank {rank} failed:" in str(error.__cause__)
+        assert 'raise Broken("it broke", 7)' in str(error.__cause__)
+        assert model.told(rank) == "Broken: ('it broke', 7)"
+        if where != "on_fit_end":  # by then the others have ended their run
+            assert model.told(1 - rank).startswith(f"PeerFailedError: Rank {rank} failed first:\nTraceback")
+
+    def test_in_on_exception_too_and_the_first_error_counts(self, tmp_path):
+        class Twice(Breaking):
+            def on_exception(self, exception):
+                super().on_exception(exception)
+                if self.global_rank == 1:
+                    raise RuntimeError("and the hook for it broke as well")
+
+        error = break_in(Twice(tmp_path / "run", "training_step"))
+        assert type(error) is Broken
+
+    def test_an_error_that_cannot_be_pickled_comes_as_text(self, tmp_path):
+        class Local(Exception):
+            pass
+
+        def fail():
+            raise Local("nobody else knows this type")
+
+        error = break_in(Breaking(tmp_path / "run", "training_step", fail))
+        assert isinstance(error, ProcessRaisedException)
+        assert "Rank 1 failed" in str(error)
+        assert "nobody else knows this type" in str(error)
+
+    @pytest.mark.parametrize(("how", "said"), [("raises", "it broke"), ("is killed", "DataLoader worker")])
+    def test_because_of_a_worker_of_its_loader(self, tmp_path, how, said):
+        train = DataLoader(BadRows(how), 2, num_workers=1)
+        error = break_in(Breaking(tmp_path / "run", "nowhere"), train)
+        assert said in str(error)
+        assert not isinstance(error, PeerFailedError)
+
+    def test_where_all_do_each_has_its_own_error(self, tmp_path):
+        class All(Breaking):
+            def training_step(self, batch, batch_idx):
+                raise Broken("each breaks", 3)
+
+        model = All(tmp_path / "run", "nowhere")
+        assert type(break_in(model)) is Broken
+        assert [model.told(rank) for rank in (0, 1)] == ["Broken: ('each breaks', 3)"] * 2
+
+    def test_out_of_memory(self, tmp_path):
+        error = break_in(Breaking(tmp_path / "run", "training_step", "has no memory"))
+        assert "can't allocate memory" in str(error)
+
+    def test_sys_exit_ends_all_with_its_code(self, tmp_path):
+        error = break_in(Breaking(tmp_path / "run", "training_step", "leaves"))
+        assert isinstance(error, SystemExit)
+        assert error.code == 5
+
+    def test_an_interruption_of_one_rank_ends_all(self, tmp_path):
+        model = Breaking(tmp_path / "run", "training_step", "is interrupted")
+        error = break_in(model)
+        assert isinstance(error, SystemExit)
+        assert model.told(1).startswith("KeyboardInterrupt")
+        assert "Rank 1 was interrupted from the keyboard" in model.told(0)
+
+
+class TestOneRankIsKilled:
+    @pytest.mark.parametrize("where", ["setup", "training_step", "backward", "validation_step"])
+    @pytest.mark.parametrize("rank", [0, 1])
+    def test_and_the_other_ends_with_its_name(self, tmp_path, where, rank):
+        model = Breaking(tmp_path / "run", where, "is killed", rank)
+        error = break_in(model)
+        assert isinstance(error, ProcessExitedException)
+        assert f"The process of rank {rank} was ended by SIGKILL, as the system does when memory runs out" in str(error)
+        assert re.match(
+            rf"PeerFailedError: Rank {rank} failed first:\nThe process of rank {rank} \(", model.told(1 - rank)
+        )
+
+    @pytest.mark.parametrize("rank", [0, 1])
+    def test_while_the_other_is_in_its_hook_for_an_exception(self, tmp_path, rank):
+        class Slow(Breaking):
+            def on_exception(self, exception):
+                super().on_exception(exception)
+                if self.global_rank == rank:
+                    wait_for(self.directory / f"exception-{1 - rank}")
+                    os.kill(os.getpid(), signal.SIGKILL)
+                (self.directory / "hooked").write_text("through")
+
+        model = Slow(tmp_path / "run", "training_step", "raises", 1 - rank)
+        error = break_in(model)
+        assert type(error) is Broken
+        assert (model.directory / "hooked").exists()
+
+    def test_or_ends_without_a_word(self, tmp_path):
+        error = break_in(Breaking(tmp_path / "run", "training_step", "exits"))
+        assert isinstance(error, ProcessExitedException)
+        assert error.exit_code == 3
+        assert "The process of rank 1 ended with code 3 without a word" in str(error)
+
+    def test_and_the_others_workers_are_ended_too(self, tmp_path):
+        class Stuck(Breaking):
+            def validation_step(self, batch, batch_idx):
+                super().validation_step(batch, batch_idx)
+                if self.global_rank == 0 and batch_idx == 1:  # waits where no collective tells it of the other
+                    workers = [str(child.pid) for child in torch.multiprocessing.active_children()]
+                    (self.directory / "workers").write_text(" ".join(workers))
+                    threading.Event().wait()
+
+        model = Stuck(tmp_path / "run", "validation_step", "is killed")
+        with pytest.raises(ProcessExitedException, match="rank 1 was ended by SIGKILL"):
+            quiet(model.directory)[0].fit(model, loader(8), loader(16, num_workers=1))
+        workers = list(map(int, (model.directory / "workers").read_text().split()))
+        assert len(workers) == 1
+        assert not any(map(is_alive, [*workers, *model.pids()]))
+
+
+class Stopping(Model):
+    """Asks to stop in one rank only."""
+
+    def training_step(self, batch, batch_idx):
+        if self.global_rank == 1 and batch_idx == 1:
+            self.trainer.should_stop = True
+        x, y, _ = batch
+        return nn.functional.mse_loss(self.layer(x), y)
+
+
+class TestRanksPart:
+    def test_one_stops_early(self, tmp_path):
+        with pytest.raises(PeerFailedError, match="Rank 1 ended its run after 2 training batches, and rank 0 went on"):
+            quiet(tmp_path)[0].fit(Stopping(), loader(40))
+
+    @pytest.mark.filterwarnings("ignore:training_step returned None")
+    @pytest.mark.parametrize("rank", [0, 1])
+    def test_one_skips_its_last_backward_pass(self, tmp_path, rank):
+        class Skipping(Stopping):
+            def training_step(self, batch, batch_idx):
+                x, y, _ = batch
+                return None if (self.global_rank, batch_idx) == (rank, 3) else nn.functional.mse_loss(self.layer(x), y)
+
+        said = f"Rank {rank} ended its run after 4 training batches, and rank {1 - rank} waits for it in the backward"
+        with pytest.raises(PeerFailedError, match=said):
+            quiet(tmp_path)[0].fit(Skipping(), loader(16))
+
+    def test_one_ends_its_epoch_by_a_hook(self, tmp_path):
+        model = Breaking(tmp_path / "run", "on_train_batch_start", lambda: -1)
+        error = break_in(model)
+        assert "Rank 0 waits for the others in the forward pass of DistributedDataParallel, and rank 1 in " in str(
+            error
+        )
+        assert "LEYDEN_DEBUG_COLLECTIVES=1" in str(error)
+
+    def test_one_enters_another_collective(self, tmp_path):
+        class Apart(Model):
+            def test_step(self, batch, batch_idx):
+                strategy = self.trainer.strategy
+                if self.global_rank == 0:
+                    strategy.barrier("here")
+                else:
+                    strategy.barrier("there")
+                    strategy.barrier("and there")
+
+        with pytest.raises(PeerFailedError, match=r"Rank 0 ended its run|waits for the others in barrier"):
+            quiet(tmp_path)[0].test(Apart(), loader(4))
+
+
+def test_after_a_failure_the_caller_may_fit_again(tmp_path):
+    model = Breaking(tmp_path / "run", "training_step")
+    trainer, _ = quiet(tmp_path)
+    with pytest.raises(Broken):
+        trainer.fit(model, loader(16), loader(16))
+    assert trainer.state.status != "finished"
+    model.where = "nowhere"
+    trainer.fit(model, loader(16), loader(16))
+    assert trainer.global_step == 4
+    other, _ = quiet(tmp_path)
+    other.fit(Model(), loader(16))
+    assert other.global_step == 4
+    assert "MASTER_PORT" not in os.environ
+
+
+@pytest.mark.filterwarnings("ignore:The checkpoint holds the state of callbacks")
+@pytest.mark.parametrize("how", ["raises", "is killed"])
+def test_what_is_saved_on_exception_is_whole(tmp_path, how):
+    saving = ModelCheckpoint(tmp_path, save_on_exception=True, save_top_k=0)
+    model = Breaking(tmp_path / "run", "training_step", how)
+    error = break_in(model, callbacks=[saving], enable_checkpointing=True)
+    assert type(error) is (Broken if how == "raises" else ProcessExitedException)
+    path = next(tmp_path.glob("*.ckpt"))
+    trainer, _ = quiet(tmp_path)
+    model.where = "nowhere"
+    trainer.fit(model, loader(16), loader(16), ckpt_path=path)
+    assert trainer.global_step == 4
+
+
+def together(directory, model, **options):
+    """A function that fits a model in a process that was started by hand."""
+    return lambda: quiet(directory, strategy="ddp", **options)[0].fit(model, loader(16), loader(16))
+
+
+class TestStartedByHand:
+    def test_rank_0_prints_the_first_cause_and_the_others_a_line(self, tmp_path):
+        model = Breaking(tmp_path / "run", "training_step", "raises", 1)
+        processes = by_hand(together(tmp_path, model, devices=3), tmp_path, range(3), 3)
+        assert codes(processes) == [1, 1, 1]
+        said = [process.said for process in processes]
+        assert "PeerFailedError: Rank 1 failed first:" in said[0]
+        assert "Broken: ('it broke', 7)" in said[0]
+        assert "Broken: ('it broke', 7)" in said[1]
+        assert "PeerFailedError" not in said[1]
+        line = "[rank2]: Rank 2 ends, as rank 1 failed: breaking.Broken: ('it broke', 7)"
+        assert said[2].strip() == line
+
+    @pytest.mark.parametrize("rank", [0, 1])
+    def test_one_is_killed(self, tmp_path, rank):
+        model = Breaking(tmp_path / "run", "backward", "is killed", rank)
+        processes = by_hand(together(tmp_path, model), tmp_path)
+        assert sorted(codes(processes, 10)) == [-9, 1]
+        said = processes[1 - rank].said
+        assert f"The process of rank {rank} ({processes[rank].pid}) was killed" in said
+        assert "TCPStore" not in said  # no pages of C++ frames
+
+    def test_all_are_interrupted(self, tmp_path):
+        class Waiting(Breaking):
+            def training_step(self, batch, batch_idx):
+                if batch_idx == 1:
+                    (self.directory / f"ready-{self.global_rank}").write_text("yes")
+                    if self.global_rank == 1:
+                        threading.Event().wait()
+                return super().training_step(batch, batch_idx)
+
+        model = Waiting(tmp_path / "run", "nowhere")
+        processes = by_hand(together(tmp_path, model), tmp_path)
+        for rank in (0, 1):
+            wait_for(model.directory / f"ready-{rank}")
+        for process in processes:
+            os.kill(process.pid, signal.SIGINT)
+        assert codes(processes, 10) == [1, 1]
+        assert "KeyboardInterrupt" in model.told(1)
+
+    def test_one_goes_home_after_a_run_that_the_other_goes_on_from(self, tmp_path):
+        def script():
+            trainer, _ = quiet(tmp_path, strategy="ddp")
+            trainer.fit(Validated(), loader(4), loader(4))
+            if trainer.global_rank == 0:
+                trainer.validate(Validated(), loader(4), verbose=False)
+
+        processes = by_hand(script, tmp_path)
+        assert codes(processes, 10) == [1, 0]
+        assert re.search("[Rr]ank 1 has ended its program|process of rank 1", processes[0].said)
+
+
+class TestNotAllCome:
+    @staticmethod
+    def meeting(directory, seconds=1, **options):
+        strategy = DDPStrategy(timeout=timedelta(seconds=seconds))
+        return lambda: quiet(directory, strategy=strategy, **options)[0].fit(Model(), loader(16))
+
+    def test_the_missing_are_named_on_rank_0_only(self, tmp_path):
+        processes = by_hand(self.meeting(tmp_path, devices=4), tmp_path, [0, 1], 4)
+        assert codes(processes, 10) == [1, 1]
+        assert "After 1 s, 2 of 4 processes have come; missing: rank 2, 3." in processes[0].said
+        assert processes[1].said == ""
+
+    def test_without_rank_0(self, tmp_path):
+        [process] = by_hand(self.meeting(tmp_path), tmp_path, [1])
+        assert process.wait(10) == 1
+        assert "Rank 1 does not reach rank 0 at 127.0.0.1:" in process.said
+        assert "[E" not in process.said  # PyTorch's own words
+
+    def test_one_raises_before(self, tmp_path):
+        def script():
+            if os.environ["LOCAL_RANK"] == "1":
+                raise ValueError("its part of the script is wrong")
+            self.meeting(tmp_path)()
+
+        processes = by_hand(script, tmp_path)
+        assert codes(processes, 10) == [1, 1]
+        assert "missing: rank 1" in processes[0].said
+
+    @pytest.mark.parametrize("how", ["raises", "is killed"])
+    @pytest.mark.parametrize("rank", [0, 1])
+    def test_of_forked_ones_at_once_however_long_the_timeout(self, tmp_path, how, rank):
+        class Bad(CPUAccelerator):
+            def setup_device(self, device):
+                if rank_zero_only.rank == rank:
+                    WAYS[how]()
+
+        began = time.monotonic()
+        with pytest.raises(Broken if how == "raises" else ProcessExitedException):
+            quiet(tmp_path, accelerator=Bad())[0].fit(Model(), loader(16))
+        assert time.monotonic() - began < 10
+
+
+def test_a_process_whose_starter_is_gone_waits_for_nobody(tmp_path):
+    def start():
+        child = os.fork()
+        if child == 0:
+            os.environ["LEYDEN_PARENT_PROCESS"] = str(os.getppid())
+            (tmp_path / "child").write_text(str(os.getpid()))
+            try:
+                quiet(tmp_path, strategy="ddp")[0].fit(Model(), loader(4))
+            finally:
+                os._exit(7)
+
+    starter = Forked(
+        start, tmp_path / "said", LOCAL_RANK="1", RANK="1", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="9"
+    )
+    assert starter.wait() == 0
+    child = int(wait_for(tmp_path / "child"))
+    until = time.monotonic() + 10
+    while is_alive(child):
+        assert time.monotonic() < until
+        time.sleep(0.05)
