@@ -1,0 +1,1 @@
+"""ZeRO, FSDP and tensor parallelism for Leyden; users import the classes from ``leyden.strategies``."""

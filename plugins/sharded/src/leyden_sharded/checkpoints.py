@@ -1,0 +1,279 @@
+"""ShardedCheckpoints: saving and loading a model whose tensors are divided among the processes."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.tensor import DTensor
+from torch.nn import Module
+from torch.utils._pytree import tree_map_only
+
+from leyden.serialization import TorchCheckpointIO
+from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.rank_zero import rank_zero_warn
+from leyden.utilities.storage import is_remote
+from leyden_ddp.parallel import ParallelStrategy
+from leyden_sharded import directory
+from leyden_sharded.background import Background, RemovingLater
+from leyden_sharded.directory import Shards, StoredState, key_of
+from leyden_sharded.tensors import gathered, part_of
+
+STATES = ("state_dict", "optimizer_states")  # the keys of a checkpoint all of whose tensors go into shards
+OWN_KEY = "leyden"
+
+
+def load_directory(
+    strategy: ParallelStrategy, path: str, weights_only: bool | None, reads_all: bool = False
+) -> dict[str, Any]:
+    """A sharded checkpoint, after all processes together have looked whether its shards are whole.
+
+    Args:
+        strategy: Whose processes.
+        path: Where it is.
+        weights_only: As for the loading of a file.
+        reads_all: Whether the states of modules and optimizers are read now; else when they are needed.
+    """
+    checkpoint, shards = directory.open_directory(path, weights_only)
+    damages = shards.damaged(slice(strategy.global_rank, None, strategy.world_size))
+    directory.refuse_damaged(path, chain.from_iterable(strategy.all_gather_object(damages)))
+    ranks = checkpoint.get(OWN_KEY, {}).get("ranks", [])
+    if strategy.global_rank < len(ranks):
+        ranks[strategy.global_rank] = directory.put_back(ranks[strategy.global_rank], shards)
+    stored = directory.put_back if reads_all else _stored
+    return {key: value if key == OWN_KEY else stored(value, shards) for key, value in checkpoint.items()}
+
+
+def _stored(value: Any, shards: Shards) -> Any:
+    if isinstance(value, list):
+        return [_stored(member, shards) for member in value]
+    return StoredState(value, shards) if isinstance(value, dict) and directory.holds_tensors(value) else value
+
+
+class ShardedCheckpoints(ParallelStrategy):
+    """A strategy whose parameters and optimizer states are divided tensors (``DTensor``).
+
+    Args:
+        state_dict_type: "full" saves one file that any strategy, and plain PyTorch, loads; "sharded" a directory to
+            which each process writes its part, and from which any number of processes loads.
+        async_save: Write sharded checkpoints while training goes on; the next save, and the end, wait for the last.
+        options: See :class:`ParallelStrategy`.
+    """
+
+    def __init__(
+        self, state_dict_type: Literal["full", "sharded"] = "full", async_save: bool = False, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        if state_dict_type not in ("full", "sharded"):
+            raise MisconfigurationException(f'state_dict_type={state_dict_type!r}: write "full" or "sharded".')
+        if async_save and state_dict_type == "full":
+            raise MisconfigurationException(
+                'async_save=True needs state_dict_type="sharded": a full checkpoint is gathered by all together.'
+            )
+        self.state_dict_type, self.async_save = state_dict_type, async_save
+        self._background: Background | None = None
+        self._saving_group: Any = None
+        self._to_load: tuple[Any, bool] | None = None
+        self._is_set_up = False
+
+    def connect(self) -> None:
+        """See to it that nothing is removed that a save in the background is to replace."""
+        super().connect()
+        if self.async_save:
+            self.checkpoint_io = RemovingLater(self.checkpoint_io, self._saves)
+
+    def _saves(self) -> Background:
+        self._background = self._background or Background()
+        return self._background
+
+    # -- states ------------------------------------------------------------------------------------------------
+
+    def module_state_dict(self, module: Module) -> dict[str, Any]:
+        """The parameters and buffers: whole on rank 0 for a full checkpoint, else as they are divided."""
+        state = module.state_dict()
+        if self.state_dict_type == "sharded":
+            return state
+        full = OrderedDict(gathered(dict(state), self.is_global_zero))
+        full._metadata = getattr(state, "_metadata", None)  # type: ignore[attr-defined]
+        return full
+
+    def optimizer_state_dict(self, optimizer: Any) -> dict[str, Any]:
+        """As :meth:`module_state_dict`; parameters are numbered as in an optimizer of a whole model."""
+        state: dict[str, Any] = optimizer.state_dict()
+        return state if self.state_dict_type == "sharded" else gathered(state, self.is_global_zero)
+
+    def load_module_state_dict(self, module: Module, state: dict[str, Any], strict: bool) -> None:
+        """Take what belongs to this process's part; a state that comes before the module is divided is kept for it."""
+        self._to_load = state, strict
+        if self._is_set_up:
+            self._load_kept_state(module)
+
+    def _load_kept_state(self, module: Module) -> set[str]:
+        """Give the divided module the state that was kept for it; returns the names that it had."""
+        if self._to_load is None:
+            return set()
+        (state, strict), self._to_load = self._to_load, None
+        own = module.state_dict()
+        if isinstance(state, StoredState):
+            placed = _read_module_state(state, own)
+        else:
+            placed = {name: part_of(v, own[name]) if _are_tensors(v, own.get(name)) else v for name, v in state.items()}
+        module.load_state_dict(placed, strict=strict)
+        return set(state)
+
+    def load_optimizer_state_dict(self, optimizer: Any, state: dict[str, Any]) -> None:
+        """Take what belongs to this process's parts of the parameters."""
+        shards = state.shards if isinstance(state, StoredState) else None
+        known = state.skeleton if isinstance(state, StoredState) else state
+        numbers = [number for group in known["param_groups"] for number in group["params"]]
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        by_number = dict(zip(numbers, parameters, strict=False))
+        targets: dict[str, Tensor] = {}
+        placed = {
+            number: _mapped(values, partial(_place, shards, targets, by_number.get(number)))
+            for number, values in known["state"].items()
+        }
+        if shards is not None:
+            shards.read(targets)
+        rest = {name: state[name] for name in state if name != "state"}
+        optimizer.load_state_dict({**copy.deepcopy(rest), "state": placed})
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        """The ``value`` of every process; empty tensors stand for divided ones, of which each has only a part."""
+        return super().all_gather_object(tree_map_only(DTensor, lambda _: torch.empty(0), value))
+
+    # -- checkpoints -------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
+        """Write a checkpoint of the chosen kind; called by all ranks."""
+        is_sharded = self.state_dict_type == "sharded"
+        ranks = checkpoint.get(OWN_KEY, {}).get("ranks")
+        gradients = self._add_gradients(ranks, is_sharded) if ranks else {}
+        if is_sharded:
+            return self._save_shards(checkpoint, gradients, path, storage_options)
+        if not self.is_global_zero:
+            return
+        aside = directory.step_aside(path)
+        super().save_checkpoint(checkpoint, path, storage_options)
+        if aside is not None:
+            TorchCheckpointIO().remove_checkpoint(str(aside))
+
+    def _add_gradients(self, ranks: list[Any], in_shards: bool) -> dict[str, Tensor]:
+        """Put gradients that the next step still needs into the processes' states; returns what goes into shards."""
+        return {}
+
+    def _save_shards(
+        self, checkpoint: dict[str, Any], tensors: dict[str, Tensor], path: str, storage_options: Any
+    ) -> None:
+        if is_remote(path) or storage_options is not None:
+            raise MisconfigurationException(
+                f'state_dict_type="sharded" writes to local and shared file systems only, not to {path!r} with '
+                f'storage_options={storage_options!r}; write "full".'
+            )
+        self.wait_for_saves()
+        rest = {
+            key: directory.take_out(value, tensors, key, Tensor if key in STATES else DTensor)
+            for key, value in checkpoint.items()
+        }
+        shards: Path = self.broadcast(directory.new_shards(path) if self.is_global_zero else Path())
+        if self.async_save:
+            return self._save_in_background(tensors, copy.deepcopy(rest), path, shards)
+        dcp.save(tensors, **directory.save_options(shards))
+        if self.is_global_zero:
+            directory.finish(path, rest, shards)
+
+    def _save_in_background(self, tensors: dict[str, Tensor], rest: Any, path: str, shards: Path) -> None:
+        """The tensors are copied now; the collective calls of writing them have a process group of their own."""
+        if self._saving_group is None:
+            self._saving_group = dist.new_group(backend="gloo")
+        options = {"process_group": self._saving_group, **directory.save_options(shards)}
+        written: Any = dcp.async_save(tensors, **options)
+
+        def finish() -> None:
+            written.result()
+            if self.is_global_zero:
+                directory.finish(path, rest, shards)
+
+        self._saves().add(finish)
+
+    def wait_for_saves(self) -> None:
+        """Wait for the checkpoint that is being written in the background, if there is one."""
+        if self._background is not None:
+            self._background.wait()
+
+    def load_checkpoint(self, path: str, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint of either kind; of a sharded one the tensors are read when they are needed."""
+        self.wait_for_saves()
+        if not directory.is_directory(path):
+            return super().load_checkpoint(path, weights_only)
+        return load_directory(self, path, weights_only)
+
+    def teardown(self, module: Module | None = None) -> None:
+        """Wait for the last save; the next run starts from nothing that was kept for this one."""
+        self._to_load, self._is_set_up = None, False
+        is_failing = sys.exc_info()[0] is not None
+        try:
+            self.wait_for_saves()
+        except (Exception, CheckpointException) as error:  # PyTorch's is none of the former
+            if not is_failing:
+                raise
+            rank_zero_warn(f"The checkpoint that was being saved is not whole: {error}")
+        super().teardown(module)
+
+
+def _are_tensors(value: Any, other: Any) -> bool:
+    return isinstance(value, Tensor) and isinstance(other, Tensor)
+
+
+def _read_module_state(state: StoredState, own: dict[str, Any]) -> dict[str, Any]:
+    """Read into the module's own tensors where they are; what the module does not have is left for it to refuse."""
+    targets: dict[str, Tensor] = {}
+    placed: dict[str, Any] = {}
+    for name, value in state.skeleton.items():
+        key, target = key_of(value), own.get(name)
+        if key is None or not isinstance(target, Tensor):
+            placed[name] = value
+            continue
+        size, dtype = state.shards.describe(key)
+        if size != target.shape:
+            placed[name] = torch.empty(size, dtype=dtype, device="meta")
+            continue
+        placed[name] = targets[key] = target
+    state.shards.read(targets)
+    return placed
+
+
+def _mapped(tree: Any, place: Callable[[Any], Any]) -> Any:
+    """A state with every tensor, or what stands for one, replaced."""
+    if isinstance(tree, Tensor) or key_of(tree) is not None:
+        return place(tree)
+    if isinstance(tree, dict):
+        return {name: _mapped(value, place) for name, value in tree.items()}
+    return type(tree)(_mapped(value, place) for value in tree) if isinstance(tree, (list, tuple)) else tree
+
+
+def _place(shards: Shards | None, targets: dict[str, Tensor], parameter: Tensor | None, value: Any) -> Tensor:
+    """The part of an optimizer's tensor that belongs to this process's part of its parameter.
+
+    Where the tensor is in ``shards`` it is memory for that part, and in ``targets`` under its key, to be filled.
+    """
+    if shards is None:
+        return part_of(value, parameter) if parameter is not None and value.shape == parameter.shape else value
+    key = str(key_of(value))
+    size, dtype = shards.describe(key)
+    if parameter is not None and size == parameter.shape:
+        targets[key] = torch.empty_like(parameter.detach(), dtype=dtype)
+    else:
+        targets[key] = torch.empty(size, dtype=dtype)
+    return targets[key]

@@ -1,0 +1,39 @@
+"""Clipping gradients that are divided among the processes, not all in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
+
+from leyden_sharded.tensors import whole
+
+
+def clip_gradients(parameters: Iterable[Tensor], clip_val: float, algorithm: str) -> None:
+    """Clip by the norm of all gradients together ("norm") or by element ("value").
+
+    PyTorch's own functions take tensors of one mesh only; with tensor parallelism a model has several.
+
+    Args:
+        parameters: Those that have gradients, the same in every process.
+        clip_val: The bound.
+        algorithm: "norm" or "value".
+    """
+    by_mesh: dict[Any, list[Tensor]] = {}
+    for parameter in parameters:
+        if parameter.grad is not None:
+            mesh = parameter.grad.device_mesh if isinstance(parameter.grad, DTensor) else None
+            by_mesh.setdefault(mesh, []).append(parameter)
+    if algorithm == "value":
+        for group in by_mesh.values():
+            clip_grad_value_(group, clip_val)
+        return
+    norms = [whole(get_total_norm([p.grad for p in group if p.grad is not None])) for group in by_mesh.values()]
+    if norms:
+        total = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
+        for group in by_mesh.values():
+            clip_grads_with_norm_(group, clip_val, total)

@@ -1,0 +1,318 @@
+"""A sharded checkpoint: a directory to which every process writes its part of the tensors.
+
+    run.ckpt/leyden.ckpt             what is no tensor of the model or the optimizers, and which shards belong to it
+    run.ckpt/shards-1/__0_0.distcp   as ``torch.distributed.checkpoint`` writes them, a file of each process
+    run.ckpt/shards-1/.metadata      which part of which tensor is where
+
+``leyden.ckpt`` is put in its place last, so that a checkpoint is whole where it is there; a newer one at the same
+place writes shards of another number first. Nothing of it is unpickled but data.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import re
+import shutil
+import warnings
+import zipfile
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+
+from leyden.serialization import TorchCheckpointIO, local_path
+from leyden.utilities.exceptions import CheckpointCorruptedError
+from leyden.utilities.storage import is_remote
+
+STATE_FILE = "leyden.ckpt"
+_TENSOR = "tensor in the shards"  # the key of a dict of one, which stands for a tensor
+
+
+def is_directory(path: str) -> bool:
+    """Whether a checkpoint is (or should be) of the sharded kind."""
+    return not is_remote(path) and local_path(path).is_dir()
+
+
+def take_out(tree: Any, tensors: dict[str, Tensor], where: str, kind: type[Tensor] = Tensor) -> Any:
+    """Put the tensors of a state into ``tensors``; returns the state with their keys in their places.
+
+    Args:
+        tree: The state.
+        tensors: Collects the tensors, by key.
+        where: The key of the state itself.
+        kind: Which tensors to take.
+    """
+    if isinstance(tree, kind):
+        tensors[where] = tree
+        return stand_in(where)
+    if isinstance(tree, Mapping):
+        return {key: take_out(value, tensors, f"{where}/{key}", kind) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(take_out(value, tensors, f"{where}/{i}", kind) for i, value in enumerate(tree))
+    return tree
+
+
+def stand_in(key: str) -> dict[str, str]:
+    """What stands in a state for the tensor of this key."""
+    return {_TENSOR: key}
+
+
+def _keys(tree: Any) -> Iterator[str]:
+    if (key := key_of(tree)) is not None:
+        yield key
+        return
+    for member in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else ():
+        yield from _keys(member)
+
+
+def holds_tensors(tree: Any) -> bool:
+    """Whether a state has keys in the places of tensors."""
+    return any(True for _ in _keys(tree))
+
+
+def key_of(value: Any) -> str | None:
+    """The key of the tensor for which a value stands, if it does."""
+    return value[_TENSOR] if isinstance(value, dict) and value.keys() == {_TENSOR} else None
+
+
+class Shards:
+    """The shards of a checkpoint, opened to be read.
+
+    Args:
+        directory: Where they are.
+
+    Raises:
+        CheckpointCorruptedError: There is no metadata, or it holds what is no metadata.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.metadata = _read_metadata(directory)
+
+    def damaged(self, among: slice = slice(None)) -> list[str]:
+        """Sentences about files that are missing or are not what was written; [] where all is well.
+
+        Args:
+            among: Which of the stored pieces to look at, so that several processes can divide them.
+        """
+        pieces = sorted(self.metadata.storage_data.values(), key=lambda info: (info.relative_path, info.offset))
+        names = sorted({info.relative_path for info in pieces})
+        if missing := [name for name in names if not (self.directory / name).is_file()]:
+            return [f"{', '.join(missing)} of {len(names)} shards is missing"]
+        broken = {piece.relative_path for piece in pieces[among] if not _is_intact(self.directory, piece)}
+        return [f"{name} is not what was written" for name in sorted(broken)]
+
+    def describe(self, key: str) -> tuple[torch.Size, torch.dtype]:
+        """The size and the type of a stored tensor."""
+        stored = self.metadata.state_dict_metadata[key]
+        assert isinstance(stored, TensorStorageMetadata)
+        return stored.size, stored.properties.dtype
+
+    def read(self, targets: dict[str, Tensor]) -> None:
+        """Fill tensors, divided or whole, with what is stored under their keys; all processes with the same keys."""
+        if targets:
+            dcp.load(targets, storage_reader=dcp.FileSystemReader(self.directory))
+
+    def read_whole(self, keys: Iterable[str]) -> dict[str, Tensor]:
+        """Stored tensors as a whole, for this process alone."""
+        described = {key: self.describe(key) for key in keys}
+        targets = {key: torch.empty(size, dtype=dtype) for key, (size, dtype) in described.items()}
+        if targets:
+            with _alone():
+                dcp.load(targets, storage_reader=dcp.FileSystemReader(self.directory), no_dist=True)
+        return targets
+
+
+class StoredState(Mapping[Any, Any]):
+    """A state whose tensors are in shards: whoever asks for a member gets its tensors, whole, read there and then.
+
+    Attributes:
+        skeleton: The state with keys in the places of tensors.
+        shards: Where those are.
+    """
+
+    def __init__(self, skeleton: dict[Any, Any], shards: Shards) -> None:
+        self.skeleton, self.shards = skeleton, shards
+
+    def __getitem__(self, key: Any) -> Any:
+        return put_back(self.skeleton[key], self.shards)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.skeleton)
+
+    def __len__(self) -> int:
+        return len(self.skeleton)
+
+
+def put_back(tree: Any, shards: Shards) -> Any:
+    """A state with whole tensors in the places of their keys."""
+    tensors = shards.read_whole(_keys(tree))
+
+    def replaced(tree: Any) -> Any:
+        if (key := key_of(tree)) is not None:
+            return tensors[key]
+        if isinstance(tree, dict):
+            return {name: replaced(value) for name, value in tree.items()}
+        return type(tree)(map(replaced, tree)) if isinstance(tree, (list, tuple)) else tree
+
+    return replaced(tree)
+
+
+# -- reading -----------------------------------------------------------------------------------------------
+
+
+def open_directory(path: str, weights_only: bool | None = None) -> tuple[dict[str, Any], Shards]:
+    """A sharded checkpoint with keys in the places of tensors, and the shards.
+
+    Raises:
+        CheckpointCorruptedError: It was never finished, or is damaged.
+    """
+    directory = local_path(path)
+    if not (directory / STATE_FILE).is_file():
+        raise CheckpointCorruptedError(
+            f"The directory {path!r} has no {STATE_FILE}, which is written last: it is a checkpoint that was never "
+            "finished, or none at all. Take an older one."
+        )
+    stored = TorchCheckpointIO().load_checkpoint(str(directory / STATE_FILE), "cpu", weights_only)
+    return stored["checkpoint"], Shards(directory / stored["shards"])
+
+
+def refuse_damaged(path: str, damages: Iterable[str]) -> None:
+    """Raise if anything is wrong with the shards of a checkpoint."""
+    if found := sorted(set(damages)):
+        raise CheckpointCorruptedError(f"The checkpoint {path!r} is damaged: {'; '.join(found)}. Take an older one.")
+
+
+def _is_intact(directory: Path, piece: Any) -> bool:
+    """Whether a stored piece has the checksums that were written with it; PyTorch never looks at them."""
+    with (directory / piece.relative_path).open("rb") as file:
+        file.seek(piece.offset)
+        written = file.read(piece.length)
+    try:
+        with zipfile.ZipFile(io.BytesIO(written)) as archive:
+            return archive.testzip() is None
+    except Exception:  # zipfile and zlib have many words for a wrong bit in the archive's own records
+        return False
+
+
+_DATA = {
+    "torch.distributed.checkpoint.metadata": (
+        "Metadata", "TensorStorageMetadata", "TensorProperties", "ChunkStorageMetadata", "MetadataIndex", "StorageMeta",
+        "_MEM_FORMAT_ENCODING",
+    ),
+    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
+    "torch.serialization": ("_get_layout",),
+    "torch": ("Size", *(name for name, value in vars(torch).items() if isinstance(value, torch.dtype))),
+    "pathlib": ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"),
+    "pathlib._local": ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"),
+}  # fmt: skip
+
+
+class _DataUnpickler(pickle.Unpickler):
+    """Reads PyTorch's metadata and nothing else: an ordinary unpickler would run whatever code the file names."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class, if it is one of the metadata's."""
+        if name not in _DATA.get(module, ()):
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _read_metadata(directory: Path) -> Metadata:
+    path = directory / ".metadata"
+    try:
+        with path.open("rb") as file:
+            metadata = _DataUnpickler(file).load()
+        if not isinstance(metadata, Metadata):
+            raise pickle.UnpicklingError(f"it is a {type(metadata).__name__}")
+    except Exception as error:  # unpickling has many words for a wrong byte
+        raise CheckpointCorruptedError(f"{str(path)!r} can't be read as a checkpoint's metadata: {error}.") from error
+    return metadata
+
+
+# -- writing -----------------------------------------------------------------------------------------------
+
+
+def new_shards(path: str) -> Path:
+    """A directory for shards that no other save has used, in the checkpoint's; what else is at ``path`` steps aside."""
+    directory = local_path(path)
+    if directory.is_file():
+        _move_aside(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    numbers = [int(match[1]) for name in os.listdir(directory) if (match := re.fullmatch(r"shards-(\d+)", name))]
+    return directory / f"shards-{max(numbers, default=0) + 1}"
+
+
+def save_options(shards: Path) -> dict[str, Any]:
+    """The arguments with which PyTorch writes tensors there; what several processes have is the lowest rank's."""
+    planner = DefaultSavePlanner(dedup_save_to_lowest_rank=True)
+    return {"storage_writer": dcp.FileSystemWriter(shards), "planner": planner}
+
+
+def save_alone(tensors: dict[str, Tensor], shards: Path) -> None:
+    """Write tensors there as the only process."""
+    with _alone():
+        dcp.save(tensors, no_dist=True, **save_options(shards))
+
+
+@contextmanager
+def _alone() -> Generator[None, None, None]:
+    """PyTorch warns of what is meant here: that one process reads or writes by itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        yield
+
+
+def finish(path: str, state: dict[str, Any], shards: Path) -> None:
+    """Make the shards that are written the checkpoint's, and remove older ones; by one process."""
+    directory = local_path(path)
+    for place in (shards, directory):
+        _flush(place)
+    TorchCheckpointIO().save_checkpoint({"checkpoint": state, "shards": shards.name}, str(directory / STATE_FILE))
+    _flush(directory.parent)
+    for older in directory.glob("shards-*"):
+        if older.name != shards.name:
+            shutil.rmtree(older)
+    TorchCheckpointIO().remove_checkpoint(str(_aside(directory)))
+
+
+def step_aside(path: str) -> Path | None:
+    """Where a sharded checkpoint at ``path`` was moved, so that a file can be put there; None where there is none.
+
+    Raises:
+        IsADirectoryError: There is a directory that is no checkpoint.
+    """
+    directory = local_path(path)
+    if is_remote(path) or not directory.is_dir():
+        return None
+    if not (directory / STATE_FILE).is_file() and any(directory.iterdir()):
+        raise IsADirectoryError(f"{path!r} is a directory, and no checkpoint that could be replaced; save elsewhere.")
+    return _move_aside(directory)
+
+
+def _aside(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.replaced")
+
+
+def _move_aside(path: Path) -> Path:
+    TorchCheckpointIO().remove_checkpoint(str(_aside(path)))
+    return path.rename(_aside(path))
+
+
+def _flush(directory: Path) -> None:
+    """Make what was put into a directory durable, where the system lets one be opened."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,183 @@
+"""Sharding: a module whose parameters are divided, and the places where they are gathered and divided again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn import Module, Parameter
+from torch.utils.checkpoint import checkpoint
+
+from leyden.utilities.exceptions import MisconfigurationException
+from leyden_sharded.tensors import whole
+
+
+class Redirect(Module):
+    """A module whose forward is a step of another's.
+
+    All of a step is then one forward pass to FSDP: parameters of the LightningModule itself are there in every line
+    of it, and the class of the user's module stays what it is.
+    """
+
+    def __init__(self, module: Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, name: str, on_gathered: Callable[[], None], *args: Any, **kwargs: Any) -> Any:
+        """Run the step ``name``, now that parameters are gathered, of which ``on_gathered`` is told first."""
+        on_gathered()
+        return getattr(self.module, name)(*args, **kwargs)
+
+
+class Sharding:
+    """What divides a module.
+
+    Args:
+        roots: The outermost modules at which parameters are gathered: a :class:`Redirect` around the whole module, or
+            in manual optimisation, where backward passes run within the step, its submodules.
+        reshards: Whether inner units are divided again after their forward pass.
+
+    Attributes:
+        redirect: What runs a step; None in manual optimisation.
+        parts: All modules at which parameters are gathered.
+        is_running: Whether a run uses it, or has failed.
+    """
+
+    def __init__(self, roots: Sequence[Module], reshards: bool) -> None:
+        self.roots, self._reshards = roots, reshards
+        self.redirect: Any = roots[0] if roots and isinstance(roots[0], Redirect) else None
+        found = {id(part): part for root in roots for part in root.modules() if isinstance(part, FSDPModule)}
+        self.parts: list[Any] = list(found.values())
+        self.is_running = False
+
+    @contextmanager
+    def no_sync(self) -> Generator[None, None, None]:
+        """A block whose backward passes leave gradients whole and in their process."""
+        self._require_sync(False)
+        try:
+            yield
+        finally:
+            self._require_sync(True)
+
+    def _require_sync(self, required: bool) -> None:
+        for part in self.parts:
+            part.set_requires_gradient_sync(required, recurse=False)
+
+    def divide(self) -> None:
+        """Let go of whole parameters, where there are any."""
+        for part in self.parts:
+            part.reshard()
+
+    def gather_once(self) -> None:
+        """Have every unit make the memory for its whole parameters; what is made in inference mode can't be trained."""
+        for part in self.parts:
+            part.unshard()
+            part.reshard()
+
+    def gather(self) -> None:
+        """Make all parameters whole, so that no forward pass communicates until :meth:`release`."""
+        for part in self.parts:
+            part.set_reshard_after_forward(False, recurse=False)
+            part.unshard()
+
+    def begin(self) -> None:
+        """A run begins; FSDP would drop gradients silently after one that failed within a pass.
+
+        Raises:
+            MisconfigurationException: One has failed, and this PyTorch can't start afresh.
+        """
+        if self.is_running:
+            if not hasattr(FSDPModule, "reset_iter_state"):
+                raise MisconfigurationException(
+                    "The run before this one failed, which the divided module does not survive with this PyTorch; make "
+                    "a new module and fit it from a checkpoint."
+                )
+            for root in self.roots:
+                cast(Any, root).reset_iter_state()
+            self.release()
+        self.is_running = True
+
+    def release(self) -> None:
+        """Undo :meth:`gather`."""
+        for part in self.parts:
+            part.set_reshard_after_forward(self._reshards and part not in self.roots, recurse=False)
+        self.divide()
+
+
+def shard(module: Module, inner: Sequence[Module], is_automatic: bool, reshards: bool, **options: Any) -> Sharding:
+    """Divide a module.
+
+    Args:
+        module: The module; submodules that the user has divided already stay as they are.
+        inner: Submodules that are units of their own, innermost first.
+        is_automatic: Whether backward passes run after the step.
+        reshards: Whether inner units are divided again after their forward pass.
+        options: For ``fully_shard``.
+    """
+    for unit in inner:
+        fully_shard(unit, reshard_after_forward=reshards, **options)
+    roots = [Redirect(module)] if is_automatic else list(_entrances(module))
+    for root in roots:
+        if not isinstance(root, FSDPModule):
+            fully_shard(root, reshard_after_forward=False, **options)
+    if is_automatic:
+        gather: Any = roots[0]
+        module.register_forward_pre_hook(lambda *_: gather.unshard())  # for calls of the module outside of a step
+    else:
+        _refuse_left_out(module)
+    return Sharding(roots, reshards)
+
+
+def _entrances(module: Module) -> Iterator[Module]:
+    """The outermost submodules with parameters that are called."""
+    for child in module.children():
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            yield from _entrances(child)
+        elif any(True for _ in child.parameters()):
+            yield child
+
+
+def _refuse_left_out(module: Module) -> None:
+    names = [name for name, p in module.named_parameters() if p.requires_grad and not isinstance(p, DTensor)]
+    if names:
+        raise MisconfigurationException(
+            f"{', '.join(names)}: parameters of the LightningModule itself can't be divided in manual optimisation; "
+            "put them into a submodule."
+        )
+
+
+def checkpoint_activations(parts: Sequence[Module]) -> None:
+    """Have modules compute what is within them again in the backward pass instead of keeping it."""
+    for part in parts:
+        part.forward = partial(checkpoint, part.forward, use_reentrant=False)
+
+
+def explaining(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A step whose use of a divided parameter is explained."""
+
+    def explained(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return step(*args, **kwargs)
+        except RuntimeError as error:
+            if "mixed torch.Tensor and DTensor" not in str(error):
+                raise
+            raise MisconfigurationException(
+                "A parameter was used while it was divided among the processes. Its submodule is a unit of its own, "
+                "and those are whole within their forward only: leave it out of auto_wrap_policy, or name the method "
+                "that uses it in configure_model: torch.distributed.fsdp.register_fsdp_forward_method(part, method)."
+            ) from error
+
+    return explained
+
+
+def make_whole(module: Module) -> None:
+    """Replace divided parameters by whole ones on the host; a collective call."""
+    for part in module.modules():
+        for name, parameter in cast("dict[str, Any]", part._parameters).items():
+            if isinstance(parameter, DTensor):
+                part._parameters[name] = Parameter(whole(parameter.detach()).cpu(), parameter.requires_grad)

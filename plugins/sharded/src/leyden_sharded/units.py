@@ -1,0 +1,81 @@
+"""Which submodules are a unit, to be sharded or checkpointed together: by class, by size, by a function."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, TypeAlias
+
+from torch import nn
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy, size_based_auto_wrap_policy
+from torch.nn import Module
+
+from leyden.utilities.exceptions import MisconfigurationException
+
+Policy: TypeAlias = "Iterable[type[Module]] | type[Module] | int | Callable[..., bool] | None"
+
+# Their forward reads the parameters of their children, whose own forward it does not call.
+_WHOLE = {nn.MultiheadAttention, nn.TransformerEncoderLayer}
+
+
+def units(module: Module, policy: Policy, argument: str) -> list[Module]:
+    """The submodules that a policy chooses, inner ones before those that they are in; never ``module`` itself.
+
+    A submodule that shares a parameter with what is outside of it is passed over: two units can't both have it.
+
+    Args:
+        module: Whose submodules.
+        policy: Classes; the least number of parameters of a unit; a function of ``module``, ``recurse`` and
+            ``nonwrapped_numel`` as ``torch.distributed.fsdp.wrap`` has them; None chooses none.
+        argument: What the user calls the policy, for messages.
+
+    Raises:
+        MisconfigurationException: The policy is none of these.
+    """
+    decide = _function(policy, argument)
+    if decide is None:
+        return []
+    uses = Counter(id(p) for part in module.modules() for p in part.parameters(recurse=False))
+    found: list[Module] = []
+    _visit(module, decide, uses, found, is_root=True)
+    return found
+
+
+def _function(policy: Policy, argument: str) -> Callable[..., bool] | None:
+    if policy is None:
+        return None
+    if isinstance(policy, type) and issubclass(policy, Module):
+        policy = {policy}
+    if isinstance(policy, int) and not isinstance(policy, bool) and policy > 0:
+        return partial(size_based_auto_wrap_policy, min_num_params=policy, force_leaf_modules=_WHOLE)
+    if isinstance(policy, (set, frozenset, list, tuple)) and all(_is_module_class(cls) for cls in policy):
+        return ModuleWrapPolicy(policy)
+    if callable(policy) and not isinstance(policy, type):
+        return policy
+    raise MisconfigurationException(
+        f"{argument}={policy!r} is no policy; write a set of module classes, {{torch.nn.TransformerEncoderLayer}} say, "
+        "the least number of parameters of a unit, or a function (module, recurse, nonwrapped_numel) -> bool."
+    )
+
+
+def _is_module_class(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, Module)
+
+
+def _visit(
+    module: Module, decide: Callable[..., bool], uses: Counter[int], found: list[Module], is_root: bool = False
+) -> int:
+    """Collect the units in ``module``; returns how many of its parameters are in one."""
+    count = sum(parameter.numel() for parameter in module.parameters())
+    if not decide(module=module, recurse=True, nonwrapped_numel=count):
+        inside = 0
+    else:
+        inside = sum(_visit(child, decide, uses, found) for child in module.children() if child not in found)
+    if is_root or not count or not decide(module=module, recurse=False, nonwrapped_numel=count - inside):
+        return inside
+    own = Counter(id(p) for part in module.modules() for p in part.parameters(recurse=False))
+    if any(uses[parameter] > times for parameter, times in own.items()):
+        return inside
+    found.append(module)
+    return count

@@ -1,0 +1,249 @@
+"""Sharded checkpoints as directories: whole or refused, replaced without a gap, turned into files and back."""
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from sharded_model import STRATEGIES, Model, quiet, rows, same, whole_state
+from sharded_ranks import on_ranks
+
+from leyden.callbacks import ModelCheckpoint
+from leyden.serialization import TorchCheckpointIO
+from leyden.utilities.exceptions import CheckpointCorruptedError
+from leyden_sharded import directory
+from leyden_sharded.background import Background, RemovingLater
+from leyden_sharded.consolidate import main
+
+
+def sharded(**options):
+    return STRATEGIES["zero_3 by layer"](state_dict_type="sharded", **options)
+
+
+def fit_and_save(root, devices, names=("run.ckpt",), strategy=sharded):
+    """Train, and save under each name; returns the weights."""
+    model = Model(torch.optim.Adam)
+    trainer = quiet(root, strategy(), devices)
+    trainer.fit(model, rows(8), rows(4))
+    for name in names:
+        trainer.save_checkpoint(root / name)
+    return whole_state(model)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A checkpoint by two processes, and its weights."""
+    root = tmp_path_factory.mktemp("saved")
+    return root / "run.ckpt", on_ranks(2, fit_and_save, root, 2)[0]
+
+
+@pytest.fixture
+def copied(saved, tmp_path):
+    """One of one's own to damage."""
+    shutil.copytree(saved[0], tmp_path / "run.ckpt")
+    return tmp_path / "run.ckpt"
+
+
+def validate(root, devices, path, strategy=sharded):
+    """The weights after loading, or what is said of the checkpoint."""
+    model = Model()
+    try:
+        quiet(root, strategy(), devices).validate(model, rows(4), ckpt_path=path, verbose=False)
+    except (CheckpointCorruptedError, RuntimeError) as error:
+        return str(error)
+    return whole_state(model)
+
+
+def test_a_directory_has_a_file_of_each_process_and_nothing_unfinished(saved):
+    path, _ = saved
+    names = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+    assert names == {"leyden.ckpt", "shards-1/.metadata", "shards-1/__0_0.distcp", "shards-1/__1_0.distcp"}
+    assert set(torch.load(path / "leyden.ckpt", weights_only=True)) == {"checkpoint", "shards"}
+
+
+def assert_refused(tmp_path, path, *words):
+    for said in on_ranks(2, validate, tmp_path, 2, path):
+        assert isinstance(said, str)
+        assert all(word in said for word in words), said
+
+
+def test_a_missing_shard_is_named(tmp_path, copied):
+    (copied / "shards-1" / "__1_0.distcp").unlink()
+    assert_refused(tmp_path, copied, "__1_0.distcp", "missing", str(copied))
+
+
+def test_an_altered_shard_is_named(tmp_path, copied, saved):
+    shard = copied / "shards-1" / "__0_0.distcp"
+    content = bytearray(shard.read_bytes())
+    content[content.index(saved[1]["layers.0.weight"][0].numpy().tobytes())] ^= 1
+    shard.write_bytes(content)
+    assert_refused(tmp_path, copied, "__0_0.distcp", "not what was written")
+
+
+def test_an_unfinished_checkpoint_is_refused(tmp_path, copied):
+    (copied / "leyden.ckpt").unlink()
+    assert_refused(tmp_path, copied, "leyden.ckpt", "never finished")
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.mkdir, ("harm",)
+
+
+def test_metadata_that_would_run_code_is_refused(tmp_path, copied, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (copied / "shards-1" / ".metadata").write_bytes(pickle.dumps(Harmful()))
+    assert_refused(tmp_path, copied, ".metadata", "mkdir")
+    assert not Path("harm").exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_its_keys(tmp_path, saved):
+    def load():
+        model = Model()
+        model.layers[2] = torch.nn.Linear(9, 2, bias=False)
+        with pytest.raises(RuntimeError, match=r"Unexpected key.*layers\.2\.bias"):
+            quiet(tmp_path, sharded(), 2).validate(model, rows(4), ckpt_path=saved[0], verbose=False)
+        model = Model()
+        model.layers[2] = torch.nn.Linear(9, 3)
+        with pytest.raises(RuntimeError, match=r"size mismatch for layers\.2\.weight"):
+            quiet(tmp_path, sharded(), 2).validate(model, rows(4), ckpt_path=saved[0], verbose=False)
+
+    on_ranks(2, load)
+
+
+def test_what_a_killed_save_leaves_is_passed_over_and_removed_by_the_next(tmp_path, copied, saved):
+    shutil.copytree(copied / "shards-1", copied / "shards-2")
+    (copied / "shards-2" / ".metadata").unlink()
+    assert same(on_ranks(2, validate, tmp_path, 2, copied)[0], saved[1])
+    assert same(on_ranks(2, fit_and_save, tmp_path, 2)[0], saved[1])
+    assert sorted(path.name for path in copied.iterdir()) == ["leyden.ckpt", "shards-3"]
+
+
+def both_kinds_at_one_place(root):
+    """A file is replaced by a directory, and the directory by a file."""
+    kinds = []
+    for strategy in (STRATEGIES["zero_3"], sharded, STRATEGIES["zero_3"]):
+        weights = fit_and_save(root, 2, strategy=strategy)
+        kinds.append((root / "run.ckpt").is_dir())
+        assert same(validate(root, 2, root / "run.ckpt", strategy), weights)
+    return kinds
+
+
+def test_a_file_and_a_directory_replace_each_other(tmp_path):
+    assert on_ranks(2, both_kinds_at_one_place, tmp_path)[0] == [False, True, False]
+    assert [path.name for path in tmp_path.iterdir()] == ["run.ckpt"]
+
+
+def save_over_a_foreign_directory(root):
+    with pytest.raises(IsADirectoryError, match="no checkpoint that could be replaced"):
+        fit_and_save(root, 1, ["mine"], STRATEGIES["zero_3"])
+
+
+def test_a_directory_that_is_no_checkpoint_is_not_replaced(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("…")
+    on_ranks(1, save_over_a_foreign_directory, tmp_path)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "…"
+
+
+def keep_the_best(root, is_async):
+    """ModelCheckpoint removes directories as it removes files."""
+    callback = ModelCheckpoint(root / "kept", monitor="val_loss", save_last=True)
+    model = Model()
+    trainer = quiet(
+        root, sharded(async_save=is_async), 2, callbacks=[callback], max_epochs=3, enable_checkpointing=True
+    )
+    trainer.fit(model, rows(8), rows(4))
+    best = callback.best_model_path
+    results = trainer.test(model, rows(4), ckpt_path="best", verbose=False)
+    return os.path.basename(best), float(callback.best_model_score), results[0]["test_loss"]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_the_checkpoint_callback_keeps_the_best_directory(tmp_path, is_async):
+    for best, score, tested in on_ranks(2, keep_the_best, tmp_path, is_async):
+        assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == sorted([best, "last.ckpt"])
+        assert tested == pytest.approx(score)
+
+
+# -- saving in the background -----------------------------------------------------------------------------------
+
+
+def fail_to_finish(root):
+    """The disk is full when the background save ends."""
+
+    def full(*_):
+        raise OSError("no space left")
+
+    directory.finish = full
+    model = Model()
+    callback = ModelCheckpoint(root, save_top_k=-1)
+    strategy = sharded(async_save=True)
+    trainer = quiet(root, strategy, 2, callbacks=[callback], max_epochs=2, enable_checkpointing=True)
+    with pytest.raises(BaseException, match="no space left"):
+        trainer.fit(model, rows(8), rows(4))
+    return list(root.rglob("leyden.ckpt"))
+
+
+def test_a_background_save_that_fails_is_said(tmp_path):
+    assert on_ranks(2, fail_to_finish, tmp_path) == [[], []]
+
+
+def test_nothing_is_removed_after_a_save_that_failed(tmp_path):
+    background, storage = Background(), TorchCheckpointIO()
+    old = tmp_path / "old.ckpt"
+    storage.save_checkpoint({}, str(old))
+    background.add(int, "no number")
+    RemovingLater(storage, lambda: background).remove_checkpoint(str(old))
+    with pytest.raises(ValueError, match="no number"):
+        background.wait()
+    assert old.exists()
+    RemovingLater(storage, lambda: background).remove_checkpoint(str(old))
+    background.wait()
+    assert not old.exists()
+
+
+# -- one form into the other ------------------------------------------------------------------------------------
+
+
+def test_a_directory_becomes_a_file_that_every_strategy_loads_and_a_directory_again(tmp_path, saved, capfd):
+    path, weights = saved
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "leyden_sharded.consolidate",
+        str(path),
+        str(tmp_path / "whole.ckpt"),
+    ]
+    subprocess.run(command, check=True)
+    checkpoint = torch.load(tmp_path / "whole.ckpt", weights_only=True)
+    assert same(checkpoint["state_dict"], weights)
+    assert set(checkpoint["optimizer_states"][0]["state"][0]) == {"step", "exp_avg", "exp_avg_sq"}
+    assert same(validate(tmp_path, 1, tmp_path / "whole.ckpt", lambda: "auto"), weights)
+    assert main([str(tmp_path / "whole.ckpt"), str(tmp_path / "again.ckpt")]) == 0
+    assert same(on_ranks(2, validate, tmp_path, 2, tmp_path / "again.ckpt")[0], weights)
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "said"),
+    [
+        ("none.ckpt", "new.ckpt", "There is no checkpoint"),
+        ("run.ckpt", "taken.ckpt", "There is something"),
+        ("broken.ckpt", "new.ckpt", "__0_0.distcp of 2 shards is missing"),
+        ("taken.ckpt", "new.ckpt", "no checkpoint of a model"),
+    ],
+)
+def test_the_command_says_what_is_wrong(tmp_path, copied, capsys, source, target, said):
+    TorchCheckpointIO().save_checkpoint({"epoch": 1}, str(tmp_path / "taken.ckpt"))
+    shutil.copytree(copied, tmp_path / "broken.ckpt")
+    (tmp_path / "broken.ckpt" / "shards-1" / "__0_0.distcp").unlink()
+    assert main([str(tmp_path / source), str(tmp_path / target)]) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "new.ckpt").exists()

@@ -1,0 +1,202 @@
+"""Every strategy against one process, and against ddp: the same weights on the same global batch."""
+
+from functools import partial
+
+import pytest
+import torch
+from sharded_model import FSDP, STRATEGIES, Model, furthest, quiet, rows, same, whole_state
+from sharded_ranks import on_ranks
+from torch import nn
+
+import leyden as pl
+from leyden.plugins import MixedPrecision
+from leyden.utilities.exceptions import MisconfigurationException
+
+SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+ADAM = partial(torch.optim.Adam, lr=0.05)
+ADAMW = partial(torch.optim.AdamW, lr=0.05)
+
+
+def grouped(parameters):
+    """Two groups of parameters with options of their own."""
+    *most, last = parameters
+    return torch.optim.AdamW([{"params": most}, {"params": [last], "lr": 0.2, "weight_decay": 0.0}], lr=0.05)
+
+
+def half():
+    """Scaled by so little that no step is skipped."""
+    return MixedPrecision("16-mixed", scaler=torch.amp.GradScaler("cpu", init_scale=64.0))
+
+
+# optimizer, options of the Trainer, tolerance against one process, whether it is ddp's arithmetic: norms are added up
+# in another order, and PyTorch rounds 16-bit sums differently at the end of a tensor
+CASES = {
+    "SGD": (SGD, {}, 1e-6, True),
+    "Adam": (ADAM, {}, 1e-6, True),
+    "groups": (grouped, {}, 1e-6, True),
+    "clipped by norm": (SGD, {"gradient_clip_val": 0.1}, 1e-6, False),
+    "clipped by value": (ADAM, {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}, 1e-5, True),
+    "accumulated": (SGD, {"accumulate_grad_batches": 2}, 1e-6, True),
+    "bf16-mixed": (SGD, {"precision": "bf16-mixed"}, 2e-2, True),
+    "16-mixed": (SGD, {"plugins": half, "gradient_clip_val": 1.0}, 1e-2, False),
+    "bf16-true": (SGD, {"precision": "bf16-true"}, 0.1, False),
+    "64-true": (ADAM, {"precision": "64-true"}, 1e-12, True),
+}
+
+
+def train(root, strategy, batch_size, cases=tuple(CASES)):
+    """The weights after each case, in one process or in all."""
+    found = {}
+    for case in cases:
+        optimizer, options, *_ = CASES[case]
+        options = {name: value() if callable(value) else value for name, value in options.items()}
+        model = Model(optimizer)
+        trainer = quiet(root, strategy, devices=1 if strategy == "auto" else 2, max_epochs=2, **options)
+        trainer.fit(model, rows(16, batch_size), rows(6, batch_size))
+        assert trainer.global_step == (4 if case == "accumulated" else 8)
+        found[case] = whole_state(model)
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """What each strategy made of each case; the weights of both ranks."""
+    return {name: on_ranks(2, train, tmp_path_factory.mktemp("run"), name, 2) for name in STRATEGIES}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("alone"), "auto", 4)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_weights_are_those_of_one_process_on_the_same_global_batch(trained, alone, strategy, case):
+    first, second = (found[case] for found in trained[strategy])
+    tolerance = CASES[case][2]
+    assert same(first, second)
+    assert furthest(first, alone[case]) < tolerance
+    assert furthest(first, whole_state(Model())) > 5 * tolerance
+
+
+@pytest.mark.parametrize("case", [case for case, (*_, is_same) in CASES.items() if is_same])
+@pytest.mark.parametrize("strategy", ["zero_1", *FSDP])
+def test_the_weights_are_ddps_to_the_last_bit(trained, strategy, case):
+    assert same(trained[strategy][0][case], trained["ddp"][0][case])
+
+
+def train_on_the_same(root, strategy):
+    """Every rank has the whole data, so that averaging changes nothing."""
+    model = Model(ADAM)
+    trainer = quiet(root, strategy, 1 if strategy == "auto" else 2, max_epochs=3, use_distributed_sampler=False)
+    trainer.fit(model, rows(9, 3), rows(3))
+    return whole_state(model)
+
+
+@pytest.mark.parametrize("strategy", ["zero_1", "zero_2", "zero_3 by layer"])
+def test_ranks_with_the_same_batches_are_one_process_to_the_last_bit(tmp_path, strategy):
+    together = on_ranks(2, train_on_the_same, tmp_path, strategy)
+    assert same(together[0], train_on_the_same(tmp_path / "alone", "auto"))
+
+
+class Adversaries(pl.LightningModule):
+    """Manual optimisation: two networks with an optimizer each, of which only one requires gradients at a time."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.automatic_optimization = False
+        self.maker, self.judge = nn.ModuleList([nn.Linear(4, 4)]), nn.Linear(4, 2)
+
+    def training_step(self, batch, batch_idx):
+        making, judging = self.optimizers()
+        with torch.no_grad():
+            made = self.maker[0](batch[0])
+        with judging.toggle_model():
+            loss = (self.judge(made) - batch[1]).square().mean() + self.judge(batch[0]).square().mean()
+            judging.zero_grad()
+            self.manual_backward(loss)
+            self.clip_gradients(judging, 0.5)
+            judging.step()
+        with making.toggle_model(sync_grad=batch_idx % 2 == 1):
+            self.manual_backward(self.judge(self.maker[0](batch[0])).square().mean())
+        if batch_idx % 2 == 1:
+            making.step()
+            making.zero_grad()
+
+    def configure_optimizers(self):
+        return SGD(self.maker.parameters()), ADAM(self.judge.parameters())
+
+
+def train_adversaries(root, strategy, batch_size, options):
+    model, devices = Adversaries(), 1
+    if strategy != "auto":
+        strategy, devices = STRATEGIES[strategy](**options), 2
+    quiet(root, strategy, devices, max_epochs=2).fit(model, rows(16, batch_size))
+    return whole_state(model)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options"), [("zero_1", {"find_unused_parameters": True}), ("zero_2", {}), ("zero_3", {})]
+)
+def test_manual_optimisation(tmp_path, strategy, options):
+    together = on_ranks(2, train_adversaries, tmp_path, strategy, 2, options)
+    assert same(*together)
+    assert furthest(together[0], train_adversaries(tmp_path / "alone", "auto", 4, {})) < 1e-6
+
+
+class Scheduled(Model):
+    """The learning rate changes with every step, and after an epoch by what is logged."""
+
+    def configure_optimizers(self):
+        optimizer = ADAMW(self.parameters())
+        steps = {"scheduler": torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, 8), "interval": "step"}
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.1, mode="max")
+        return [optimizer], [steps, {"scheduler": plateau, "monitor": "val_loss"}]
+
+
+def train_scheduled(root, strategy, batch_size):
+    model = Scheduled()
+    trainer = quiet(root, strategy, 1 if strategy == "auto" else 2, max_epochs=2)
+    trainer.fit(model, rows(16, batch_size), rows(4))
+    return whole_state(model), trainer.optimizers[0].param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize("strategy", ["zero_1", "zero_3"])
+def test_schedulers_reach_the_optimizer(tmp_path, strategy):
+    weights, rate = train_scheduled(tmp_path / "alone", "auto", 4)
+    for found, its_rate in on_ranks(2, train_scheduled, tmp_path, strategy, 2):
+        assert furthest(found, weights) < 1e-6
+        assert its_rate == pytest.approx(rate)
+
+
+def test_an_optimizer_that_does_not_step_parameters_by_themselves_is_refused(tmp_path):
+    def divide():
+        model = Model(torch.optim.LBFGS)
+        with pytest.raises(MisconfigurationException, match="LBFGS, which does not step each parameter by itself"):
+            quiet(tmp_path, "zero_1", 2).fit(model, rows(8), rows(4))
+
+    on_ranks(2, divide)
+
+
+def train_on_overflow(root, strategy):
+    """The gradients of rank 1 overflow in the first batch; the step is skipped by all."""
+    model = Model(SGD)
+
+    class Overflowing(pl.Callback):
+        def on_before_backward(self, trainer, pl_module, loss):
+            if trainer.global_rank == 1 and trainer.fit_loop.trainer.progress.total_batches == 1:
+                loss.data.fill_(0)
+                loss.register_hook(lambda gradient: gradient * float("inf"))
+
+    trainer = quiet(root, strategy, 2, precision="16-mixed", max_steps=1, callbacks=[Overflowing()])
+    trainer.precision_plugin.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    trainer.fit(model, rows(16), rows(4))
+    return whole_state(model), trainer.precision_plugin.skipped_steps, trainer.precision_plugin.scaler.get_scale()
+
+
+@pytest.mark.parametrize("strategy", ["zero_1", "zero_3 by layer"])
+def test_a_step_that_overflows_on_one_rank_is_skipped_on_all(tmp_path, strategy):
+    for weights, skipped, scale in on_ranks(2, train_on_overflow, tmp_path, strategy):
+        assert same(weights, whole_state(Model()))
+        assert (skipped, scale) == (1, 32.0)
