@@ -1,0 +1,198 @@
+"""EngineCheckpoints: directories that DeepSpeed's engine writes, with the rest of a run's state beside."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import Module
+
+from leyden.serialization import TorchCheckpointIO, local_path
+from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.rank_zero import rank_zero_warn
+from leyden.utilities.storage import is_remote
+from leyden_ddp.parallel import ParallelStrategy
+from leyden_deepspeed.library import known_rank
+from leyden_deepspeed.whole import Parts, is_divided, whole_values
+
+REST = "leyden.ckpt"  # what of a checkpoint is not DeepSpeed's
+TAG = "checkpoint"  # the engine's directory in it, named as Lightning names it
+OWN_KEY = "deepspeed"
+
+
+def is_directory(path: str) -> bool:
+    """Whether there is a checkpoint of this strategy at ``path``."""
+    return not is_remote(path) and (local_path(path) / REST).is_file()
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """The whole weights of a checkpoint, in 32 bits where DeepSpeed keeps them; its files are unpickled.
+
+    Args:
+        path: The directory.
+    """
+    engine = path / TAG
+    weights: dict[str, Any] = {}
+    if (whole := engine / "mp_rank_00_model_states.pt").is_file():  # stages 0 to 2; only it has all that is not trained
+        weights.update(torch.load(whole, map_location="cpu", weights_only=False)["module"])
+    if next(engine.glob("*optim_states.pt"), None) is not None:
+        converter = importlib.import_module("deepspeed.utils.zero_to_fp32")
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            weights.update(converter.get_fp32_state_dict_from_zero_checkpoint(str(path), TAG))
+    half = (torch.bfloat16, torch.float16)  # those that are not trained, of which DeepSpeed has no 32 bits
+    return {name: value.float() if value.dtype in half else value for name, value in weights.items()}
+
+
+class EngineCheckpoints(ParallelStrategy):
+    """A strategy whose checkpoints are written by an engine of DeepSpeed's, each process its part."""
+
+    exclude_frozen_parameters: bool
+    stage: int
+    _deepspeed: Any
+    _dtypes: dict[str, torch.dtype]
+    _dtype: torch.dtype | None
+    _module: Any
+    _shadow: Module
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._engine: Any = None
+        self._parts: Parts | None = None
+        self._step: Any = None
+        self._to_load: tuple[Path, dict[str, Any]] | None = None
+
+    # -- saving ----------------------------------------------------------------------------------------------------
+
+    def module_state_dict(self, module: Module) -> dict[str, Any]:
+        """Nothing while there is an engine, which saves the parameters itself."""
+        return super().module_state_dict(module) if self._engine is None else {}
+
+    def optimizer_state_dict(self, optimizer: Any) -> dict[str, Any]:
+        """Nothing: the engine saves it itself."""
+        return {}
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
+        """Write a directory; weights alone are one file that any strategy, and plain PyTorch, loads."""
+        if self._engine is None:
+            return super().save_checkpoint(checkpoint, path, storage_options)
+        if "optimizer_states" not in checkpoint:
+            state = dict(self._module.state_dict())
+            if self._parts is None:
+                state.update(whole_values(self._deepspeed, self._module))
+            return super().save_checkpoint({**checkpoint, "state_dict": state}, path, storage_options)
+        if is_remote(path) or storage_options is not None:
+            raise MisconfigurationException(
+                f"DeepSpeed writes to local and shared file systems only, not to {path!r} with "
+                f"storage_options={storage_options!r}; only weights (save_weights_only=True) go elsewhere."
+            )
+        self._save_directory(checkpoint, local_path(self.broadcast(path)))
+
+    def _save_directory(self, checkpoint: dict[str, Any], target: Path) -> None:
+        if self._step is not None and self._step.accumulating:
+            rank_zero_warn(
+                "A checkpoint is saved between two optimizer steps: DeepSpeed does not save the gradients that have "
+                "been accumulated, so a run that is resumed from it is not exact."
+            )
+        for rank in checkpoint["leyden"]["ranks"]:
+            rank["gradients"] = {}  # the engine's own
+        beside = target.with_name(f".{target.name}.part")
+        if self.is_global_zero:
+            _remove(beside)
+            beside.mkdir(parents=True)
+        if self._parts is not None:
+            self._parts.exchange()
+        with known_rank(self.local_rank), self.collective("save_checkpoint"):
+            self._engine.save_checkpoint(str(beside), tag=TAG, exclude_frozen_parameters=self.exclude_frozen_parameters)
+        if self._parts is not None:
+            self._parts.exchange()
+        if self.is_global_zero:
+            checkpoint[OWN_KEY] = {"stage": self.stage, "world_size": self.world_size}
+            TorchCheckpointIO().save_checkpoint(checkpoint, str(beside / REST))
+            aside = target.with_name(f".{target.name}.old")
+            _remove(aside)
+            if target.exists():
+                os.replace(target, aside)
+            os.replace(beside, target)
+            _remove(aside)
+
+    # -- loading ---------------------------------------------------------------------------------------------------
+
+    def load_checkpoint(self, path: str, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a directory, whose weights and optimizer's state the engine takes later, or one file.
+
+        Raises:
+            MisconfigurationException: DeepSpeed's pickles are not to be loaded, or a directory is another's.
+        """
+        self._to_load = None
+        if not is_directory(path):
+            if not is_remote(path) and local_path(path).is_dir():
+                raise MisconfigurationException(
+                    f"The directory {path!r} is no checkpoint of strategy='deepspeed': it has no {REST}. Resume with "
+                    "the strategy that wrote it, or turn it into one file first."
+                )
+            return super().load_checkpoint(path, weights_only)
+        if weights_only:
+            raise MisconfigurationException(
+                f"weights_only=True forbids what DeepSpeed wrote to {path!r}: pickles, which can run code; leave that "
+                "out if you trust who wrote it, or turn it into one file, python -m leyden_deepspeed.consolidate."
+            )
+        directory = local_path(path)
+        checkpoint = TorchCheckpointIO().load_checkpoint(str(directory / REST))
+        self._to_load = directory, checkpoint.pop(OWN_KEY)
+        return checkpoint
+
+    def load_module_state_dict(self, module: Module, state: dict[str, Any], strict: bool) -> None:
+        """Take whole weights; those of a directory are left to the engine of a fit."""
+        if self._to_load is None:
+            return self._load_whole(module, state, strict)
+        directory, _ = self._to_load
+        if module.trainer.state.fn != "fit":  # type: ignore[union-attr]
+            self._to_load = None
+            self._load_whole(module, read_weights(directory), strict)
+
+    def _load_whole(self, module: Module, state: dict[str, Any], strict: bool) -> None:
+        if not is_divided(module):
+            module.load_state_dict(state, strict=strict)
+            return
+        with self._deepspeed.zero.GatheredParameters(list(module.parameters()), modifier_rank=0):
+            module.load_state_dict(state, strict=strict)
+
+    def _load_engine(self) -> None:
+        """Let the engine read its part of a directory, if one is waiting."""
+        if self._to_load is None:
+            return
+        (directory, written), self._to_load = self._to_load, None
+        now = {"stage": self.stage, "world_size": self.world_size}
+        if written != now:
+            raise MisconfigurationException(
+                f"{str(directory)!r} was written by {written['world_size']} processes in stage {written['stage']}, and "
+                f"this run has {now['world_size']} in stage {now['stage']}, which DeepSpeed can't go on with; turn it "
+                "into one file of weights, python -m leyden_deepspeed.consolidate, and start a new fit from these."
+            )
+        with self.collective("load_checkpoint"):
+            found, _ = self._engine.load_checkpoint(
+                str(directory), tag=TAG, load_module_strict=self._module.strict_loading
+            )
+        if found is None:
+            raise MisconfigurationException(f"DeepSpeed finds nothing in {str(directory)!r} that it could load.")
+
+    def load_optimizer_state_dict(self, optimizer: Any, state: dict[str, Any]) -> None:
+        """Nothing for a directory, which the engine has read.
+
+        Raises:
+            MisconfigurationException: The state is that of a whole optimizer.
+        """
+        if state:
+            raise MisconfigurationException(
+                "The checkpoint was written by another strategy, and DeepSpeed can't take over its optimizer's state; "
+                "resume with that strategy, or load the weights with load_from_checkpoint and start a new fit."
+            )
+
+
+def _remove(path: Path) -> None:
+    if path.exists():
+        TorchCheckpointIO().remove_checkpoint(str(path))
