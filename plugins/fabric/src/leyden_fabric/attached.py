@@ -1,0 +1,69 @@
+"""A LightningModule under a hand-written loop: what it asks its Trainer for, answered by Fabric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from leyden.interfaces.logger import Logger
+from leyden.interfaces.strategy import Strategy
+
+if TYPE_CHECKING:
+    from leyden_fabric.fabric import Fabric
+    from leyden_fabric.wrappers import FabricModule
+
+
+class AttachedFabric:
+    """In the place of a module's ``trainer``: ``self.log``, ``self.manual_backward``, ``self.print`` and others work.
+
+    What only a Trainer has is named when it is asked for.
+
+    Args:
+        fabric: The Fabric.
+        module: The module, set up.
+        optimizers: Those that were set up with it.
+    """
+
+    is_running = True
+    current_epoch = global_step = 0  # whoever writes the loop counts
+    lr_scheduler_configs = ()
+
+    def __init__(self, fabric: Fabric, module: FabricModule, optimizers: list[Any]) -> None:
+        self.fabric, self._module = fabric, module
+        self.optimizers = self.wrapped_optimizers = optimizers
+        self.logging = self.step = self  # the Trainer has these in objects of their own
+
+    @property
+    def strategy(self) -> Strategy:
+        """The strategy that has set the module up."""
+        return self._module._strategy
+
+    @property
+    def logger(self) -> Logger | None:
+        """The first logger, or None."""
+        return next(iter(self.fabric.loggers), None)
+
+    def log(self, name: str, value: Any, options: Any, batch_size: int | None) -> None:
+        """Log at once and as it is: only a Trainer knows of steps and epochs to reduce over."""
+        if options.logger is not False:
+            values = {f"{name}/{key}": v for key, v in value.items()} if isinstance(value, Mapping) else {name: value}
+            self.fabric.log_dict(values)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """``self.manual_backward``."""
+        self.fabric.backward(loss, *args, model=self._module, **kwargs)
+
+    def clip_gradients(self, optimizer: Any, value: float | None, algorithm: str | None) -> None:
+        """``self.clip_gradients``; there is no default value to clip by."""
+        if value is not None:
+            limit: dict[str, Any] = {"clip_val" if algorithm == "value" else "max_norm": value}
+            self.fabric.clip_gradients(self._module, optimizer, **limit)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("global_rank", "local_rank", "loggers", "print", "world_size", "is_global_zero"):
+            return getattr(self.fabric, name)
+        raise AttributeError(
+            f"self.trainer.{name}: this module was set up by Fabric, which has nothing of that name; a Trainer has."
+        )

@@ -1,0 +1,348 @@
+"""The processes of a Fabric: what they run on, how they come to be, talk to each other, and end."""
+
+from __future__ import annotations
+
+import atexit
+import inspect
+import os
+import sys
+import weakref
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from leyden.interfaces.accelerator import Accelerator
+from leyden.interfaces.checkpoint_io import CheckpointIO
+from leyden.interfaces.environment import Environment
+from leyden.interfaces.logger import Logger
+from leyden.interfaces.precision import Precision
+from leyden.interfaces.run_directory import RunDirectoryLogger
+from leyden.interfaces.strategy import Strategy
+from leyden.trainer import parts
+from leyden.trainer.setup import compare_plugins
+from leyden.utilities.batch import map_collection
+from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.rank_zero import rank_zero_only
+from leyden_fabric.wrappers import strategy_hook
+
+T = TypeVar("T")
+
+
+class Processes:
+    """The part of :class:`~leyden_fabric.fabric.Fabric` that knows nothing of models and data.
+
+    See there for the arguments.
+    """
+
+    # With ``strategy``, ``plugin_manager``, ``parallel_devices``, ``num_nodes`` and ``default_root_dir`` what parts,
+    # samplers and the like ask of the Trainer that they are for.
+    fast_dev_run = False
+    use_distributed_sampler = True
+
+    def __init__(
+        self,
+        *,
+        accelerator: str | Accelerator = "auto",
+        strategy: str | Strategy = "auto",
+        devices: list[int] | str | int = "auto",
+        num_nodes: int = 1,
+        precision: str | int | None = None,
+        plugins: Any = None,
+        callbacks: Any = None,
+        loggers: Any = None,
+    ) -> None:
+        if not isinstance(num_nodes, int) or num_nodes < 1:
+            raise MisconfigurationException(f"num_nodes={num_nodes!r}: write how many machines, 1 or more.")
+        owner: Any = self
+        self.plugin_manager, given = parts.sort_plugins(plugins)
+        manager = self.plugin_manager
+        self._accelerator = parts.choose_accelerator(accelerator, manager)
+        self.parallel_devices = parts.choose_devices(devices, self._accelerator)
+        self.num_nodes, self.default_root_dir = num_nodes, os.getcwd()
+        environment = parts.choose_environment(given.get(Environment), manager)
+        self._strategy = parts.choose_strategy(strategy, owner, manager, environment)
+        _refuse_loop_of_its_own(self._strategy)
+        self._precision = parts.choose_precision(precision, given.get(Precision), self._accelerator, manager)
+        self._strategy.accelerator, self._strategy.precision = self._accelerator, self._precision
+        self._strategy.checkpoint_io = parts.choose_checkpoint_io(given.get(CheckpointIO))
+        self._strategy.parallel_devices, self._strategy.num_nodes = self.parallel_devices, num_nodes
+        self._strategy.environment = environment
+        self._strategy.connect()
+        rank_zero_only.rank = self._strategy.global_rank
+        self._loggers = parts.choose_loggers(False if loggers is None else loggers, owner, manager)
+        given_callbacks = [] if callbacks is None else callbacks
+        self._callbacks = list(given_callbacks) if isinstance(given_callbacks, (list, tuple)) else [given_callbacks]
+        self._launched = self._running = self._failed = False
+        self._in_backward = self._keeps_gradients = False
+        # A strategy has one module, so each module is set up by a copy, in the same processes.
+        self._module_strategies: list[weakref.ref[Strategy]] = []
+        if type(self).run is not Processes.run:
+            self.run = partial(self.launch, type(self).run)  # type: ignore[method-assign]
+        weakref.finalize(self, _save, self._loggers)
+
+    # -- who is who ---------------------------------------------------------------------------------------
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """What computes."""
+        return self._accelerator
+
+    @property
+    def strategy(self) -> Strategy:
+        """How the processes work together."""
+        return self._strategy
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this process."""
+        return self._strategy.root_device
+
+    @property
+    def global_rank(self) -> int:
+        """This process among all, from 0."""
+        return self._strategy.global_rank
+
+    @property
+    def local_rank(self) -> int:
+        """This process among those of its node, from 0."""
+        return self._strategy.local_rank
+
+    @property
+    def node_rank(self) -> int:
+        """This node among all, from 0."""
+        return self._strategy.node_rank
+
+    @property
+    def world_size(self) -> int:
+        """Processes in all."""
+        return self._strategy.world_size
+
+    @property
+    def is_global_zero(self) -> bool:
+        """Whether this is the process of rank 0."""
+        return self._strategy.is_global_zero
+
+    # -- beginning and end --------------------------------------------------------------------------------
+
+    def launch(self, function: Callable[..., Any] | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Start the other processes, where nobody has started them yet, and have all of them meet.
+
+        Args:
+            function: What all processes run; it is given this Fabric and the further arguments. Without one they run
+                the rest of the script, which the strategies that start processes by function ("ddp_spawn",
+                "ddp_fork", "ddp_notebook") can't.
+            args: Further arguments of ``function``.
+            kwargs: Its keyword arguments.
+
+        Returns:
+            What ``function`` returned in this process, or in that of rank 0 if this is none of the run's.
+
+        Raises:
+            MisconfigurationException: ``function`` can't be called with a Fabric, or is needed and missing.
+        """
+        launcher = self._strategy.launcher
+        start: Callable[..., Any] = launcher.launch if launcher is not None else _call
+        if function is not None:
+            _refuse_function(function)
+            return function(self, *args, **kwargs) if self._running else start(self._execute, function, args, kwargs)
+        if launcher is not None and not launcher.takes_part:
+            raise MisconfigurationException(
+                "This strategy starts processes that run a function; put the loop into one and write "
+                "fabric.launch(function)."
+            )
+        if not self._has_to_meet:
+            self._require_met()
+        elif not self._running:
+            start(self._run_script)
+        return None
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Override it in a subclass, and calling it launches the processes, which run it."""
+
+    def _execute(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One process's part of a run of a function: meet the others, run, and part from them whatever happens."""
+        self._meet()
+        self._running, self._failed = True, False
+        try:
+            result = function(self, *args, **kwargs)
+        except BaseException as error:
+            self._failed = True
+            cause = self._strategy.first_cause(error)
+            self._part()
+            if cause is error:
+                raise
+            raise cause from error
+        self._part()
+        return result
+
+    def _run_script(self) -> None:
+        """Meet the others for the rest of the script: they are told if it fails, and waited for at its end."""
+        self._meet()
+        self._running = True
+        usual = sys.excepthook
+
+        def tell(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+            self._failed = True
+            cause = self._strategy.first_cause(error)
+            if cause is not error:
+                cause.__cause__ = error
+            usual(type(cause), cause, cause.__traceback__)
+
+        sys.excepthook = tell
+        atexit.register(self._end_script)
+
+    def _end_script(self) -> None:
+        try:
+            self._part()
+        except Exception as error:
+            if not self._failed:  # another rank failed, of which the script of this one has not heard
+                sys.excepthook(type(error), error, error.__traceback__)
+
+    def _meet(self) -> None:
+        self._strategy.setup_environment()
+        rank_zero_only.rank = self.global_rank
+        owner: Any = self
+        compare_plugins(owner)
+        for logger in self._loggers:
+            if isinstance(logger, RunDirectoryLogger) and self.world_size > 1:
+                logger.take_version(self._strategy.broadcast(logger.version if self.is_global_zero else 0))
+        self._launched = True
+
+    def _part(self) -> None:
+        """Finish what is being written, and leave the other processes."""
+        self._running = False
+        for logger in self._loggers:
+            logger.finalize("failed" if self._failed else "success")
+        self._precision.teardown()
+        self._strategy.checkpoint_io.teardown()
+        self._strategy.teardown()
+
+    @property
+    def _has_to_meet(self) -> bool:
+        return type(self._strategy).setup_environment is not Strategy.setup_environment
+
+    def _require_met(self) -> None:
+        """See that the processes have met, before anything that they do together.
+
+        Raises:
+            RuntimeError: They have not, and only ``launch`` can make them.
+        """
+        if self._launched:
+            return
+        if self._has_to_meet:
+            raise RuntimeError(
+                f"The processes of strategy {self._strategy.strategy_name!r} have not met yet; call fabric.launch() "
+                "first, or do this in the function that fabric.launch(function) runs."
+            )
+        self._meet()
+
+    def _take_part(self) -> None:
+        """Before what all processes do or none: it is counted, for those that watch over whether one has ended."""
+        self._require_met()
+        strategy_hook(self._strategy, "on_train_batch_start", None, 0)
+
+    # -- talking ------------------------------------------------------------------------------------------
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print in the first process of each node."""
+        if self.local_rank == 0:
+            print(*args, **kwargs)
+
+    def barrier(self, name: str | None = None) -> None:
+        """Wait until every process has come here; called by all."""
+        self._take_part()
+        self._strategy.barrier(name)
+
+    def broadcast(self, obj: T, src: int = 0) -> T:
+        """The ``obj`` of process ``src``, anything that pickles; called by all."""
+        self._take_part()
+        return self._strategy.broadcast(obj, src)
+
+    def all_gather(self, data: Any, group: Any = None, sync_grads: bool = False) -> Any:
+        """Gather tensors or numbers, or a collection of them, from all processes; called by all.
+
+        Args:
+            data: Of the same structure in every process.
+            group: The process group; all by default.
+            sync_grads: Whether gradients flow back to the processes.
+
+        Returns:
+            The same structure, each tensor with a new first dimension of the world's size, unless there is but one
+            process.
+        """
+        self._take_part()
+        return self._each_tensor(data, lambda tensor: self._strategy.all_gather(tensor, group, sync_grads))
+
+    def all_reduce(self, data: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
+        """Reduce tensors or numbers, or a collection of them, over all processes; called by all.
+
+        Tensors are changed in place where the result has their type; a mean of whole numbers has not.
+
+        Args:
+            data: Of the same structure in every process.
+            group: The process group; all by default.
+            reduce_op: "mean", "sum", "min" or "max", or the ``torch.distributed.ReduceOp`` of that name.
+        """
+        self._take_part()
+        operation = str(getattr(reduce_op, "name", reduce_op)).lower()
+
+        def reduce(tensor: Tensor) -> Tensor:
+            reduced = self._strategy.reduce(tensor, operation, group)
+            if reduced is tensor or reduced.dtype != tensor.dtype:
+                return reduced
+            tensor.data.copy_(reduced)  # past autograd, as torch.distributed.all_reduce itself
+            return tensor
+
+        return self._each_tensor(data, reduce)
+
+    @contextmanager
+    def rank_zero_first(self, local: bool = False) -> Generator[None, None, None]:
+        """A block that rank 0 runs before all others, to download data, say.
+
+        Args:
+            local: Whether the first process of each node goes first, for nodes that share no files.
+        """
+        first = (self.local_rank if local else self.global_rank) == 0
+        if not first:
+            self.barrier("rank_zero_first")
+        yield
+        if first:
+            self.barrier("rank_zero_first")
+
+    def _each_tensor(self, data: Any, function: Callable[[Tensor], Tensor]) -> Any:
+        if isinstance(data, (Tensor, bool, int, float)) or hasattr(data, "__array__"):
+            return function(torch.as_tensor(data, device=self.device))
+        return map_collection(data, lambda member: self._each_tensor(member, function))
+
+
+def _call(function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args)
+
+
+def _refuse_loop_of_its_own(strategy: Strategy) -> None:
+    if hasattr(strategy, "leyden_optimize_batch"):
+        raise MisconfigurationException(
+            f"strategy={strategy.strategy_name!r} has a training step of its own, in the place of a loop that goes "
+            "backward and steps; take it with a Trainer, or another strategy."
+        )
+
+
+def _refuse_function(function: Any) -> None:
+    if not callable(function):
+        raise MisconfigurationException(
+            f"fabric.launch({function!r}): that can't be called; write launch(function), not launch(function())."
+        )
+    if not inspect.signature(function).parameters:
+        raise MisconfigurationException(
+            f"fabric.launch({function!r}): the function takes no argument, but is given the Fabric as its first."
+        )
+
+
+def _save(loggers: list[Logger]) -> None:
+    """At the end of a program that was not launched, so that what was logged last is not lost."""
+    for logger in loggers:
+        logger.save()
