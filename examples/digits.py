@@ -104,7 +104,7 @@ class DigitClassifier(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Gradients are off here and dropout rests; what is logged becomes the mean over the epoch."""
+        """Gradients are off here and dropout rests; what is logged becomes the mean over epoch and processes."""
         self._evaluate(batch, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -115,7 +115,8 @@ class DigitClassifier(pl.LightningModule):
         images, labels = batch
         scores = self(images)
         accuracy = (scores.argmax(dim=1) == labels).float().mean()
-        self.log_dict({f"{stage}_loss": F.cross_entropy(scores, labels), f"{stage}_acc": accuracy}, prog_bar=True)
+        metrics = {f"{stage}_loss": F.cross_entropy(scores, labels), f"{stage}_acc": accuracy}
+        self.log_dict(metrics, prog_bar=True, sync_dist=True)
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The digit that the model sees in each image."""

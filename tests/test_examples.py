@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import subprocess
 import sys
@@ -70,3 +71,26 @@ def test_the_script_of_the_readme_trains(tmp_path: Path) -> None:
     python(script, tmp_path)
     [checkpoint] = tmp_path.glob("lightning_logs/version_0/checkpoints/*.ckpt")
     assert checkpoint.name == "epoch=4-step=100.ckpt"
+
+
+PROCESSES = {
+    "ddp_spawn": [sys.executable],
+    "zero_3": [sys.executable],
+    "ddp": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", PROCESSES)
+def test_the_digits_are_learned_by_several_processes(tmp_path: Path, strategy: str) -> None:
+    script = str(ROOT / "examples" / "several_processes.py")
+    command = [*PROCESSES[strategy], script, "--strategy", strategy]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    [(processes, steps, accuracy)] = re.findall(
+        r"^(\d) processes took (\d+) steps; accuracy (\S+)$", result.stdout, re.MULTILINE
+    )
+    assert (processes, steps) == ("2", "152")  # 8 epochs of half of 1,197 images in batches of 32
+    assert float(accuracy) > 0.9
+    assert len(list(tmp_path.glob("several/checkpoints/*"))) == 1

@@ -23,14 +23,20 @@ ROLE_ARGUMENTS = {
     "logger": {"logger": True},
     "model_summary": {"enable_model_summary": True},
     "progress_bar": {"enable_progress_bar": True},
+    "strategy": {"accelerator": "cpu", "devices": 2},
     "timer": {"max_time": "00:00:10:00"},
 }
 PAGES = {
     "accelerator": "leyden.accelerators",
     "callback": "leyden.callbacks",
+    "cli": "leyden.cli",
+    "environment": "leyden.plugins",
+    "fabric": "leyden.fabric",
     "logger": "leyden.loggers",
     "precision": "leyden.plugins",
     "profiler": "leyden.profilers",
+    "strategy": "leyden.strategies",
+    "tuner": "leyden.tuner",
 }
 UTILITY_PAGES = {
     "ModelSummary": "leyden.utilities.model_summary",
@@ -70,8 +76,10 @@ def ask(kind: str, name: str) -> None:
         trainer(**ROLE_ARGUMENTS[name])
     elif kind == "utility":
         exec(f"from {UTILITY_PAGES[name]} import {name}")
-    elif name[0].isupper():
+    elif name[0].isupper() or kind in ("cli", "fabric", "tuner"):
         exec(f"from {PAGES[kind]} import {name}")
+    elif kind == "environment":
+        trainer(plugins=[name])
     else:
         trainer(**{kind: name})
 

@@ -33,8 +33,9 @@ def declared() -> Names:
                 found[component.kind][name].add(f"leyden-{folder}")
             if component.kind == "accelerator":
                 found["role"]["accelerator"].add(f"leyden-{folder}")
-        if hasattr(plugin, "leyden_default_logger"):
-            found["role"]["logger"].add(f"leyden-{folder}")
+        for role in ("logger", "strategy"):
+            if hasattr(plugin, f"leyden_default_{role}"):
+                found["role"][role].add(f"leyden-{folder}")
         for callback in getattr(plugin, "leyden_default_callbacks", lambda trainer: ())(everything_wanted):
             found["role"][callback.role].add(f"leyden-{folder}")
     return found

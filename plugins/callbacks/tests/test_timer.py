@@ -97,7 +97,8 @@ def test_max_time_makes_one(tmp_path: Path, small: Any, clock: Clock) -> None:
 
 def test_an_own_timer_takes_the_place_of_max_time(tmp_path: Path, small: Any, clock: Clock) -> None:
     timer = Timer({"minutes": 2})
-    trainer = small.fit(leyden, tmp_path, [clock.callback(), timer], max_time={"minutes": 5}, max_epochs=5).trainer
+    with pytest.warns(UserWarning, match="max_time=0:05:00 is not used"):
+        trainer = small.fit(leyden, tmp_path, [clock.callback(), timer], max_time={"minutes": 5}, max_epochs=5).trainer
     assert [callback for callback in trainer.callbacks if isinstance(callback, Timer)] == [timer]
     assert trainer.global_step == 2
 

@@ -384,6 +384,8 @@ class ModelCheckpoint(CheckpointFiles):
         """Take up where the run that is resumed was; from another directory only the path of its best one."""
         self.best_model_path = state_dict["best_model_path"]
         directory = state_dict.get("dirpath", self.dirpath)
+        if self.dirpath is None:  # the state of a run in another process
+            self.dirpath = directory
         if directory != self.dirpath:
             rank_zero_warn(
                 f"The checkpoint directory changed from {directory!r} to {self.dirpath!r}: best_model_path is taken "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +11,8 @@ import torch
 
 from leyden.interfaces.accelerator import Accelerator
 from leyden.utilities.exceptions import MisconfigurationException
+
+MOST_PER_PROCESSOR = 64  # more processes than these do nothing but wait for each other
 
 
 class CPUAccelerator(Accelerator):
@@ -43,17 +47,23 @@ class CPUAccelerator(Accelerator):
 
         Raises:
             MisconfigurationException: If ``devices`` is anything else: there is no "all" of processes, and
-                one of them is like another, so -1 and lists of indices have no meaning here.
+                one of them is like another, so -1 and lists of indices have no meaning here. Or if it is more
+                processes than any machine of so many processors can do with.
         """
         if isinstance(devices, str):
             text = devices.strip()
-            count = cls.auto_device_count() if text == "auto" else int(text) if text.isdecimal() else 0
+            count = cls.auto_device_count() if text == "auto" else int(text) if re.fullmatch(r"\d{1,9}", text) else 0
         else:
             count = devices if isinstance(devices, int) and not isinstance(devices, bool) else 0
         if count < 1:
             raise MisconfigurationException(
                 f'devices={devices!r} is not understood by accelerator="cpu", where a device is a process; '
                 "write how many, an int of at least 1."
+            )
+        if count > (most := MOST_PER_PROCESSOR * (os.cpu_count() or 1)):
+            raise MisconfigurationException(
+                f"devices={devices!r} asks for as many processes on the CPU, which is more than it can do with; write "
+                f"{most} or fewer."
             )
         return list(range(count))
 

@@ -150,7 +150,7 @@ class TensorBoardLogger(RunDirectoryLogger):
 
         writer: Any = self.experiment
         file_writer = writer._get_file_writer()  # writer.add_hparams would make a run of its own for them
-        for summary in hparams(as_plain_scalars(params), dict(metrics)):  # type: ignore[no-untyped-call]
+        for summary in hparams(as_plain_scalars(params), dict(metrics)):
             file_writer.add_summary(summary, step)
 
     @rank_zero_only
