@@ -98,6 +98,9 @@ class Apart(NoExchange):
     def reduce_boolean_decision(self, decision, all=True):
         return decision
 
+    def all_gather_object(self, value):
+        return [value]
+
 
 @breaks(S, "a_resumed_run_is_the_uninterrupted_one", "differs by")
 class LosesMomentum(DDPStrategy):
