@@ -8,7 +8,7 @@ import torch
 from ddp_model import Model, Validated, alone, close, equal, loader, quiet
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-from torch.utils.data import DataLoader, IterableDataset, WeightedRandomSampler
+from torch.utils.data import WeightedRandomSampler
 
 import leyden as pl
 from leyden.utilities.exceptions import MisconfigurationException
@@ -130,38 +130,6 @@ def test_a_sampler_of_the_users_own_is_divided_and_not_replaced(tmp_path):
     ranks = [report["seen"]["train"] for report in reporter.reports()]
     assert [sum(map(len, rank)) for rank in ranks] == [12, 12]
     assert {row for rank in ranks for batch in rank for row in batch} <= {0, 1, 2, 3}
-
-
-class Uneven(IterableDataset):
-    """Rows of which each process has another number, with or without saying so."""
-
-    def __init__(self, sized):
-        self.sized = sized
-
-    def count(self):
-        return 3 if torch.distributed.get_rank() == 0 else 5
-
-    def __iter__(self):
-        return ((torch.ones(4), torch.ones(2), torch.tensor(i)) for i in range(self.count()))
-
-
-class Sized(Uneven):
-    def __len__(self):
-        return self.count()
-
-
-@pytest.mark.parametrize("dataset", [Uneven, Sized])
-@pytest.mark.parametrize(("policy", "batches"), [("stop_together", 3), ("pad", 5)])
-def test_uneven_inputs_end_together(tmp_path, dataset, policy, batches):
-    from leyden_ddp.strategy import DDPStrategy
-
-    trainer, reporter = quiet(
-        tmp_path, max_epochs=2, strategy=DDPStrategy(start_method="fork", uneven_inputs=policy), max_steps=100
-    )
-    trainer.fit(Model(), DataLoader(dataset(True), batch_size=1))
-    ranks = reporter.reports()
-    assert [report["batches"] for report in ranks] == [2 * batches] * 2
-    assert ranks[0]["weights"] == ranks[1]["weights"]
 
 
 class Unused(Model):
@@ -344,7 +312,7 @@ def test_predictions_of_rank_zero_come_back(tmp_path):
 REFUSED = {
     "synchronised batch norm on the CPU": ({"sync_batchnorm": True}, "SyncBatchNorm runs on a GPU only"),
     "an unknown start": ({"strategy": {"start_method": "forks"}}, "start_method='forks' is not known; write one of"),
-    "an unknown policy": ({"strategy": {"uneven_inputs": "join"}}, "uneven_inputs='join'"),
+    "an unknown policy": ({"strategy": {"uneven_inputs": "wait"}}, "uneven_inputs='wait'"),
     "an unknown option": ({"strategy": {"find_unused": True}}, "has no option 'find_unused'; it takes"),
     "one device": ({"strategy": "single_device"}, "single_device' uses one device, but devices and num_nodes make 2"),
 }
