@@ -12,7 +12,7 @@ import torch
 from breaking import Breaking, is_alive
 from ddp_model import Model, Validated, alone, equal, loader, quiet
 from forked import Forked, by_hand, codes, free_port, wait_for
-from networks import Networks, may_make_networks
+from networks import Networks, why_no_networks
 
 from leyden import hookimpl
 from leyden.callbacks import ModelCheckpoint
@@ -253,8 +253,8 @@ class TestTorchrun:
 
 @pytest.fixture
 def networks():
-    if not may_make_networks():
-        pytest.skip("making network namespaces is not permitted here")
+    if reason := why_no_networks():
+        pytest.skip(reason)
     made = Networks()
     made.make()
     yield made

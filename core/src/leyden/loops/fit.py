@@ -342,6 +342,11 @@ class FitLoop:
         watches, self._watches = self._watches and has_idle_processors(self.loader.flattened), False
         return watched(self.fetcher, self.source) if watches else self.fetcher
 
+    @property
+    def weight(self) -> float:
+        """How much this process's batch counts among those of the others: 0 for one that it only repeats."""
+        return self.fetcher.weight if self.fetcher is not None else 1.0
+
     def random_states(self) -> dict[str, Any]:
         """The random states of this moment, those of the user's generators in the loaders included."""
         trainer, loaders = self.trainer, every_loader(self.loader, self.validation.loader)

@@ -144,7 +144,7 @@ class BatchStep:
         """Backward with its hooks, on the scaled loss where the precision scales."""
         hooks = self.trainer.hooks
         if self._weighs_losses:  # a process without batches of its own adds nothing to the gradients
-            loss = loss * self.trainer.fit_loop.fetcher.weight
+            loss = loss * self.trainer.fit_loop.weight
         if self._scale_loss is not None:
             loss = self._scale_loss(loss)
         if hooks.on_before_backward is not None:
