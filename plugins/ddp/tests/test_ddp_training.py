@@ -84,16 +84,23 @@ def test_a_fit_brings_everything_back(tmp_path):
     assert trainer.state.status == "finished"
 
 
-@pytest.mark.parametrize("count", [2, 3, 7, 8, 9, 11])
-def test_evaluation_sees_every_sample_once(tmp_path, count):
-    model = Model()
-    trainer, reporter = quiet(tmp_path)
-    results = trainer.test(model, loader(count, 4), verbose=False)
-    ranks = [report["seen"]["test"] for report in reporter.reports("test")]
-    assert sorted(row for batches in ranks for batch in batches for row in batch) == list(range(count))
-    assert len(ranks[0]) == len(ranks[1])  # so that steps may call collectives
+@pytest.mark.parametrize(
+    ("count", "world"), [(2, 2), (3, 2), (7, 2), (8, 2), (9, 2), (11, 2), (3, 3), (11, 3), (5, 4), (13, 4)]
+)
+def test_evaluation_and_prediction_see_every_sample_once(tmp_path, count, world):
+    class Predicting(Model):
+        def predict_step(self, batch, batch_idx):
+            self.seen.setdefault("predict", []).append(batch[2].tolist())
+
+    trainer, reporter = quiet(tmp_path, devices=world)
+    results = trainer.test(Predicting(), loader(count, 4), verbose=False)
     expected = alone(tmp_path / "alone").test(Model(), loader(count, 4), verbose=False)
     assert results[0]["test_loss"] == pytest.approx(expected[0]["test_loss"], rel=1e-5)
+    trainer.predict(Predicting(), loader(count, 4), return_predictions=False)
+    for stage in ("test", "predict"):
+        ranks = [report["seen"][stage] for report in reporter.reports(stage)]
+        assert sorted(row for batches in ranks for batch in batches for row in batch) == list(range(count))
+        assert len(set(map(len, ranks))) == 1 or stage == "predict"  # so that steps may call collectives
 
 
 def test_fewer_samples_than_processes_are_refused(tmp_path):
