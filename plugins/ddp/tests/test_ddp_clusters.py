@@ -219,9 +219,7 @@ class TestTorchrun:
             torch.save(model.state_dict(), tmp_path / f"final-{trainer.global_rank}")
             (tmp_path / "lives").write_text(str(life))
 
-        process = Forked(
-            lambda: self.launch(script, restarts=2), tmp_path / "said", TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1"
-        )
+        process = Forked(lambda: self.launch(script, restarts=2), tmp_path / "said")
         assert codes([process]) == [0], process.said
         assert (tmp_path / "lives").read_text() == "2"
         whole = uninterrupted(tmp_path / "whole").state_dict()
