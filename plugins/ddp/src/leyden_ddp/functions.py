@@ -215,10 +215,15 @@ def _raise_first(directory: str, processes: list[Any], first_rank: int) -> None:
 
 
 def _first(records: dict[int, Record]) -> int:
-    """The rank that failed first: the one that another names, else one with an error that is no other's consequence."""
+    """The rank that failed first: the one that another names, else one with an error that is no other's consequence.
+
+    One that is named and names yet another has only seen the consequences, so that the rank that named it knows more.
+    """
     for rank, record in records.items():
         if isinstance(record.error, PeerFailedError) and record.error.rank in records:
-            return record.error.rank
+            named = records[record.error.rank].error
+            contradicts = isinstance(named, PeerFailedError) and named.rank != record.error.rank
+            return rank if contradicts else record.error.rank
         if isinstance(record.error, PeerFailedError) and record.error.rank == ALL:
             return rank
     own = [rank for rank, record in records.items() if record.has_raised and not record.is_consequence]
