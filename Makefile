@@ -5,14 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: train test check benchmark clean help
+.PHONY: train test test-deepspeed check benchmark clean help
 
 help:
-	@echo "make train      train a classifier on real data (examples/digits.py)"
-	@echo "make test       run the tests"
-	@echo "make check      format, lint, types, layers"
-	@echo "make benchmark  measure the overhead per step beside a hand-written loop and pytorch-lightning"
-	@echo "make clean      remove the environment, caches and logs"
+	@echo "make train           train a classifier on real data (examples/digits.py)"
+	@echo "make test            run the tests"
+	@echo "make test-deepspeed  install DeepSpeed and run the tests of leyden-deepspeed on its engine"
+	@echo "make check           format, lint, types, layers"
+	@echo "make benchmark       measure the overhead per step beside a hand-written loop and pytorch-lightning"
+	@echo "make clean           remove the environment, caches and logs"
 
 # The model is so small that more threads only wait for one another, for minutes on a busy machine.
 train: export OMP_NUM_THREADS = 1
@@ -22,6 +23,14 @@ train: $(VENV)/installed
 # A file's tests share what is made once for all of them, so that a file stays with one process.
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# DeepSpeed builds operators when they are first used, for which it looks for ninja on the path; that takes minutes, once.
+test-deepspeed: export PATH := $(abspath $(BIN)):$(PATH)
+test-deepspeed: export DS_ACCELERATOR = cpu
+test-deepspeed: $(VENV)/installed
+	$(INSTALL) $$(grep -v -e '^#' -e '^deepspeed' requirements-deepspeed.txt)
+	$(INSTALL) --no-build-isolation -r requirements-deepspeed.txt
+	$(BIN)/python -m pytest plugins/deepspeed/tests
 
 check: $(VENV)/installed
 	$(BIN)/ruff format --check .

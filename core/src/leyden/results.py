@@ -125,8 +125,14 @@ class Record:
         self.last: Tensor | None = None
         self.final: Any = None  # of the epoch: reduced over processes once, however often it is asked for
 
-    def update(self, value: Any, batch_size: Callable[[], int] | int) -> None:
-        """Take one value; ``batch_size`` is called only where a weighted mean needs it."""
+    def update(self, value: Any, batch_size: Callable[[], int] | int, counts: bool = True) -> None:
+        """Take one value; ``batch_size`` is called only where a weighted mean needs it.
+
+        Args:
+            value: The value.
+            batch_size: Its weight in a mean.
+            counts: Whether it is a part of the epoch's value too.
+        """
         raise NotImplementedError
 
     def step_value(self) -> Any:
@@ -169,12 +175,12 @@ class TensorRecord(Record):
         self.values: list[Tensor] = []
         self.reduced: Tensor | None = None
 
-    def update(self, value: Any, batch_size: Callable[[], int] | int) -> None:
+    def update(self, value: Any, batch_size: Callable[[], int] | int, counts: bool = True) -> None:
         """Take one value."""
         value = self._as_tensor(value)
         if self.options.on_step:
             self.last = self._synchronise(value, self.reduction)
-        if self.accumulates:
+        if self.accumulates and counts:
             self._accumulate(value, batch_size)
         if self.reduces_at_once:
             self.epoch_value()
@@ -267,7 +273,7 @@ class MetricRecord(Record):
         self.metric: Any = getattr(self, "metric", None)
         self.computed: Tensor | None = None
 
-    def update(self, value: Any, batch_size: Callable[[], int] | int) -> None:
+    def update(self, value: Any, batch_size: Callable[[], int] | int, counts: bool = True) -> None:
         """Take one value."""
         self.metric, self.computed = value, None
 
@@ -366,6 +372,7 @@ class Logging:
         self.results: Results | None = None
         self._batch: Any = None
         self._batch_size: int | None = None
+        self._counts = True
         self.reset()
 
     def reset(self) -> None:
@@ -375,9 +382,15 @@ class Logging:
         self._logged_metrics: dict[str, Any] = {}
         self._progress_bar_metrics: dict[str, Any] = {}
 
-    def start_batch(self, batch: Any, dataloader_idx: int | None = None) -> None:
-        """A batch begins; its size is taken from it when it is first needed."""
-        self._batch, self._batch_size = batch, None
+    def start_batch(self, batch: Any, dataloader_idx: int | None = None, counts: bool = True) -> None:
+        """A batch begins; its size is taken from it when it is first needed.
+
+        Args:
+            batch: The batch.
+            dataloader_idx: Its loader, where there are several.
+            counts: Whether what is logged in it is a part of the epoch.
+        """
+        self._batch, self._batch_size, self._counts = batch, None, counts
         results = self.results
         assert results is not None
         results.dataloader_idx = dataloader_idx
@@ -407,7 +420,7 @@ class Logging:
                     self.log(f"{name}/{key}", member, asked, batch_size)
                 return None
             record = self._declare(results, name, value, asked, record)
-        record.update(value, self.batch_size if batch_size is None else batch_size)
+        record.update(value, self.batch_size if batch_size is None else batch_size, self._counts)
 
     def _warn_of_barebones(self, name: str) -> None:
         if not self._told_of_barebones:

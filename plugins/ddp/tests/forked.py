@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from torch.multiprocessing import _prctl_pr_set_pdeathsig
+
+from leyden_ddp.environments.variables import free_port
 
 PATIENCE = 60.0
 
@@ -123,10 +124,3 @@ def wait_for(path: Path, seconds: float = PATIENCE) -> str:
                 return text
         time.sleep(0.01)
     raise AssertionError(f"{path} did not appear within {seconds} s")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

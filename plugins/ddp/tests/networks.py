@@ -43,18 +43,18 @@ class Networks:
 
 
 @cache
-def may_make_networks() -> bool:
-    """Whether namespaces can be made here: by root, with iproute2."""
+def why_no_networks() -> str:
+    """Why namespaces can't be made here, or "" where they can: it takes Linux, root and iproute2."""
     if shutil.which("ip") is None:
-        return False
+        return "network namespaces need `ip` of iproute2, which is not installed here"
     networks = Networks()
     try:
         networks.make()
-    except (subprocess.CalledProcessError, OSError):
-        return False
+    except subprocess.CalledProcessError as error:
+        return f"network namespaces can't be made here: {error.stderr.decode().strip()}"
     finally:
         networks.remove()
-    return True
+    return ""
 
 
 def _ip(*arguments: str) -> None:

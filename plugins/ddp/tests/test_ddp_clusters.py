@@ -12,7 +12,7 @@ import torch
 from breaking import Breaking, is_alive
 from ddp_model import Model, Validated, alone, equal, loader, quiet
 from forked import Forked, by_hand, codes, free_port, wait_for
-from networks import Networks, may_make_networks
+from networks import Networks, why_no_networks
 
 from leyden import hookimpl
 from leyden.callbacks import ModelCheckpoint
@@ -219,9 +219,7 @@ class TestTorchrun:
             torch.save(model.state_dict(), tmp_path / f"final-{trainer.global_rank}")
             (tmp_path / "lives").write_text(str(life))
 
-        process = Forked(
-            lambda: self.launch(script, restarts=2), tmp_path / "said", TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1"
-        )
+        process = Forked(lambda: self.launch(script, restarts=2), tmp_path / "said")
         assert codes([process]) == [0], process.said
         assert (tmp_path / "lives").read_text() == "2"
         whole = uninterrupted(tmp_path / "whole").state_dict()
@@ -253,8 +251,8 @@ class TestTorchrun:
 
 @pytest.fixture
 def networks():
-    if not may_make_networks():
-        pytest.skip("making network namespaces is not permitted here")
+    if reason := why_no_networks():
+        pytest.skip(reason)
     made = Networks()
     made.make()
     yield made

@@ -271,16 +271,35 @@ class TestStartedByHand:
         assert codes(processes, 10) == [1, 1]
         assert "KeyboardInterrupt" in model.told(1)
 
-    def test_one_goes_home_after_a_run_that_the_other_goes_on_from(self, tmp_path):
+    @pytest.mark.parametrize(
+        ("when", "said"),
+        [
+            ("before", "This rank begins another run, but rank 1 has ended its program"),
+            ("within", "Rank 1 has ended its program, and rank 0 is still in a run"),
+        ],
+    )
+    def test_one_goes_home_when_the_other_makes_another_run(self, tmp_path, when, said):
+        class Telling(DDPStrategy):
+            def setup_environment(self):
+                super().setup_environment()
+                (tmp_path / f"begun-{self.global_rank}").write_text("yes")
+
         def script():
             trainer, _ = quiet(tmp_path, strategy="ddp")
             trainer.fit(Validated(), loader(4), loader(4))
-            if trainer.global_rank == 0:
-                trainer.validate(Validated(), loader(4), verbose=False)
+            if trainer.global_rank == 1:
+                (tmp_path / "pid").write_text(str(os.getpid()))
+                if when == "within":
+                    wait_for(tmp_path / "begun-0")
+                return
+            process = int(wait_for(tmp_path / "pid"))
+            while when == "before" and is_alive(process):
+                time.sleep(0.01)
+            quiet(tmp_path, strategy=Telling())[0].validate(Validated(), loader(4), verbose=False)
 
         processes = by_hand(script, tmp_path)
         assert codes(processes, 10) == [1, 0]
-        assert re.search("[Rr]ank 1 has ended its program|process of rank 1", processes[0].said)
+        assert said in processes[0].said
 
 
 class TestNotAllCome:

@@ -129,6 +129,19 @@ print("fitted")
 
 
 @pytest.mark.slow
+def test_a_script_without_a_guard_is_told_that_spawn_needs_one(tmp_path):
+    (tmp_path / "train.py").write_text(
+        "import leyden as pl\n"
+        "from leyden.demos.boring_classes import BoringModel\n"
+        "trainer = pl.Trainer(accelerator='cpu', devices=2, strategy='ddp_spawn', fast_dev_run=True)\n"
+        "trainer.fit(BoringModel())\n"
+    )
+    result = run("train.py", cwd=tmp_path, code=1)
+    assert result.stderr.count("Traceback") == 1
+    assert 'put what the script does under `if __name__ == "__main__":`, or take strategy=' in result.stderr
+
+
+@pytest.mark.slow
 def test_what_is_no_script_is_told_to_take_ddp_notebook(tmp_path):
     text = INTERACTIVE.format(tests=str(Path(__file__).parent), folder=str(tmp_path), strategy="ddp")
     result = run("-c", text, cwd=tmp_path, code=1)

@@ -263,6 +263,21 @@ def test_a_free_port_is_found_once_for_all_processes_and_taken_back():
         assert "MASTER_PORT" not in os.environ
 
 
+def test_a_free_port_is_none_that_the_system_gives_to_connections():
+    with socket.socket() as server, socket.socket() as client:
+        server.bind(("127.0.0.1", 0))  # such a one, as that of the client
+        server.listen()
+        client.connect(server.getsockname())
+        given = {server.getsockname()[1], client.getsockname()[1]}
+    with variables():
+        environment = LocalEnvironment()
+        port = environment.main_port
+        environment.teardown()
+    assert port < min(given)
+    with socket.socket() as probe:
+        probe.bind(("", port))
+
+
 def test_a_port_that_other_processes_were_started_with_stays():
     with variables():
         environment = LocalEnvironment()

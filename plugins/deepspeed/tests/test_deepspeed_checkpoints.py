@@ -14,7 +14,9 @@ from leyden_deepspeed import consolidate
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed; make test-deepspeed"
+    ),
     pytest.mark.filterwarnings("ignore::FutureWarning"),  # DeepSpeed calls what PyTorch has renamed
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The checkpoint holds the state of callbacks"),

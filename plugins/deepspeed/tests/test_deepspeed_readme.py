@@ -11,7 +11,9 @@ import pytest
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed; make test-deepspeed"
+)
 def test_the_readmes_script_runs(tmp_path):
     text = (Path(__file__).parents[1] / "README.md").read_text()
     script = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "Trainer" in block)

@@ -8,13 +8,18 @@ from functools import partial
 import pytest
 import torch
 from deepspeed_model import BuiltLater, Model, close, equal, loader, quiet, together
+from torch.utils.data import DataLoader, IterableDataset
 
 from leyden.registry import Registry
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_ddp.strategy import DDPStrategy
+from leyden_deepspeed.strategy import DeepSpeedStrategy
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed; make test-deepspeed"
+    ),
     pytest.mark.filterwarnings("ignore::FutureWarning"),  # DeepSpeed calls what PyTorch has renamed
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
@@ -103,6 +108,30 @@ def test_the_weights_are_those_of_the_native_twin(tmp_path, stage, twin):
     trainer.fit(other, loader(16), loader(6))
     assert close(model, other)
     assert trainer.global_step == 8
+
+
+class Fewer(IterableDataset):
+    """Rows of which rank 1 has fewer."""
+
+    def __iter__(self):
+        rank = torch.distributed.get_rank()
+        generator = torch.Generator().manual_seed(rank)
+        rows = [torch.randn(6, generator=generator) for _ in range(5 - 2 * rank)]
+        return ((row[:4], row[4:]) for row in rows)
+
+
+@pytest.mark.parametrize("stage", ["2", "3"])
+def test_ranks_with_fewer_batches_join_as_under_ddp(tmp_path, stage):
+    models = {}
+    for name, strategy in {
+        "deepspeed": DeepSpeedStrategy(start_method="fork", uneven_inputs="join", **STAGES[stage]),
+        "ddp": DDPStrategy(start_method="fork", uneven_inputs="join"),
+    }.items():
+        models[name] = Model(SGD)
+        trainer = quiet(tmp_path / name, devices=2, strategy=strategy)
+        trainer.fit(models[name], DataLoader(Fewer(), 1), loader(4))
+        assert trainer.global_step == 10
+    assert close(models["deepspeed"], models["ddp"])
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

@@ -7,6 +7,7 @@ import torch
 from sharded_model import FSDP, STRATEGIES, Model, furthest, quiet, rows, same, whole_state
 from sharded_ranks import on_ranks
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
 import leyden as pl
 from leyden.plugins import MixedPrecision
@@ -97,6 +98,36 @@ def train_on_the_same(root, strategy):
 def test_ranks_with_the_same_batches_are_one_process_to_the_last_bit(tmp_path, strategy):
     together = on_ranks(2, train_on_the_same, tmp_path, strategy)
     assert same(together[0], train_on_the_same(tmp_path / "alone", "auto"))
+
+
+class Fewer(IterableDataset):
+    """Rows of which rank 1 has fewer."""
+
+    def __iter__(self):
+        rank = torch.distributed.get_rank()
+        generator = torch.Generator().manual_seed(rank)
+        rows = [torch.randn(6, generator=generator) for _ in range(5 - 2 * rank)]
+        return ((row[:4], row[4:]) for row in rows)
+
+
+def train_unevenly(root):
+    """The weights after two epochs in which rank 1 joins after three of five batches, under each strategy."""
+    found = {}
+    for name in ("ddp", "zero_1", "zero_2", "zero_3 by layer"):
+        strategy, model = STRATEGIES[name](uneven_inputs="join"), Model(SGD)
+        trainer = quiet(root, strategy, 2, max_epochs=2, gradient_clip_val=10.0)
+        trainer.fit(model, DataLoader(Fewer(), 1), rows(4))
+        assert trainer.global_step == 10
+        found[name] = whole_state(model)
+    return found
+
+
+def test_ranks_with_fewer_batches_join_as_under_ddp(tmp_path):
+    first, second = on_ranks(2, train_unevenly, tmp_path)
+    for name, state in first.items():
+        assert same(state, second[name])
+        assert furthest(state, first["ddp"]) < 1e-6
+    assert furthest(first["ddp"], whole_state(Model(SGD))) > 1e-3
 
 
 class Adversaries(pl.LightningModule):

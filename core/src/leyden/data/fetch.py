@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from leyden.data.combined import INFINITE, CombinedLoader, length_of
+from leyden.data.uneven import Uneven
 from leyden.utilities.rng import collect_rng_states
 
 
@@ -20,11 +21,11 @@ class Fetcher:
         loader: What to iterate.
         skip: Batches to pass over first; the run that is resumed has trained on them.
         measure: Wraps each ``next`` where a profiler wants it, or None.
-        total: Batches to yield, where that is not the loader's own number but agreed with other processes.
-        agree: Where processes may have different numbers of batches and no lengths: whether the epoch goes on,
-            agreed among them, from whether this one's loader has not ended yet. If it has, it is started over.
+        uneven: What several processes have agreed on; where it has the epoch go on after the loader's last batch, the
+            loader is started over.
 
     Attributes:
+        weight: How much the batch that was yielded last counts, among those of the other processes.
         ahead_rng: The random states before the batch that was read ahead, for an exact resume.
     """
 
@@ -33,20 +34,20 @@ class Fetcher:
         loader: CombinedLoader,
         skip: int = 0,
         measure: Callable[[], Any] | None = None,
-        total: int | float | None = None,
-        agree: Callable[[bool], bool] | None = None,
+        uneven: Uneven | None = None,
     ) -> None:
-        self._loader, self._measure, self._agree = loader, measure, agree
-        self._total = loader.total() if total is None else total
-        self._ahead = agree is not None or any(length_of(one) == INFINITE for one in loader.flattened)
+        self._loader, self._measure, self._uneven = loader, measure, uneven
+        self._total = loader.total() if uneven is None else uneven.total
+        self._asks = uneven is not None and uneven.asks
+        self._ahead = self._asks or any(length_of(one) == INFINITE for one in loader.flattened)
         self._iterator = iter(loader)
         self._following: Any = None
         self._has_ended = False
         self.fetched = 0
+        self.weight = self._weight_of_following = 1.0
         self.ahead_rng: dict[str, Any] | None = None
         for _ in range(skip):
-            next(self._iterator, None)
-            self.fetched += 1
+            self._pass_over()
 
     def read_ahead(self, restore: Callable[[], None]) -> None:
         """Read the first batch ahead, where the loader has no length; ``restore`` sets the random state for it."""
@@ -63,12 +64,22 @@ class Fetcher:
         with self._measure():
             return next(self._iterator, _END)
 
+    def _pass_over(self) -> None:
+        """Go by a batch on which the run that is resumed has trained, perhaps with a loader that was started over."""
+        if next(self._iterator, _END) is _END and self._uneven is not None:
+            self._has_ended = True
+            self._start_over()
+        self.fetched += 1
+
     def _agreed(self, item: Any) -> Any:
-        if self._agree is None:
+        if not self._asks:
             return item
+        assert self._uneven is not None
         self._has_ended = self._has_ended or item is _END
-        if not self._agree(not self._has_ended):
+        weight = self._uneven.goes_on(not self._has_ended)
+        if weight is None:
             return _END
+        self._weight_of_following = weight
         return self._start_over() if item is _END else item
 
     def _start_over(self) -> Any:
@@ -85,6 +96,8 @@ class Fetcher:
                 item = self._start_over()
             if item is _END:
                 return
+            if self._uneven is not None:
+                self.weight = self._uneven.weight(self.fetched)
             self.fetched += 1
             yield *item, self.fetched >= self._total
 
@@ -92,6 +105,7 @@ class Fetcher:
         item = self._following
         while item is not _END:
             self.fetched += 1
+            self.weight = self._weight_of_following
             self.ahead_rng = collect_rng_states()
             self._following = self._agreed(self._next() if self.fetched < self._total else _END)
             yield *item, self._following is _END

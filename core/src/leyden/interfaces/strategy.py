@@ -33,8 +33,9 @@ class Strategy:
         environment: The cluster or launcher that started this process; None where none did.
         launcher: Makes the other processes; None where there are none to make.
         uneven_inputs: What a training epoch does when the processes have different numbers of batches:
-            "stop_together" ends it with the first that has no more, "pad" starts the shorter loaders over until
-            the last one ends.
+            "stop_together" ends it with the first that has no more; "pad" starts the shorter loaders over until
+            the last one ends; "join" does so too, but what they give again has no weight: gradients are the mean
+            over the processes that still have batches of their own.
     """
 
     strategy_name: ClassVar[str] = "single_device"
@@ -45,7 +46,7 @@ class Strategy:
     num_nodes: int = 1
     environment: Environment | None = None
     launcher: Launcher | None = None
-    uneven_inputs: Literal["stop_together", "pad"] = "stop_together"
+    uneven_inputs: Literal["stop_together", "pad", "join"] = "stop_together"
 
     def connect(self) -> None:
         """Learn which process this is, choose a launcher, and refuse what can't work; when the Trainer is made."""

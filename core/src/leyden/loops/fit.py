@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +28,7 @@ from leyden.data.hints import has_idle_processors, watched
 from leyden.data.loading import DataSource, load
 from leyden.data.samplers import set_sampler_epoch
 from leyden.data.transfer import transfer_function
+from leyden.data.uneven import Uneven
 from leyden.hooktable import is_overridden
 from leyden.interfaces.strategy import Strategy
 from leyden.loops.ending import obey
@@ -74,7 +74,7 @@ class FitLoop:
         self._loaded_in_epoch = -1
         self._watches = False
         self._must_end: Callable[[str], str] | None = None
-        self._agree: Callable[[bool], bool] | None = None
+        self._uneven: Uneven | None = None
 
     @property
     def max_epochs(self) -> int | None:
@@ -127,6 +127,8 @@ class FitLoop:
         if self._is_epoch_done():
             return self._end_epoch()
         transfer, step, configs = transfer_function(trainer, 0), trainer.step, trainer.lr_scheduler_configs
+        fetcher = self.fetcher
+        assert fetcher is not None
         for batch, _, _, is_last in batches:
             batch_idx = progress.batch_idx
             batch = transfer(batch)
@@ -134,7 +136,7 @@ class FitLoop:
             progress.batch_idx += 1
             progress.total_batches += 1
             progress.is_last_batch = is_last
-            logging.start_batch(batch)
+            logging.start_batch(batch, counts=fetcher.weight > 0)
             if batch is None:
                 outputs = None
                 self._skip_batch(batch_idx)
@@ -309,7 +311,11 @@ class FitLoop:
         loader = load(trainer, self.source, RunningStage.TRAINING, "max_size_cycle")
         if loader.mode == "sequential":
             raise ValueError('A CombinedLoader(mode="sequential") can\'t be trained on; take one of the other modes.')
-        self.loader, self.max_batches = loader, self._agree_on_batches(loader)
+        total, self._uneven = loader.total(), None
+        if trainer.strategy.world_size > 1:
+            has_length = all(length_of(one) != INFINITE for one in loader.flattened)
+            self._uneven = Uneven(trainer.strategy, total, has_length)
+        self.loader, self.max_batches = loader, total if self._uneven is None else self._uneven.total
         self._loaded_in_epoch = trainer.current_epoch
         self.schedule.plan(self.max_batches)
         if trainer.loggers and self.max_batches < trainer.log_every_n_steps and not trainer.fast_dev_run:
@@ -317,20 +323,6 @@ class FitLoop:
                 f"An epoch has {self.max_batches} batches and log_every_n_steps={trainer.log_every_n_steps}, so that "
                 "its steps are logged seldom or never; write a smaller number to see them."
             )
-
-    def _agree_on_batches(self, loader: CombinedLoader) -> int | float:
-        """Batches in an epoch: of the process that has the fewest, or the most where the others are padded."""
-        strategy = self.trainer.strategy
-        if strategy.world_size == 1:
-            return loader.total()
-        together = strategy.uneven_inputs == "stop_together"
-        totals = strategy.all_gather_object(
-            (loader.total(), any(length_of(one) == INFINITE for one in loader.flattened))
-        )
-        self._agree = None
-        if any(unknown for _, unknown in totals):
-            self._agree = partial(strategy.reduce_boolean_decision, all=together)
-        return (min if together else max)(total for total, _ in totals)
 
     def _fetch(self, resumed_at: str, behind: int) -> Iterable[Any]:
         """The epoch's batches; a resumed epoch draws the same ones and passes over those that are behind."""
@@ -343,14 +335,17 @@ class FitLoop:
         self._restore(saved, "epoch")
         self.loader.replay(saved["restarts"] if saved is not None else {})
         self.epoch_rng = self.random_states()
-        self.fetcher = Fetcher(
-            self.loader, behind, trainer.measure("[FitLoop].train_dataloader_next"), self.max_batches, self._agree
-        )
+        self.fetcher = Fetcher(self.loader, behind, trainer.measure("[FitLoop].train_dataloader_next"), self._uneven)
         self.fetcher.read_ahead(lambda: self._restore(saved, "ahead"))
         if behind:  # else the first batch is still to be drawn, also by a sampler that draws its seed with it
             self._restore(saved, "now")
         watches, self._watches = self._watches and has_idle_processors(self.loader.flattened), False
         return watched(self.fetcher, self.source) if watches else self.fetcher
+
+    @property
+    def weight(self) -> float:
+        """How much this process's batch counts among those of the others: 0 for one that it only repeats."""
+        return self.fetcher.weight if self.fetcher is not None else 1.0
 
     def random_states(self) -> dict[str, Any]:
         """The random states of this moment, those of the user's generators in the loaders included."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _PATIENCE = 2 * GRACE + 2 * INTERVAL  # seconds in which the others may end when one has failed
+_UNGUARDED = 78  # exit code of a process that came to start processes while it imported the script
 
 
 class FunctionLauncher(Launcher):
@@ -50,12 +51,15 @@ class FunctionLauncher(Launcher):
         """Run ``function`` in every process; returns the result of rank 0.
 
         Raises:
-            MisconfigurationException: Something that the processes need can't be pickled; it is named.
+            MisconfigurationException: Something that the processes need can't be pickled; it is named. Or the script
+                has no ``__main__`` guard.
             ProcessExitedException: A process was killed, or ended without a word.
             ProcessRaisedException: A process raised an error that can't be pickled; else the error itself is raised.
         """
         strategy = self._strategy
         assert strategy.environment is not None
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            sys.exit(_UNGUARDED)  # the process that imports the script again; its parent says why
         with tempfile.TemporaryDirectory(prefix="leyden-") as self._directory:
             if strategy.start_method == "fork":
                 _refuse_fork_with_device(strategy)
@@ -195,6 +199,11 @@ def _raise_first(directory: str, processes: list[Any], first_rank: int) -> None:
         return
     rank = _first(records)
     record, process = records[rank], processes[rank - first_rank]
+    if process.exitcode == _UNGUARDED and not record.has_raised:
+        raise MisconfigurationException(
+            "Each new process imports the script and came to this run again, so it needs a guard: put what the script "
+            'does under `if __name__ == "__main__":`, or take strategy="ddp" or "ddp_fork".'
+        )
     raised = multiprocessing.ProcessRaisedException(f"\n\nRank {rank} failed:\n{record.text}", rank, process.pid)
     if record.error is not None:
         raise record.error from (None if isinstance(record.error, (SystemExit, PeerFailedError)) else raised)
@@ -206,10 +215,15 @@ def _raise_first(directory: str, processes: list[Any], first_rank: int) -> None:
 
 
 def _first(records: dict[int, Record]) -> int:
-    """The rank that failed first: the one that another names, else one with an error that is no other's consequence."""
+    """The rank that failed first: the one that another names, else one with an error that is no other's consequence.
+
+    One that is named and names yet another has only seen the consequences, so that the rank that named it knows more.
+    """
     for rank, record in records.items():
         if isinstance(record.error, PeerFailedError) and record.error.rank in records:
-            return record.error.rank
+            named = records[record.error.rank].error
+            contradicts = isinstance(named, PeerFailedError) and named.rank != record.error.rank
+            return rank if contradicts else record.error.rank
         if isinstance(record.error, PeerFailedError) and record.error.rank == ALL:
             return rank
     own = [rank for rank, record in records.items() if record.has_raised and not record.is_consequence]

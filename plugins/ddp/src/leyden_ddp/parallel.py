@@ -7,7 +7,7 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,7 @@ from leyden_ddp.watch import Watch, watch_of_group
 
 T = TypeVar("T")
 StartMethod = Literal["popen", "spawn", "fork", "forkserver"]
+UnevenInputs = Literal["stop_together", "pad", "join"]
 _OPERATIONS = {"mean": dist.ReduceOp.SUM, "avg": dist.ReduceOp.SUM, "sum": dist.ReduceOp.SUM,
                "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}  # fmt: skip
 
@@ -44,7 +45,8 @@ class ParallelStrategy(Strategy):
         start_method: How the processes of a node start where no cluster has started them: "popen" runs the script
             again for each, "spawn", "fork" and "forkserver" are those of ``multiprocessing``.
         uneven_inputs: What to do when the ranks have different numbers of training batches: "stop_together" ends
-            the epoch with the first that has none, "pad" starts the shorter loaders over.
+            the epoch with the first that has none, "pad" starts the shorter loaders over, "join" too, but what
+            they give again adds nothing to the gradients.
     """
 
     start_methods: ClassVar[tuple[str, ...]] = ("popen", "spawn", "fork", "forkserver")
@@ -54,14 +56,14 @@ class ParallelStrategy(Strategy):
         process_group_backend: str | None = None,
         timeout: timedelta = timedelta(minutes=30),
         start_method: StartMethod = "popen",
-        uneven_inputs: Literal["stop_together", "pad"] = "stop_together",
+        uneven_inputs: UnevenInputs = "stop_together",
     ) -> None:
         if start_method not in self.start_methods:
             raise MisconfigurationException(
                 f"start_method={start_method!r} is not known; write one of {', '.join(self.start_methods)}."
             )
-        if uneven_inputs not in ("stop_together", "pad"):
-            raise MisconfigurationException(f'uneven_inputs={uneven_inputs!r}: write "stop_together" or "pad".')
+        if uneven_inputs not in get_args(UnevenInputs):
+            raise MisconfigurationException(f'uneven_inputs={uneven_inputs!r}: write "stop_together", "pad" or "join".')
         self._backend, self.timeout, self.start_method = process_group_backend, timeout, start_method
         self.uneven_inputs = uneven_inputs
         self._local_rank: int | None = None

@@ -272,17 +272,26 @@ class Watch:
         if self.rank != 0:
             self._say_read(run, self._store)
             return
-        patience = time.monotonic() + (GRACE if run.failure is None else 3 * INTERVAL)  # a dead rank reads nothing
+        sees_all = len(self._peers) == self.size  # a dead rank reads nothing, and of one elsewhere that isn't known
+        patience = time.monotonic() + (GRACE if run.failure is None or sees_all else 3 * INTERVAL)
         pause = 0.001
         with suppress(dist.DistError):
-            while self._store.add(f"{run.name}/read", 0) < self.size - 1 and time.monotonic() < patience:
+            while not self._have_others_read(run) and time.monotonic() < patience:
                 time.sleep(pause)
                 pause = min(2 * pause, INTERVAL / 10)
+
+    def _have_others_read(self, run: Run) -> bool:
+        missing = self.size - 1 - self._store.add(f"{run.name}/read", 0)
+        if missing <= 0 or run.failure is None:
+            return missing <= 0
+        dead = [rank for rank, pid in self._peers.items() if not is_alive(pid)]
+        return missing <= sum(not self._store.check([f"{run.name}/read/{rank}"]) for rank in dead)
 
     def _say_read(self, run: Run, store: Keys) -> None:
         with run.lock, suppress(dist.DistError):
             if not run.has_read:
                 run.has_read = True
+                store.set(f"{run.name}/read/{self.rank}", "")
                 store.add(f"{run.name}/read", 1)
 
     def _wait_until(self, run: Run, is_so: Callable[[], bool]) -> None:
