@@ -11,6 +11,7 @@ import difflib
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from numbers import Number
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -419,6 +420,9 @@ class Logging:
     def _declare(self, results: Results, name: str, value: Any, asked: LogOptions, known: Record | None) -> Record:
         """The record of a name that is logged for the first time in this epoch."""
         if known is not None and not known.restored:
+            if _identities(known.asked) == _identities(asked):
+                known.options = known.options._replace(reduce_fx=asked.reduce_fx)
+                return known
             raise MisconfigurationException(
                 f"self.log({name!r}, …) was called twice in {self.hook} with different arguments; "
                 f"before: {_changed(known.asked, asked)}, now: {_changed(asked, known.asked)}."
@@ -643,6 +647,14 @@ def _is_metric(value: Any) -> bool:
     """Whether a value is a torchmetrics object, without importing torchmetrics for those who have none."""
     torchmetrics = sys.modules.get("torchmetrics")
     return torchmetrics is not None and isinstance(value, torchmetrics.Metric)
+
+
+def _identities(options: LogOptions) -> LogOptions:
+    """The options with what tells functions apart: one that is written in the call is a new object in every call."""
+    function = options.reduce_fx
+    if isinstance(function, partial):
+        return options._replace(reduce_fx=(function.func, function.args, function.keywords))  # type: ignore[arg-type]
+    return options._replace(reduce_fx=getattr(function, "__code__", function))
 
 
 def _changed(options: LogOptions, other: LogOptions) -> str:

@@ -392,6 +392,8 @@ class Trainer(TrainerProperties):
     def compile_hooks(self, plugins: PluginManager) -> None:
         """Resolve every hook for these plugins, the module, the data module and the callbacks as they are now."""
         members = [Member(callback, Callback, takes_run=True) for callback in self.callbacks]
+        for callback in self.callbacks:
+            callback._logging_module = self.lightning_module
         if self.datamodule is not None:
             members.append(Member(self.datamodule, LightningDataModule, first=("setup", "teardown")))
         members.append(Member(self.lightning_module, LightningModule, first=("on_load_checkpoint",)))
