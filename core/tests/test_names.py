@@ -71,7 +71,6 @@ NOT_HERE = {
         utilities.memory.is_cudnn_snafu utilities.memory.is_out_of_cpu_memory
     """,
     "components by name take its place": "accelerators.AcceleratorRegistry strategies.StrategyRegistry",
-    "a profiler may be None": "profilers.PassThroughProfiler profilers.base",
     "Leyden's loads and saves Lightning's checkpoints as they are": """
         utilities.consolidate_checkpoint utilities.migration utilities.upgrade_checkpoint
     """,

@@ -14,7 +14,6 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from leyden.export import ModuleExport
-from leyden.hparams import HyperparametersMixin
 from leyden.loading import ModuleLoading
 from leyden.module_hooks import ModuleHooks
 from leyden.results import LogOptions
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
 
-class LightningModule(ModuleHooks, HyperparametersMixin, ModuleLoading, ModuleExport, Module):
+class LightningModule(ModuleHooks, ModuleLoading, ModuleExport, Module):
     """Override ``training_step`` and ``configure_optimizers``, and whatever else should differ.
 
     Example::

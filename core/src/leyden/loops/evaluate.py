@@ -29,7 +29,7 @@ from leyden.data.transfer import transfer_function
 from leyden.hooktable import is_overridden
 from leyden.interfaces.precision import Precision
 from leyden.loops.progress import VALIDATION_END
-from leyden.loops.step import takes_arguments
+from leyden.loops.step import takes_any, takes_arguments, takes_named
 from leyden.module import LightningModule
 from leyden.results import Results
 from leyden.states import RunningStage
@@ -129,7 +129,7 @@ class EvaluationLoop:
         trainer, logging, hooks = self.trainer, self.trainer.logging, self.trainer.hooks
         assert self.loader is not None
         count = len(self.loader.flattened)
-        several = count > 1 and self.loader.mode == "sequential"
+        several = are_several(self.loader)
         transfers = [transfer_function(trainer, i) for i in range(max(count, 1))]
         batch_start = getattr(hooks, f"on_{self.name}_batch_start")
         batch_end = getattr(hooks, f"on_{self.name}_batch_end")
@@ -164,10 +164,11 @@ class EvaluationLoop:
     def _step_arguments(self) -> Callable[..., Any]:
         """The step with as many of (batch, batch_idx, dataloader_idx) as it takes, in the precision's context."""
         trainer, name = self.trainer, f"{self.name}_step"
+        assert self.loader is not None
         function = getattr(trainer.lightning_module, name)
         step = trainer.strategy.step_function(trainer.lightning_module, name)
         step = trainer.measured(f"[Strategy]{type(trainer.strategy).__name__}.{name}", step)
-        return in_context(trainer, step, argument_count(function))
+        return in_context(trainer, step, argument_count(function, self.loader))
 
     def _module_hook(self, suffix: str) -> Callable[[], None]:
         hook: Callable[[], None] = getattr(self.trainer.lightning_module, f"on_{self.name}_{suffix}")
@@ -215,16 +216,28 @@ def restore_modes(modes: dict[Module, bool]) -> None:
         module.training = training
 
 
-def argument_count(function: Callable[..., Any]) -> int:
-    """How many of (batch, batch_idx, dataloader_idx) a step takes."""
+def argument_count(function: Callable[..., Any], loader: CombinedLoader) -> int:
+    """How many of (batch, batch_idx, dataloader_idx) a step takes.
+
+    One that takes any number passes them on to another, which need not know of ``dataloader_idx`` where there is one
+    loader.
+    """
+    if takes_any(function) and not takes_named(function, 3) and not are_several(loader):
+        return 2
     return next((count for count in (3, 2) if takes_arguments(function, count)), 1)
+
+
+def are_several(loader: CombinedLoader) -> bool:
+    """Whether a step must be told which loader a batch is of."""
+    return len(loader.flattened) > 1 and loader.mode == "sequential"
 
 
 def require_dataloader_idx(function: Callable[..., Any], name: str, loader: CombinedLoader) -> None:
     """Refuse a step that can't tell its loaders apart."""
-    count = len(loader.flattened)
-    if count > 1 and loader.mode == "sequential" and not takes_arguments(function, 3):
-        raise RuntimeError(f"There are {count} loaders, so {name} must take dataloader_idx as its third argument.")
+    if are_several(loader) and not takes_arguments(function, 3):
+        raise RuntimeError(
+            f"There are {len(loader.flattened)} loaders, so {name} must take dataloader_idx as its third argument."
+        )
 
 
 def in_context(trainer: Trainer, step: Callable[..., Any], count: int) -> Callable[..., Any]:

@@ -100,11 +100,12 @@ class PredictionLoop:
 
     def _step(self) -> Callable[..., Any]:
         trainer = self.trainer
+        assert self.loader is not None
         function = trainer.lightning_module.predict_step
         step = trainer.strategy.step_function(trainer.lightning_module, "predict_step")
         step = trainer.measured(f"[Strategy]{type(trainer.strategy).__name__}.predict_step", step)
         overridden = is_overridden("predict_step", trainer.lightning_module, LightningModule)
-        return in_context(trainer, step, argument_count(function) if overridden else 1)
+        return in_context(trainer, step, argument_count(function, self.loader) if overridden else 1)
 
     def _run_batches(self, step: Callable[..., Any]) -> None:
         trainer, hooks = self.trainer, self.trainer.hooks

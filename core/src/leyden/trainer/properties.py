@@ -75,7 +75,7 @@ class TrainerProperties:
     accelerator: Accelerator
     strategy: Strategy
     precision_plugin: Precision
-    profiler: Profiler | None
+    profiler: Profiler
     loggers: list[Logger]
     callbacks: list[Callback]
     parallel_devices: list[torch.device]
@@ -184,6 +184,11 @@ class TrainerProperties:
         return self.strategy.is_global_zero
 
     @property
+    def distributed_sampler_kwargs(self) -> dict[str, int] | None:
+        """``num_replicas`` and ``rank`` for a distributed sampler; None where each process sees all the data."""
+        return self.strategy.sampler_arguments
+
+    @property
     def num_devices(self) -> int:
         """Devices on this node."""
         return len(self.parallel_devices)
@@ -197,10 +202,8 @@ class TrainerProperties:
 
     @property
     def lightning_module(self) -> LightningModule:
-        """The module of the last or running run."""
-        if self._module is None:
-            raise AttributeError("This Trainer has no module yet: call fit, validate, test or predict first.")
-        return self._module
+        """The module of the last or running run; None before the first, though in a run there always is one."""
+        return self._module  # type: ignore[return-value]
 
     @property
     def model(self) -> LightningModule | None:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from leyden.interfaces.checkpoint_io import CheckpointIO
 from leyden.interfaces.environment import Environment
 from leyden.interfaces.logger import Logger
 from leyden.interfaces.precision import Precision
-from leyden.interfaces.profiler import Profiler
+from leyden.interfaces.profiler import PassThroughProfiler, Profiler
 from leyden.interfaces.strategy import Strategy
 from leyden.loops.evaluate import EvaluationLoop
 from leyden.loops.fit import FitLoop
@@ -407,15 +408,13 @@ class Trainer(TrainerProperties):
     def hook_table(self, plugins: PluginManager) -> HookTable:
         """The hooks of these plugins, resolved for this run."""
         run = {"trainer": self, "pl_module": self.lightning_module}
-        profile = self.profiler.profile if self.profiler is not None else None
-        return HookTable(plugins, run, self.logging, profile)
+        return HookTable(plugins, run, self.logging, self._profile)
 
     def _set_up(self, fn: TrainerFn, saved: dict[str, Any] | None) -> None:
         """Call ``setup``, build the model, restore it, move it, and make its optimizers."""
         module = self.lightning_module
         setup.settle_log_directories(self)
-        if self.profiler is not None:
-            self.profiler.setup(fn.value, self.local_rank, self.log_dir)
+        self.profiler.setup(fn.value, self.local_rank, self.log_dir)
         setup.call_setup(self, fn.value)
         with self.strategy.module_init_context():
             module.configure_model()
@@ -464,9 +463,8 @@ class Trainer(TrainerProperties):
             hooks.teardown(fn.value)
         for logger in self.loggers:
             logger.finalize("success")
-        if self.profiler is not None:
-            self.profiler.describe()
-            self.profiler.teardown(fn.value)
+        self.profiler.describe()
+        self.profiler.teardown(fn.value)
         self.state.status, self.state.stage = TrainerStatus.FINISHED, None
 
     def _release(self) -> None:
@@ -502,11 +500,16 @@ class Trainer(TrainerProperties):
         yield
         self.state.stage = outer
 
+    @property
+    def _profile(self) -> Callable[[str], Any] | None:
+        """What measures a block by the action's name; None where nothing is measured, so that nothing is called."""
+        return None if type(self.profiler) is PassThroughProfiler else self.profiler.profile
+
     def measured(self, action: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function``, timed by the profiler where there is one."""
-        if self.profiler is None:
+        profile = self._profile
+        if profile is None:
             return function
-        profile = self.profiler.profile
 
         def measured(*args: Any, **kwargs: Any) -> Any:
             with profile(action):
@@ -516,8 +519,8 @@ class Trainer(TrainerProperties):
 
     def measure(self, action: str) -> Callable[[], Any] | None:
         """What makes a context manager that times a block, or None without a profiler."""
-        profiler = self.profiler
-        return None if profiler is None else lambda: profiler.profile(action)
+        profile = self._profile
+        return None if profile is None else partial(profile, action)
 
     # -- for the user -------------------------------------------------------------------------------------
 

@@ -106,6 +106,11 @@ def _require(trainer: Trainer, method: str, fn: TrainerFn) -> None:
 def _require_arguments(model: LightningModule, name: str, offered: Sequence[str]) -> None:
     """Refuse a step that can't be called with the offered arguments, nor with the first ones of them."""
     signature = inspect.signature(getattr(model, name))
+    if "dataloader_iter" in signature.parameters:
+        raise MisconfigurationException(
+            f"{type(model).__name__}.{name} takes dataloader_iter, but the loops draw the batches, so that a run can "
+            "be resumed exactly; take batch. What should be read ahead of it belongs into the loader."
+        )
     for count in range(len(offered), 0, -1):
         try:
             signature.bind(*offered[:count])
