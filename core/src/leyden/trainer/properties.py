@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from leyden.hooktable import is_overridden
+from leyden.loops.optimizer import LightningOptimizer
 from leyden.module import LightningModule
 from leyden.states import RunningStage, TrainerFn, TrainerStatus
 
@@ -92,7 +94,6 @@ class TrainerProperties:
     validate_loop: EvaluationLoop
     test_loop: EvaluationLoop
     predict_loop: PredictionLoop
-    optimizers: list[Any]
     lr_scheduler_configs: list[LRSchedulerConfig]
     datamodule: LightningDataModule | None
     should_stop: bool
@@ -219,6 +220,17 @@ class TrainerProperties:
     def scaler(self) -> Any:
         """The gradient scaler of the precision, or None."""
         return getattr(self.precision_plugin, "scaler", None)
+
+    @property
+    def optimizers(self) -> list[Any]:
+        """The optimizers of the running fit; a hook may assign others, with which it goes on."""
+        return self._optimizers
+
+    @optimizers.setter
+    def optimizers(self, optimizers: Iterable[Any]) -> None:
+        self._optimizers = [o.optimizer if type(o) is LightningOptimizer else o for o in optimizers]
+        if "step" in self.__dict__:
+            self.step.connect(self._optimizers)
 
     @property
     def wrapped_optimizers(self) -> list[Any]:

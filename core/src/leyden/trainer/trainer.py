@@ -155,7 +155,7 @@ class Trainer(TrainerProperties):
         self.progress = Progress()
         self.should_stop = self.received_sigterm = False
         self.asked_to_end = ""
-        self.optimizers: list[Any] = []
+        self.optimizers = []
         self.lr_scheduler_configs: list[LRSchedulerConfig] = []
         self.datamodule: LightningDataModule | None = None
         self.ckpt_path: str | None = None
@@ -438,7 +438,6 @@ class Trainer(TrainerProperties):
     def _make_optimizers(self, module: LightningModule) -> None:
         optimizers, self.lr_scheduler_configs = read_optimizers(module)
         self.optimizers = self.strategy.setup_optimizers(optimizers)
-        self.step.connect(self.optimizers)
 
     def _sanity_check(self, resumed: bool) -> None:
         """Try a few validation batches, and leave no trace of them in random states and metrics."""
