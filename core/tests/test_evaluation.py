@@ -276,3 +276,15 @@ def test_fast_dev_run_tries_one_batch_of_everything(tmp_path):
 def test_fast_dev_run_that_means_nothing(tmp_path, value):
     with pytest.raises(MisconfigurationException, match="fast_dev_run"):
         quiet_trainer(tmp_path, fast_dev_run=value)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_within_a_run_is_refused(tmp_path, stage):
+    class Nested(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            getattr(trainer, stage)(pl_module, rows(1))
+
+    trainer = quiet_trainer(tmp_path, callbacks=[Nested()])
+    with pytest.raises(MisconfigurationException, match=rf"^Trainer\.{stage}\(\) was called within Trainer\.fit\(\)"):
+        trainer.fit(ValidatedModel(), rows(1), rows(1))
+    getattr(trainer, stage)(ValidatedModel(), rows(1))  # after it, it may

@@ -305,6 +305,7 @@ class Results:
     def __init__(self) -> None:
         self.records: dict[tuple[str, str, int | None], Record] = {}
         self.epoch_ended = True
+        self.step_kept = False  # the step's values are known; those that came after them are newer
         self.dataloader_idx: int | None = None
 
     def reset(self) -> None:
@@ -382,7 +383,7 @@ class Logging:
         results = self.results
         assert results is not None
         results.dataloader_idx = dataloader_idx
-        results.epoch_ended = False
+        results.epoch_ended = results.step_kept = False
 
     def batch_size(self) -> int:
         """The first dimension of the batch's tensors, found once per batch; 1 between batches."""
@@ -527,7 +528,7 @@ class Logging:
         """Epoch values are final: keep them, and the last step's, for whoever asks later."""
         results = self.results
         assert results is not None
-        if not results.epoch_ended:
+        if not results.epoch_ended and not results.step_kept:
             self._keep(self._metrics())
         results.epoch_ended = True
         self._keep(self._metrics())
@@ -568,6 +569,7 @@ class Logging:
         """Log into another loop's records from now on; returns the outer loop's, to be given to :meth:`leave`."""
         if self.results is not None:  # the stage is no longer training, but these are the training's values
             self._keep(self.results.metrics(training=True))
+            self.results.step_kept = True
         outer, self.results = self.results, results
         results.epoch_ended = True
         return outer

@@ -294,6 +294,11 @@ class Trainer(TrainerProperties):
         weights_only: bool | None,
     ) -> Any:
         """Check what was given, run it in every process, and end well whatever happens."""
+        if self.is_running:
+            raise MisconfigurationException(
+                f"Trainer.{fn}() was called within Trainer.{self.state.fn}(); call it after that, or with a Trainer of "
+                "its own."
+            )
         provided = model is not None
         model = verify.module(model if provided else self._module, fn)
         self._connect(fn, model, loaders, datamodule)
