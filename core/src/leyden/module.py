@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from leyden.export import ModuleExport
 from leyden.loading import ModuleLoading
-from leyden.module_hooks import ModuleHooks
+from leyden.module_hooks import CheckpointHooks, DataHooks, ModelHooks
 from leyden.results import LogOptions
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
 
-class LightningModule(ModuleHooks, ModuleLoading, ModuleExport, Module):
+class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, ModuleExport, Module):
     """Override ``training_step`` and ``configure_optimizers``, and whatever else should differ.
 
     Example::

@@ -49,6 +49,7 @@ from leyden.trainer.signals import watch_signals
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 from leyden.utilities.rng import isolate_rng
+from leyden.utilities.warnings import PossibleUserWarning
 
 
 class Trainer(TrainerProperties):
@@ -360,7 +361,10 @@ class Trainer(TrainerProperties):
         if self.max_epochs is None:
             unlimited = self.max_steps == -1 and self.max_time is None
             if unlimited:
-                rank_zero_warn("No limit was given: max_epochs is 1000. For no limit at all write max_epochs=-1.")
+                rank_zero_warn(
+                    "No limit was given: max_epochs is 1000. For no limit at all write max_epochs=-1.",
+                    PossibleUserWarning,
+                )
             self.max_epochs = 1000 if unlimited else -1
         if self.min_epochs is None and self.min_steps is not None:
             self.min_epochs = 1

@@ -14,6 +14,7 @@ from leyden.module_hooks import DataHooks
 from leyden.states import RunningStage, TrainerFn
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
+from leyden.utilities.warnings import PossibleUserWarning
 
 if TYPE_CHECKING:
     from leyden.trainer.trainer import Trainer
@@ -75,7 +76,7 @@ def _fit(trainer: Trainer, loaders: dict[str, Any]) -> None:
     loop.validation.source = _source(trainer, "val", loaders["val"])
     steps = is_overridden("validation_step", model, LightningModule)
     if steps and loop.validation.source is None:
-        rank_zero_warn("There is a validation_step and no val_dataloader: nothing is validated.")
+        rank_zero_warn("There is a validation_step and no val_dataloader: nothing is validated.", PossibleUserWarning)
     if not steps and loop.validation.source is not None:
         rank_zero_warn("There is a val_dataloader and no validation_step: nothing is validated.")
     if trainer.enable_validation:
