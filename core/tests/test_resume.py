@@ -20,6 +20,13 @@ KILLED = {
     "no workers": {"seed": 1},
     "two workers": {"num_workers": 2, "seed": 6},
     "persistent workers": {"num_workers": 2, "persistent_workers": True, "seed": 8},
+    "persistent workers, noise by sample": {
+        "num_workers": 2,
+        "persistent_workers": True,
+        "by_sample": True,
+        "seed": 9,
+        "lives": 6,
+    },
     "loaders with their own generators": {"data": "generator", "seed": 1},
     "data without length": {"data": "unsized", "seed": 2},
     "a loader that starts over": {"data": "cycle", "seed": 3, "save_every": 1},
