@@ -404,3 +404,10 @@ def test_steps_that_take_any_arguments(pl, lab, stage):
 
     loaders = [loader(2), loader(1)] if stage == "fit" else [loader(2)]
     getattr(lab.trainer(), stage)(lab.model(Model), *loaders)
+
+
+@parity
+def test_samplers_of_a_combined_loader(pl, lab):
+    combined = pl.utilities.CombinedLoader({"a": loader(2), "b": [loader(1, shuffle=True), range(3)]}, "min_size")
+    for samplers in (combined.sampler, combined.batch_sampler):
+        lab.note("samplers", [type(samplers["a"]).__name__, *(type(one).__name__ for one in samplers["b"])])
