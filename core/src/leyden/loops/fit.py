@@ -124,6 +124,7 @@ class FitLoop:
         batches = self._fetch(resumed_at, behind)
         if resumed_at in (BATCH_END, VALIDATION_END):
             self.results.epoch_ended = False
+            self.results.step_kept = resumed_at == VALIDATION_END
             self._end_batch(self._accumulated(), resumed_at)
         if self._is_epoch_done():
             return self._end_epoch()
