@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 import leyden as pl
 from leyden.interfaces.logger import Logger
+from leyden.utilities.rng import seed_host
 
 ROWS, BATCH_SIZE = 26, 4
 
@@ -44,8 +45,9 @@ class Options:
         data: "map" (a shuffled dataset), "generator" (the same, shuffled by a generator of the loader's own),
             "unsized" (an iterable without length), "cycle" (two loaders, the shorter one starts over).
         num_workers: Of each loader.
-        persistent_workers: Whether they live on from epoch to epoch. Then the rows are without noise: the random
-            states of workers that have lived for some epochs are nobody's to restore.
+        persistent_workers: Whether they live on from epoch to epoch. Then the rows are without noise, unless it is
+            seeded by sample: the random states of workers that have lived for some epochs are nobody's to restore.
+        by_sample: Whether the noise of each row is seeded by its index and the epoch.
         plateau: Whether ReduceLROnPlateau takes the place of a scheduler per step.
         manual: Whether the model steps its optimizer itself.
         save_every: Training batches between checkpoints, beside those after validations and epochs.
@@ -57,6 +59,7 @@ class Options:
     data: str = "map"
     num_workers: int = 0
     persistent_workers: bool = False
+    by_sample: bool = False
     plateau: bool = False
     manual: bool = False
     save_every: int = 2
@@ -258,7 +261,7 @@ def loaders(options: Options) -> tuple[Any, Any]:
     workers: dict[str, Any] = {"num_workers": options.num_workers}
     if options.persistent_workers:
         workers["persistent_workers"] = True
-    noise = 0.0 if options.persistent_workers else 0.01
+    noise = 0.0 if options.persistent_workers and not options.by_sample else 0.01
     validation = DataLoader(Rows(9, noise), BATCH_SIZE, shuffle=True, **workers)
     if options.data == "unsized":
         return DataLoader(Stream(), BATCH_SIZE, **workers), validation
@@ -291,7 +294,9 @@ def live(options: Options, journal: Journal, checkpoint: Path, kill_after: int) 
     torch.set_num_threads(1)
     killer = Killer(kill_after)
     os.replace = killing_replace(killer)  # with which every checkpoint gets its name
-    pl.seed_everything(os.getpid() if checkpoint.exists() else 1, verbose=False)
+    pl.seed_everything(1, workers="sample" if options.by_sample else False, verbose=False)
+    if checkpoint.exists():
+        seed_host(os.getpid())
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=options.max_epochs,

@@ -93,6 +93,29 @@ def test_a_bare_batch_is_at_most_forty_calls_in_five_files(tmp_path):
     assert len(files) <= 5, files
 
 
+def test_a_log_call_is_at_most_ten_calls(tmp_path):
+    calls: list[str] = []
+
+    class Model(SmallModel):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            outer = sys.getprofile()
+            for _ in range(2):  # the first declares the name
+                calls.clear()
+                sys.setprofile(watch)
+                self.log("loss", loss, on_step=True, on_epoch=True)
+                sys.setprofile(outer)
+            return loss
+
+    def watch(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and of_framework(frame):
+            calls.append(frame.f_code.co_name)
+
+    quiet_trainer(tmp_path).fit(Model(), torch.ones(1, 3, 2))
+    assert "log" in calls
+    assert len(calls) <= 10, calls
+
+
 def test_a_reader_follows_a_batch_to_the_optimizer_through_three_files(tmp_path):
     paths: list[list[str]] = []
 

@@ -116,7 +116,7 @@ def test_a_step_takes_as_much_as_it_wants(tmp_path, stage, signature):
     getattr(quiet_trainer(tmp_path), stage)(model, Given("a", "b"))
     count = len(model.seen[0])
     assert model.seen == [("a", 0, 0)[:count], ("b", 1, 0)[:count]]
-    assert count == {"batch": 1, "batch, batch_idx": 2}.get(signature, 3)
+    assert count == {"batch": 1, "batch, batch_idx": 2, "any": 2}.get(signature, 3)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -125,6 +125,16 @@ def test_several_loaders(tmp_path, stage):
     model.seen = []
     getattr(quiet_trainer(tmp_path), stage)(model, [Given("a", "b"), Given("c")])
     assert model.seen == [("a", 0, 0), ("b", 1, 0), ("c", 0, 1)]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_step_that_passes_on_whatever_it_is_given(tmp_path, stage):
+    """It is told of the loader only where there are several, as the step behind it may not know of loaders."""
+    model = model_of(stage, SIGNATURES["any"])
+    model.seen = []
+    getattr(quiet_trainer(tmp_path), stage)(model, Given("a"))
+    getattr(quiet_trainer(tmp_path), stage)(model, [Given("b"), Given("c")])
+    assert model.seen == [("a", 0), ("b", 0, 0), ("c", 0, 1)]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -266,3 +276,15 @@ def test_fast_dev_run_tries_one_batch_of_everything(tmp_path):
 def test_fast_dev_run_that_means_nothing(tmp_path, value):
     with pytest.raises(MisconfigurationException, match="fast_dev_run"):
         quiet_trainer(tmp_path, fast_dev_run=value)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_within_a_run_is_refused(tmp_path, stage):
+    class Nested(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            getattr(trainer, stage)(pl_module, rows(1))
+
+    trainer = quiet_trainer(tmp_path, callbacks=[Nested()])
+    with pytest.raises(MisconfigurationException, match=rf"^Trainer\.{stage}\(\) was called within Trainer\.fit\(\)"):
+        trainer.fit(ValidatedModel(), rows(1), rows(1))
+    getattr(trainer, stage)(ValidatedModel(), rows(1))  # after it, it may

@@ -78,6 +78,10 @@ def test_access_by_attribute_and_by_key():
     assert isinstance(hparams, dict)
 
 
+def test_they_are_printed_in_lines():
+    assert str(All(3).hparams) == '"width": 3\n"depth": 2\n"rate":  0.1'
+
+
 def test_initial_values_stay():
     model = OneObject({"layers": [1]})
     model.hparams.layers.append(2)

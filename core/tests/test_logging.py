@@ -1,5 +1,9 @@
 """``self.log``: what it takes, how it reduces, where each value goes and when."""
 
+import inspect
+import pickle
+from functools import partial
+
 import pytest
 import torch
 from recording import (
@@ -12,6 +16,7 @@ from recording import (
     quiet_trainer,
     rows,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import leyden as pl
 from leyden.utilities.exceptions import MisconfigurationException
@@ -106,6 +111,45 @@ def test_callbacks_log_through_the_module(tmp_path, hook):
     assert logger.values("mine") == [(0, 3.0)]
 
 
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_train_epoch_end", "on_validation_epoch_end"])
+def test_callbacks_log_by_themselves(tmp_path, hook):
+    def log(self, trainer, pl_module, *args):
+        if not trainer.sanity_checking:
+            self.log("mine", 3.0, prog_bar=True)
+            self.log_dict({"a": 1.0, "b": 2.0}, on_epoch=True, on_step=False)
+
+    callback = type("Logs", (pl.Callback,), {hook: log})()
+    logger, trainer = logged_fit(tmp_path, ValidatedModel(), 1, rows(1), callbacks=[callback])
+    assert [logger.values(name) for name in ("mine", "a", "b")] == [[(0, 3.0)], [(0, 1.0)], [(0, 2.0)]]
+    assert trainer.progress_bar_metrics == {"mine": 3.0}
+
+
+def test_a_callback_that_logs_outside_of_a_run_is_told():
+    with pytest.raises(MisconfigurationException, match=r"self\.log\('mine', …\) of Callback .* outside of a run"):
+        pl.Callback().log("mine", 1.0)
+
+
+def test_a_callback_that_has_logged_is_copied_without_the_module(tmp_path):
+    callback = pl.Callback()
+    quiet_trainer(tmp_path, callbacks=[callback]).fit(LoggingModel(), Given(*rows(1)))
+    copied = pickle.loads(pickle.dumps(callback))
+    with pytest.raises(MisconfigurationException, match="outside of a run"):
+        copied.log("mine", 1.0)
+
+
+def test_a_callback_s_own_attribute_is_left_alone(tmp_path):
+    class Notes(pl.Callback):
+        def __init__(self):
+            self.log = []
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.log.append(batch_idx)
+
+    notes = Notes()
+    quiet_trainer(tmp_path, callbacks=[notes]).fit(LoggingModel(), Given(*rows(2)))
+    assert notes.log == [0, 1]
+
+
 def test_prediction_logs_nothing_and_says_so(tmp_path):
     model = model_that(predict_step=lambda self, batch, batch_idx: self.log("value", 1.0))
     with pytest.raises(MisconfigurationException, match=r"self\.log\('value"):
@@ -189,28 +233,42 @@ def test_fast_dev_run_logs_nothing(tmp_path):
     assert trainer.callback_metrics["val_loss"] > 0
 
 
-def test_no_value_is_read_before_it_is_shown(tmp_path, monkeypatch):
+class Reads(TorchDispatchMode):
+    """Counts what waits for the device: the reading of a value, by ``item``, ``float``, ``bool`` and so on."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("reduction", ["mean", "min", "max", "sum", lambda values: values.sum()])
+def test_no_value_is_read_before_it_is_shown(tmp_path, reduction):
     """Reading a tensor's value waits for the device."""
-    read, batches = [], Given(*rows(8))
-    original = torch.Tensor.item
-    monkeypatch.setattr(torch.Tensor, "item", lambda self: read.append(1) or original(self))
 
     def training_step(self, batch, batch_idx):
         loss = self.loss(batch)
-        self.log("loss", loss, on_step=True, on_epoch=True, prog_bar=True)
+        self.log("loss", loss, on_step=True, on_epoch=True, prog_bar=True, reduce_fx=reduction)
         self.log("constant", 1.0)
         return loss
 
     class Look(pl.Callback):
-        def on_train_batch_end(self, trainer, *args):
-            self.read = list(read)
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            reads.count = 0 if batch_idx == 0 else reads.count  # PyTorch's DataLoader reads its seed before
 
-    look = Look()
+        def on_train_batch_end(self, trainer, *args):
+            self.read = reads.count
+
+    look, reads = Look(), Reads()
     logger = RecordingLogger()
     trainer = quiet_trainer(tmp_path, logger=logger, log_every_n_steps=8, callbacks=[look])
-    trainer.fit(model_that(training_step=training_step), batches)
-    assert look.read == []
-    assert len(read) == 3  # loss_step and constant once, loss_epoch once
+    with reads:
+        trainer.fit(model_that(training_step=training_step), Given(*rows(8)))
+    assert look.read == 0
+    assert reads.count == 3  # loss_step and constant once, loss_epoch once
 
 
 # -- values and reductions ----------------------------------------------------------------------------------
@@ -311,6 +369,28 @@ def test_reductions(tmp_path, case):
 
     logger, _ = logged_fit(tmp_path, model_that(training_step=training_step), 4, max_epochs=2)
     assert logger.values("value") == [(3, expected), (7, expected)]
+
+
+@pytest.mark.parametrize("make", [lambda n: lambda values: values.max() * n, lambda n: partial(torch.quantile, q=1.0)])
+def test_a_function_that_is_written_in_the_call(tmp_path, make):
+    """It is a new object in every call."""
+
+    def training_step(self, batch, batch_idx):
+        self.log("value", float(batch_idx), on_step=False, on_epoch=True, reduce_fx=make(1))
+        return self.loss(batch)
+
+    logger, _ = logged_fit(tmp_path, model_that(training_step=training_step), 4)
+    assert logger.values("value") == [(3, 3.0)]
+
+
+def test_another_function_for_the_same_name_is_refused(tmp_path):
+    def training_step(self, batch, batch_idx):
+        function = (lambda values: values.max()) if batch_idx else (lambda values: values.min())
+        self.log("value", 1.0, on_epoch=True, reduce_fx=function)
+        return self.loss(batch)
+
+    with pytest.raises(MisconfigurationException, match="twice in training_step with different arguments"):
+        logged_fit(tmp_path, model_that(training_step=training_step), 2)
 
 
 def test_an_unknown_reduction_is_refused(tmp_path):
@@ -432,6 +512,22 @@ def test_log_dict(tmp_path):
     logger, trainer = logged_fit(tmp_path, model_that(training_step=training_step), 1)
     assert logger.logged == [(0, {"a": 1.0, "b": 2.0, "epoch": 0})]
     assert trainer.progress_bar_metrics == {"a": 1.0, "b": 2.0}
+
+
+def test_log_dict_passes_on_every_option(monkeypatch):
+    """In the order of ``log``, and each to the argument of its name."""
+    options = {name: object() for name in inspect.signature(pl.LightningModule.log_dict).parameters}
+    del options["self"], options["dictionary"]
+    seen = {}
+    monkeypatch.setattr(pl.LightningModule, "log", recorded(pl.LightningModule.log, seen))
+    pl.LightningModule().log_dict({"a": 1.0}, **options)
+    assert {name: seen[name] for name in options} == options
+    assert (seen["name"], seen["value"]) == ("a", 1.0)
+
+
+def recorded(function, seen):
+    signature = inspect.signature(function)
+    return lambda *args, **kwargs: seen.update(signature.bind(*args, **kwargs).arguments)
 
 
 def test_a_mapping_is_logged_value_by_value(tmp_path):

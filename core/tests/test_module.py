@@ -318,3 +318,33 @@ def test_init_module_builds_as_ever_and_leaves_parameters_unfilled_if_asked(tmp_
     empty.load_state_dict(expected.state_dict())
     assert torch.equal(empty.weight, expected.weight)
     assert torch.nn.Linear(4, 4).weight.device == empty.weight.device
+
+
+def test_where_a_checkpoint_holds_the_hyperparameters(tmp_path):
+    class Model(LoggingModel):
+        def __init__(self, width=3):
+            super().__init__()
+            self.save_hyperparameters()
+
+    class Data(pl.LightningDataModule):
+        def __init__(self, size=2):
+            super().__init__()
+            self.save_hyperparameters()
+
+        def train_dataloader(self):
+            return Given(*rows(self.hparams.size))
+
+    trainer = quiet_trainer(tmp_path)
+    trainer.fit(Model(), Data())
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    checkpoint = torch.load(tmp_path / "run.ckpt", weights_only=True)
+    assert checkpoint[Model.CHECKPOINT_HYPER_PARAMS_KEY] == {"width": 3}
+    assert checkpoint[Data.CHECKPOINT_HYPER_PARAMS_KEY] == {"size": 2}
+    assert checkpoint[Data.CHECKPOINT_HYPER_PARAMS_NAME] == checkpoint[Model.CHECKPOINT_HYPER_PARAMS_NAME] == "kwargs"
+
+
+def test_before_a_run_a_trainer_has_no_module_and_divides_nothing(tmp_path):
+    trainer = quiet_trainer(tmp_path)
+    assert trainer.lightning_module is None
+    assert trainer.model is None
+    assert trainer.distributed_sampler_kwargs is None

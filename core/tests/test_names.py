@@ -56,9 +56,8 @@ NOT_HERE = {
     """,
     "later": """
         plugins.AsyncCheckpointIO plugins.io.AsyncCheckpointIO plugins.io.async_plugin serve
-        utilities.find_shared_parameters utilities.measure_flops utilities.parameter_tying
         utilities.rank_zero.LightningDeprecationWarning utilities.rank_zero.WarningCache
-        utilities.rank_zero.rank_prefixed_message utilities.set_shared_parameters
+        utilities.rank_zero.rank_prefixed_message
     """,
     "a model or data to download, for Lightning's own examples": """
         demos.LightningLSTM demos.LightningTransformer demos.SequenceSampler demos.SimpleLSTM demos.Transformer
@@ -71,7 +70,6 @@ NOT_HERE = {
         utilities.memory.is_cudnn_snafu utilities.memory.is_out_of_cpu_memory
     """,
     "components by name take its place": "accelerators.AcceleratorRegistry strategies.StrategyRegistry",
-    "a profiler may be None": "profilers.PassThroughProfiler profilers.base",
     "Leyden's loads and saves Lightning's checkpoints as they are": """
         utilities.consolidate_checkpoint utilities.migration utilities.upgrade_checkpoint
     """,
@@ -81,12 +79,12 @@ NOT_HERE = {
         callbacks.progress.rich_progress.CustomInfiniteTask callbacks.progress.rich_progress.CustomProgress
         callbacks.progress.rich_progress.CustomTimeColumn callbacks.progress.rich_progress.MetricsTextColumn
         callbacks.progress.rich_progress.ProcessingSpeedColumn callbacks.progress.tqdm_progress.convert_inf
-        callbacks.timer.Interval cli_lightning_logo core.hooks.CheckpointHooks core.hooks.ModelHooks
+        callbacks.timer.Interval cli_lightning_logo
         core.module.MODULE_OPTIMIZERS core.optimizer.do_nothing_closure core.saving disable_possible_user_warnings
         loggers.logger.merge_dicts loops plugins.precision.double.LightningDoublePrecisionModule
         strategies.strategy.TBroadcast strategies.strategy.TReduce utilities.FLOAT16_EPSILON
         utilities.FLOAT32_EPSILON utilities.FLOAT64_EPSILON utilities.GradClipAlgorithmType utilities.LightningEnum
-        utilities.data.BType utilities.data.has_len_all_ranks utilities.disable_possible_user_warnings utilities.enums
+        utilities.data.BType utilities.data.has_len_all_ranks utilities.enums
         utilities.is_picklable utilities.is_shared_filesystem utilities.model_summary.get_formatted_model_size
         utilities.model_summary.get_human_readable_count utilities.model_summary.model_summary.LEFTOVER_PARAMS_NAME
         utilities.model_summary.model_summary.PARAMETER_NUM_UNITS

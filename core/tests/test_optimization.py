@@ -40,6 +40,25 @@ def test_accumulation_with_a_limit_beyond_the_end(tmp_path, wrap):
     assert trainer.global_step == 3
 
 
+@pytest.mark.parametrize("assigned", [lambda fresh, used: fresh, lambda fresh, used: used])
+def test_a_hook_may_assign_other_optimizers(tmp_path, assigned):
+    """The run goes on with them, or, where they are the module's own as steps see them, as it was."""
+
+    class Change(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                fresh = Adam(pl_module.parameters(), lr=0.1)
+                trainer.optimizers = [assigned(fresh, pl_module.optimizers())]
+
+    def train(model, batches):
+        first = model.configure_optimizers()
+        by_hand(model, batches, first)
+        return by_hand(model, batches, assigned(Adam(model.parameters(), lr=0.1), first))
+
+    trainer = compare(tmp_path, Model(), train, max_epochs=2, callbacks=[Change()])
+    assert trainer.global_step == 10
+
+
 CLIPPING = {
     "norm": ({"gradient_clip_val": 0.1}, lambda p: nn.utils.clip_grad_norm_(p, 0.1)),
     "norm by name": (

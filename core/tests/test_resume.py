@@ -20,6 +20,13 @@ KILLED = {
     "no workers": {"seed": 1},
     "two workers": {"num_workers": 2, "seed": 6},
     "persistent workers": {"num_workers": 2, "persistent_workers": True, "seed": 8},
+    "persistent workers, noise by sample": {
+        "num_workers": 2,
+        "persistent_workers": True,
+        "by_sample": True,
+        "seed": 9,
+        "lives": 6,
+    },
     "loaders with their own generators": {"data": "generator", "seed": 1},
     "data without length": {"data": "unsized", "seed": 2},
     "a loader that starts over": {"data": "cycle", "seed": 3, "save_every": 1},
@@ -297,3 +304,21 @@ def test_with_limits(tmp_path, arguments):
     for path, written in saver.saved[1::3]:
         rest, _ = fit(tmp_path, ckpt_path=path, seed=99, **arguments)
         assert rest == whole[written:], path.name
+
+
+@pytest.mark.parametrize("hook", ["on_validation_end", "on_train_epoch_end"])
+def test_of_one_name_in_training_and_validation_the_later_value_stays(tmp_path, hook):
+    class Shared(Model):
+        def training_step(self, batch, batch_idx):
+            self.log("shared", float(batch_idx))
+            return super().training_step(batch, batch_idx)
+
+        def validation_step(self, batch, batch_idx):
+            self.log("shared", -1.0)
+            return super().validation_step(batch, batch_idx)
+
+    save = SaveAt(tmp_path, hook)
+    _, whole = fit(tmp_path, callbacks=[save], model=Shared, val_check_interval=1.0)
+    _, resumed = fit(tmp_path, seed=2, model=Shared, val_check_interval=1.0, ckpt_path=save.saved[-1][0])
+    assert whole.callback_metrics["shared"] == -1.0
+    assert resumed.callback_metrics["shared"] == -1.0

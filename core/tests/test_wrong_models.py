@@ -31,6 +31,14 @@ def test_a_step_that_can_not_be_called(tmp_path, stage, wrong):
     refused(tmp_path, rf"^EveryStep\.{step}\(.*\) can't be called: it is given {offered}, or fewer", model, stage)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_step_that_would_draw_its_batches_itself(tmp_path, stage):
+    step = {"fit": "training", "validate": "validation"}.get(stage, stage) + "_step"
+    model = EveryStep()
+    setattr(model, step, lambda dataloader_iter: None)
+    refused(tmp_path, rf"^EveryStep\.{step} takes dataloader_iter, but the loops draw the batches", model, stage)
+
+
 def test_a_validation_step_that_can_not_be_called_in_a_fit(tmp_path):
     model = EveryStep()
     model.validation_step = lambda: None

@@ -1,4 +1,4 @@
-"""What a training step, an import and a start cost in Leyden, beside a hand-written loop and pytorch-lightning.
+"""What a step, a ``self.log`` call, an import and a start cost in Leyden, a hand-written loop and pytorch-lightning.
 
     python tests/benchmarks/overhead.py                 # a few minutes
     python tests/benchmarks/overhead.py --quick         # half a minute, coarse
@@ -127,7 +127,7 @@ def make_module(pl: Any, logged: bool) -> Any:
     return LoggingModel() if logged else Model()
 
 
-def train_in_framework(pl: Any, setting: str, batches: TimedBatches, directory: str) -> None:
+def train_in_framework(pl: Any, setting: str, batches: TimedBatches, directory: str, module: Any = None) -> None:
     """One epoch in ``pl``; "logged" takes the framework's own progress bar, checkpoint callback and logger."""
     on = setting == "logged"
     trainer = pl.Trainer(
@@ -140,7 +140,7 @@ def train_in_framework(pl: Any, setting: str, batches: TimedBatches, directory: 
         enable_checkpointing=on,
         enable_model_summary=False,
     )
-    trainer.fit(make_module(pl, logged=on), batches)
+    trainer.fit(module or make_module(pl, logged=on), batches)
 
 
 @contextmanager
@@ -191,6 +191,53 @@ def time_steps(setting: str, rounds: int, warmup: int, steps: int) -> Times:
                 for clock, figure in micros.items() if round_ else ():
                     times[name][clock].append(figure)
     return times
+
+
+LOGGED = {
+    "in a training step, as it comes": {},
+    "on step and epoch": {"on_step": True, "on_epoch": True},
+}
+
+
+def time_log_calls(rounds: int, calls: int = 200) -> dict[str, dict[str, float]]:
+    """µs of CPU of one ``self.log`` call by options: the tensor arithmetic that it needs, and all of each framework's.
+
+    The least of many blocks of calls, as nothing but another process can make one slower. The arithmetic is that
+    of a value of its own (detached and copied) and, for an epoch, of its weighted sum.
+    """
+    figures: dict[str, dict[str, float]] = {}
+    for title, options in LOGGED.items():
+        figures[title] = {"arithmetic": time_arithmetic(rounds, calls, epoch=bool(options))}
+        for name in FRAMEWORKS:
+            pl, blocks = importlib.import_module(name), []
+
+            class Model(make_module(pl, logged=False).__class__):  # type: ignore[misc]
+                def training_step(self, batch: Batch, batch_idx: int, *, options: Any = options) -> Tensor:
+                    loss = super().training_step(batch, batch_idx)
+                    start = time.thread_time()
+                    for _ in range(calls):
+                        self.log("loss", loss, **options)
+                    self.blocks.append((time.thread_time() - start) / calls * 1e6)
+                    return loss
+
+            Model.blocks = blocks
+            train_in_framework(pl, "bare", TimedBatches(make_batches(), 0, rounds), tempfile.gettempdir(), Model())
+            figures[title][name] = min(blocks)
+    return figures
+
+
+def time_arithmetic(rounds: int, calls: int, epoch: bool) -> float:
+    """µs of CPU of what a logged loss needs of tensor arithmetic."""
+    loss, total = torch.rand((), requires_grad=True) * 1, torch.zeros(())
+    blocks = []
+    for _ in range(rounds):
+        start = time.thread_time()
+        for _ in range(calls):
+            value = loss.detach().clone()
+            if epoch:
+                total = total + value * 32
+        blocks.append((time.thread_time() - start) / calls * 1e6)
+    return min(blocks)
 
 
 IMPORT_CODE = """
@@ -282,6 +329,15 @@ def report(result: dict[str, Any]) -> str:
             if name == "leyden":
                 cells[5] = both_clocks(row, "overhead_of_lightning", "{:.1%}")
             lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        "| a `self.log` call | | µs of CPU | beyond the tensor arithmetic, µs |",
+        "| --- | --- | ---: | ---: |",
+    ]
+    for title, row in result["log_us"].items():
+        lines.append(f"| {title} | tensor arithmetic alone | {row['arithmetic']:.1f} |  |")
+        for name in FRAMEWORKS:
+            lines.append(f"| {title} | {label(name)} | {row[name]:.1f} | {row[name] - row['arithmetic']:.1f} |")
     lines += ["", "| a start | import beyond torch, ms | process start to first step done, s |"]
     lines += ["| --- | ---: | ---: |"]
     for name, seconds in result["first_step_s"].items():
@@ -333,6 +389,7 @@ def main() -> None:
         "rounds": rounds,
         "steps": steps,
         "steps_us": {setting: summarise(times) for setting, times in rounds_us.items()},
+        "log_us": time_log_calls(10 if arguments.quick else 50),
         "import_ms": time_imports(starts),
         "first_step_s": time_first_step(starts),
         "rounds_us": rounds_us,

@@ -369,3 +369,45 @@ def test_a_dataset_of_one_tensor(pl, lab):
             return self(batch[0]).sum()
 
     lab.trainer().fit(lab.model(Model), DataLoader(TensorDataset(torch.ones(3, 4)), 2, drop_last=True))
+
+
+@parity
+def test_a_sampler_is_told_each_epoch_once(pl, lab):
+    told = []
+
+    class Told(SequentialSampler):
+        def set_epoch(self, epoch):
+            told.append(epoch)
+
+    data = loader(4).dataset
+    lab.trainer(max_epochs=3).fit(lab.model(), DataLoader(data, sampler=Told(data), batch_size=2))
+    lab.note("told", told)
+
+
+@parity
+@pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
+def test_steps_that_take_any_arguments(pl, lab, stage):
+    """They pass on what they get to the ordinary steps, which know of no loader."""
+
+    class Model(lab.Model):
+        def training_step(self, *args, **kwargs):
+            return super().training_step(*args, **kwargs)
+
+        def validation_step(self, *args, **kwargs):
+            return super().validation_step(*args, **kwargs)
+
+        def test_step(self, *args, **kwargs):
+            return super().test_step(*args, **kwargs)
+
+        def predict_step(self, *args, **kwargs):
+            return super().predict_step(*args, **kwargs)
+
+    loaders = [loader(2), loader(1)] if stage == "fit" else [loader(2)]
+    getattr(lab.trainer(), stage)(lab.model(Model), *loaders)
+
+
+@parity
+def test_samplers_of_a_combined_loader(pl, lab):
+    combined = pl.utilities.CombinedLoader({"a": loader(2), "b": [loader(1, shuffle=True), range(3)]}, "min_size")
+    for samplers in (combined.sampler, combined.batch_sampler):
+        lab.note("samplers", [type(samplers["a"]).__name__, *(type(one).__name__ for one in samplers["b"])])

@@ -411,3 +411,32 @@ def test_print_goes_to_standard_output(pl, lab):
     with contextlib.redirect_stdout(printed):
         lab.trainer(max_epochs=1).fit(lab.model(Model), loader(1))
     lab.note("printed", printed.getvalue())
+
+
+@parity
+@pytest.mark.parametrize("prog_bar", [False, True])
+def test_one_name_in_training_and_validation(pl, lab, prog_bar):
+    """Of a step's value and that of the validation after it, the later one stays."""
+    train_and_test(lab, lambda m, name, loss, i: m.log("loss", loss, prog_bar=prog_bar), max_epochs=2)
+
+
+@parity
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_train_epoch_end", "on_validation_epoch_end"])
+def test_a_callback_logs_by_itself(pl, lab, hook):
+    def log(self, trainer, pl_module, *args):
+        self.log("mine", 1.0, prog_bar=True)
+        self.log_dict({"a": 2.0, "b": 3.0})
+
+    callback = type("Logs", (pl.Callback,), {hook: log})()
+    trainer = lab.trainer(callbacks=[callback])
+    trainer.fit(lab.model(), loader(3), loader(2))
+    lab.note("metrics", [trainer.callback_metrics, trainer.logged_metrics, trainer.progress_bar_metrics])
+
+
+@parity
+def test_norms_of_gradients(pl, lab):
+    class Model(lab.Model):
+        def on_before_optimizer_step(self, optimizer):
+            self.log_dict(pl.utilities.grad_norm(self, norm_type=2))
+
+    lab.trainer(max_epochs=1).fit(lab.model(Model), loader(3))

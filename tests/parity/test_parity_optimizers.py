@@ -285,3 +285,15 @@ def test_detect_anomaly(pl, lab):
 
     with lab.raises("RuntimeError"):
         lab.trainer(detect_anomaly=True).fit(lab.model(Model), loader(2))
+
+
+@parity
+def test_a_callback_assigns_other_optimizers(pl, lab):
+    class Change(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                trainer.optimizers = [Adam(pl_module.parameters(), lr=0.5)]
+
+    trainer = lab.trainer(max_epochs=3, callbacks=[Change()])
+    trainer.fit(lab.model(), loader(3))
+    lab.note("optimizer", [type(optimizer).__name__ for optimizer in trainer.optimizers])

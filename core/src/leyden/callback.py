@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 from torch.optim import Optimizer
+
+from leyden.utilities.exceptions import MisconfigurationException
 
 if TYPE_CHECKING:
     from leyden.module import LightningModule
@@ -24,6 +27,7 @@ class Callback:
     """
 
     role: ClassVar[str | None] = None
+    _logging_module: LightningModule | None = None
 
     @property
     def state_key(self) -> str:
@@ -33,6 +37,26 @@ class Callback:
     def _generate_state_key(self, **kwargs: Any) -> str:
         """A state key from the class's name and the arguments that tell two instances apart."""
         return f"{type(self).__qualname__}{kwargs!r}"
+
+    def log(self, name: str, value: Any, *args: Any, **options: Any) -> None:
+        """Log as the module does; the arguments are those of ``LightningModule.log``.
+
+        Raises:
+            MisconfigurationException: No run is under way, or it has no meaning in the hook that runs.
+        """
+        if self._logging_module is None:
+            raise MisconfigurationException(
+                f"self.log({name!r}, …) of {type(self).__name__} was called outside of a run; log from a hook."
+            )
+        self._logging_module.log(name, value, *args, **options)
+
+    def log_dict(self, dictionary: Mapping[str, Any], *args: Any, **options: Any) -> None:
+        """Log several values with the same options; see :meth:`log`."""
+        for name, value in dictionary.items():
+            self.log(name, value, *args, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_logging_module"}
 
     def state_dict(self) -> dict[str, Any]:
         """State to keep in checkpoints: plain data and tensors."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from leyden.hparams import HyperparametersMixin
 from leyden.loops.progress import BATCH_END, Progress
 from leyden.serialization import to_plain
 from leyden.utilities.batch import move_data_to_device
@@ -49,9 +50,9 @@ def dump(trainer: Trainer, weights_only: bool = False) -> dict[str, Any]:
         if state := trainer.precision_plugin.state_dict():
             checkpoint[type(trainer.precision_plugin).__qualname__] = state
         checkpoint[OWN_KEY] = {"version": 2, "plugins": _plugins(trainer), "ranks": _states_of_ranks(trainer)}
-    _add_hparams(checkpoint, module, "hyper_parameters", "hparams_name")
+    _add_hparams(checkpoint, module)
     if datamodule is not None:
-        _add_hparams(checkpoint, datamodule, "datamodule_hyper_parameters", "datamodule_hparams_name")
+        _add_hparams(checkpoint, datamodule)
         if state := datamodule.state_dict():
             checkpoint[type(datamodule).__qualname__] = state
     if trainer.hooks.on_save_checkpoint is not None and not weights_only:
@@ -68,10 +69,10 @@ def _callback_states(trainer: Trainer) -> dict[str, Any]:
     return {callback.state_key: state for callback in trainer.callbacks if (state := callback.state_dict())}
 
 
-def _add_hparams(checkpoint: dict[str, Any], owner: Any, key: str, name_key: str) -> None:
+def _add_hparams(checkpoint: dict[str, Any], owner: HyperparametersMixin) -> None:
     if owner.hparams:
-        checkpoint[name_key] = getattr(owner, "_hparams_name", "kwargs")  # hparams may be set without being saved
-        checkpoint[key] = dict(owner.hparams)
+        checkpoint[owner.CHECKPOINT_HYPER_PARAMS_NAME] = owner._hparams_name
+        checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = dict(owner.hparams)
 
 
 def _tell_of_dropped(trainer: Trainer, dropped: list[str]) -> None:

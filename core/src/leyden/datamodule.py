@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from leyden.hparams import HyperparametersMixin
 from leyden.loading import DataModuleLoading
 from leyden.module_hooks import DataHooks
 
@@ -17,13 +16,15 @@ if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
 
-class LightningDataModule(DataHooks, HyperparametersMixin, DataModuleLoading):
+class LightningDataModule(DataHooks, DataModuleLoading):
     """Override ``setup`` and the loaders that are needed.
 
     Attributes:
         prepare_data_per_node: Whether ``prepare_data`` runs in one process of each node (True) or in one of all.
     """
 
+    CHECKPOINT_HYPER_PARAMS_KEY = "datamodule_hyper_parameters"
+    CHECKPOINT_HYPER_PARAMS_NAME = "datamodule_hparams_name"
     prepare_data_per_node = True
     allow_zero_length_dataloader_with_multiple_devices = False
 

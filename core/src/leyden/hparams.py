@@ -13,9 +13,17 @@ from leyden.utilities.attribute_dict import AttributeDict
 
 
 class HyperparametersMixin:
-    """Gives a class ``save_hyperparameters``, ``hparams`` and ``hparams_initial``."""
+    """Gives a class ``save_hyperparameters``, ``hparams`` and ``hparams_initial``.
 
+    Attributes:
+        CHECKPOINT_HYPER_PARAMS_KEY: Where checkpoints hold the hyperparameters.
+        CHECKPOINT_HYPER_PARAMS_NAME: Where they hold the name of the argument that all of them came in.
+    """
+
+    CHECKPOINT_HYPER_PARAMS_KEY = "hyper_parameters"
+    CHECKPOINT_HYPER_PARAMS_NAME = "hparams_name"
     _log_hyperparams = False
+    _hparams_name = "kwargs"
 
     def save_hyperparameters(
         self,

@@ -9,14 +9,10 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 from typing_extensions import Self
 
-from leyden.hparams import takes
+from leyden.hparams import HyperparametersMixin, takes
 from leyden.serialization import local_path, read_checkpoint
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
-
-MODULE_KEYS = ("hyper_parameters", "hparams_name")
-DATAMODULE_KEYS = ("datamodule_hyper_parameters", "datamodule_hparams_name")
-
 
 if TYPE_CHECKING:
     _class_only = classmethod
@@ -38,7 +34,7 @@ else:
             return refuse
 
 
-class ModuleLoading:
+class ModuleLoading(HyperparametersMixin):
     """Gives a LightningModule ``load_from_checkpoint``."""
 
     @_class_only
@@ -66,8 +62,8 @@ class ModuleLoading:
         """
         checkpoint = read_checkpoint(checkpoint_path, "cpu" if map_location is None else map_location, weights_only)
         if hparams_file is not None:
-            checkpoint["hyper_parameters"] = _read_hparams(hparams_file)
-        module: Any = _build(cls, checkpoint, MODULE_KEYS, kwargs)
+            checkpoint[cls.CHECKPOINT_HYPER_PARAMS_KEY] = _read_hparams(hparams_file)
+        module: Any = _build(cls, checkpoint, kwargs)
         module.configure_model()
         module.on_load_checkpoint(checkpoint)
         strict = module.strict_loading if strict is None else strict
@@ -81,7 +77,7 @@ class ModuleLoading:
         return module  # type: ignore[no-any-return]
 
 
-class DataModuleLoading:
+class DataModuleLoading(HyperparametersMixin):
     """Gives a LightningDataModule ``load_from_checkpoint``."""
 
     @_class_only
@@ -99,16 +95,16 @@ class DataModuleLoading:
         """
         checkpoint = read_checkpoint(checkpoint_path, "cpu" if map_location is None else map_location, weights_only)
         if hparams_file is not None:
-            checkpoint["datamodule_hyper_parameters"] = _read_hparams(hparams_file)
-        datamodule: Any = _build(cls, checkpoint, DATAMODULE_KEYS, kwargs)
+            checkpoint[cls.CHECKPOINT_HYPER_PARAMS_KEY] = _read_hparams(hparams_file)
+        datamodule: Any = _build(cls, checkpoint, kwargs)
         if (state := checkpoint.get(cls.__qualname__)) is not None:
             datamodule.load_state_dict(state)
         return datamodule  # type: ignore[no-any-return]
 
 
-def _build(cls: type, checkpoint: dict[str, Any], keys: tuple[str, str], overrides: dict[str, Any]) -> Any:
-    saved = dict(checkpoint.get(keys[0], {}))
-    name = checkpoint.get(keys[1], "kwargs")
+def _build(cls: type[HyperparametersMixin], checkpoint: dict[str, Any], overrides: dict[str, Any]) -> Any:
+    saved = dict(checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}))
+    name = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_NAME, "kwargs")
     if name not in ("kwargs", "", None) and name not in saved:
         arguments = {name: _attribute_dict({**saved, **overrides.pop(name, {})}), **overrides}
     else:

@@ -14,9 +14,8 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from leyden.export import ModuleExport
-from leyden.hparams import HyperparametersMixin
 from leyden.loading import ModuleLoading
-from leyden.module_hooks import ModuleHooks
+from leyden.module_hooks import CheckpointHooks, DataHooks, ModelHooks
 from leyden.results import LogOptions
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
 
-class LightningModule(ModuleHooks, HyperparametersMixin, ModuleLoading, ModuleExport, Module):
+class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, ModuleExport, Module):
     """Override ``training_step`` and ``configure_optimizers``, and whatever else should differ.
 
     Example::
@@ -171,10 +170,27 @@ class LightningModule(ModuleHooks, HyperparametersMixin, ModuleLoading, ModuleEx
         )  # fmt: skip
         trainer.logging.log(name, value, options, batch_size)
 
-    def log_dict(self, dictionary: Mapping[str, Any], **options: Any) -> None:
+    def log_dict(
+        self,
+        dictionary: Mapping[str, Any],
+        prog_bar: bool = False,
+        logger: bool | None = None,
+        on_step: bool | None = None,
+        on_epoch: bool | None = None,
+        reduce_fx: str | Callable[[Any], Any] = "mean",
+        enable_graph: bool = False,
+        sync_dist: bool = False,
+        sync_dist_group: Any | None = None,
+        add_dataloader_idx: bool = True,
+        batch_size: int | None = None,
+        rank_zero_only: bool = False,
+    ) -> None:
         """Log several values with the same options; see :meth:`log`."""
         for name, value in dictionary.items():
-            self.log(name, value, **options)
+            self.log(
+                name, value, prog_bar, logger, on_step, on_epoch, reduce_fx, enable_graph, sync_dist,
+                sync_dist_group, add_dataloader_idx, batch_size, rank_zero_only=rank_zero_only,
+            )  # fmt: skip
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print once, on rank 0, without tearing the progress bar."""

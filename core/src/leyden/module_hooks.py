@@ -68,7 +68,17 @@ class DataHooks:
         """A run is ending because of ``exception``."""
 
 
-class ModuleHooks(DataHooks):
+class CheckpointHooks:
+    """What a module adds to checkpoints, and takes back from them."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint is about to be written."""
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint has been read."""
+
+
+class ModelHooks:
     """What happens in a run, for a LightningModule."""
 
     def configure_model(self) -> None:
@@ -193,9 +203,3 @@ class ModuleHooks(DataHooks):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Before the optimizer's step, gradients unscaled and not yet clipped."""
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint is about to be written."""
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint has been read."""

@@ -1,8 +1,8 @@
 """The profilers that installed plugins bring, by class name."""
 
-from leyden.interfaces.profiler import Profiler
+from leyden.interfaces.profiler import PassThroughProfiler, Profiler
 from leyden.windows import window
 
-__all__ = ["Profiler"]
+__all__ = ["PassThroughProfiler", "Profiler"]
 
 __getattr__, __dir__ = window(__name__, ("profiler",), dict.fromkeys(__all__))

@@ -14,7 +14,7 @@ from leyden.manager import PluginManager, PluginRecord, discover
 from leyden.utilities.exceptions import MisconfigurationException
 
 
-class UnknownComponentError(MisconfigurationException, ImportError):
+class UnknownComponentError(MisconfigurationException, ImportError, ValueError):
     """No installed plugin brings a component of that kind and name."""
 
 

@@ -11,6 +11,7 @@ import difflib
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from numbers import Number
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -310,6 +311,7 @@ class Results:
     def __init__(self) -> None:
         self.records: dict[tuple[str, str, int | None], Record] = {}
         self.epoch_ended = True
+        self.step_kept = False  # the step's values are known; those that came after them are newer
         self.dataloader_idx: int | None = None
 
     def reset(self) -> None:
@@ -394,7 +396,7 @@ class Logging:
         results = self.results
         assert results is not None
         results.dataloader_idx = dataloader_idx
-        results.epoch_ended = False
+        results.epoch_ended = results.step_kept = False
 
     def batch_size(self) -> int:
         """The first dimension of the batch's tensors, found once per batch; 1 between batches."""
@@ -432,6 +434,9 @@ class Logging:
     def _declare(self, results: Results, name: str, value: Any, asked: LogOptions, known: Record | None) -> Record:
         """The record of a name that is logged for the first time in this epoch."""
         if known is not None and not known.restored:
+            if _identities(known.asked) == _identities(asked):
+                known.options = known.options._replace(reduce_fx=asked.reduce_fx)
+                return known
             raise MisconfigurationException(
                 f"self.log({name!r}, …) was called twice in {self.hook} with different arguments; "
                 f"before: {_changed(known.asked, asked)}, now: {_changed(asked, known.asked)}."
@@ -536,7 +541,7 @@ class Logging:
         """Epoch values are final: keep them, and the last step's, for whoever asks later."""
         results = self.results
         assert results is not None
-        if not results.epoch_ended:
+        if not results.epoch_ended and not results.step_kept:
             self._keep(self._metrics())
         results.epoch_ended = True
         self._keep(self._metrics())
@@ -577,6 +582,7 @@ class Logging:
         """Log into another loop's records from now on; returns the outer loop's, to be given to :meth:`leave`."""
         if self.results is not None:  # the stage is no longer training, but these are the training's values
             self._keep(self.results.metrics(training=True))
+            self.results.step_kept = True
         outer, self.results = self.results, results
         results.epoch_ended = True
         return outer
@@ -656,6 +662,14 @@ def _is_metric(value: Any) -> bool:
     """Whether a value is a torchmetrics object, without importing torchmetrics for those who have none."""
     torchmetrics = sys.modules.get("torchmetrics")
     return torchmetrics is not None and isinstance(value, torchmetrics.Metric)
+
+
+def _identities(options: LogOptions) -> LogOptions:
+    """The options with what tells functions apart: one that is written in the call is a new object in every call."""
+    function = options.reduce_fx
+    if isinstance(function, partial):
+        return options._replace(reduce_fx=(function.func, function.args, function.keywords))  # type: ignore[arg-type]
+    return options._replace(reduce_fx=getattr(function, "__code__", function))
 
 
 def _changed(options: LogOptions, other: LogOptions) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import leyden as pl
-from leyden.profilers import SimpleProfiler
+from leyden.profilers import PassThroughProfiler, SimpleProfiler
 
 
 class Model(pl.LightningModule):
@@ -69,3 +69,13 @@ def test_the_report_is_written_to_a_file(tmp_path):
     fit(tmp_path, SimpleProfiler(dirpath=tmp_path, filename="times"))
     (file,) = tmp_path.glob("fit-times*.txt")
     assert "training_step" in file.read_text()
+
+
+@pytest.mark.parametrize("profiler", [None, PassThroughProfiler()])
+def test_where_nothing_is_measured_the_user_s_code_is_the_same(tmp_path, profiler, monkeypatch):
+    """And the loops call no profiler."""
+    called = []
+    monkeypatch.setattr(PassThroughProfiler, "start", lambda self, action: called.append(action))
+    trainer = fit(tmp_path, profiler)
+    assert type(trainer.profiler) is PassThroughProfiler
+    assert called == ["forward"] * 6

@@ -80,9 +80,14 @@ class CombinedLoader(Iterable[Any]):
         self._limits = limits
 
     @property
+    def sampler(self) -> Any:
+        """The samplers in the user's own collection."""
+        return tree_unflatten([getattr(loader, "sampler", None) for loader in self._flattened], self._structure)
+
+    @property
     def batch_sampler(self) -> Any:
         """The batch samplers in the user's own collection."""
-        return tree_unflatten([getattr(dl, "batch_sampler", None) for dl in self._flattened], self._structure)
+        return tree_unflatten([getattr(loader, "batch_sampler", None) for loader in self._flattened], self._structure)
 
     def sizes(self) -> list[int | float]:
         """Batches of each loader within its limit; infinite where a loader has no length and no limit."""

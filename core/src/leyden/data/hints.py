@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from torch.utils.data import DataLoader, RandomSampler
 
 from leyden.utilities.rank_zero import rank_zero_warn
+from leyden.utilities.warnings import PossibleUserWarning
 
 T = TypeVar("T")
 WATCHED = 5.0  # seconds of an epoch in which the waiting is measured
@@ -21,7 +22,8 @@ def warn_of_shuffling(loaders: Iterable[Any], source: object) -> None:
     if any(isinstance(loader, DataLoader) and type(loader.sampler) is RandomSampler for loader in loaders):
         rank_zero_warn(
             f"{source} gave a DataLoader with shuffling enabled: each pass takes its batches in another order, and a "
-            "limited one takes other samples; write shuffle=False."
+            "limited one takes other samples; write shuffle=False.",
+            PossibleUserWarning,
         )
 
 
@@ -45,6 +47,7 @@ def watched(batches: Iterable[T], source: object) -> Iterator[T]:
     if share > 0.5:
         rank_zero_warn(
             f"{source} gave a DataLoader that does not have many workers (num_workers=0), and training waits "
-            f"{share:.0%} of its time for batches; write num_workers=2 or more, so that they are loaded meanwhile."
+            f"{share:.0%} of its time for batches; write num_workers=2 or more, so that they are loaded meanwhile.",
+            PossibleUserWarning,
         )
     yield from iterator

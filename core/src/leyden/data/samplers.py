@@ -141,7 +141,9 @@ def set_sampler_epoch(loader: Any, epoch: int) -> None:
     """Tell samplers that shuffle by epoch, and datasets that seed by it, which one it is."""
     if isinstance(dataset := getattr(loader, "dataset", None), SampleSeeded):
         dataset.epoch.fill_(epoch)
-    for sampler in (getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None)):
+    inner = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+    outer = getattr(loader, "sampler", None)
+    for sampler in (inner,) if inner is outer else (outer, inner):
         set_epoch = getattr(sampler, "set_epoch", None)
         if callable(set_epoch):
             set_epoch(epoch)

@@ -11,10 +11,7 @@ from leyden.utilities.rank_zero import rank_zero_info
 
 
 class Profiler:
-    """Base class of profilers; as it stands it measures nothing.
-
-    An author overrides :meth:`start`, :meth:`stop` and :meth:`summary`. Where no profiler was asked for,
-    the loops do not call one at all.
+    """Base class of profilers: an author overrides :meth:`start`, :meth:`stop` and :meth:`summary`.
 
     Args:
         dirpath: Directory of the report; the run's log directory by default.
@@ -70,3 +67,10 @@ class Profiler:
 
     def teardown(self, stage: str | None = None) -> None:
         """A run is over, after :meth:`describe`."""
+
+
+class PassThroughProfiler(Profiler):
+    """Measures nothing: what a Trainer has where no profiler was asked for, so that the user's code can call one.
+
+    The loops do not call it at all.
+    """

@@ -1,6 +1,6 @@
 """Evaluation: one pass over the validation or test loaders, alone or within a fit.
 
-on_validation_model_eval                          run
+on_validation_model_eval                          single_pass.py
 on_validation_start, on_validation_epoch_start
 for each batch of each loader:                    _run_batches
     transfer to the device
@@ -17,19 +17,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch.nn import Module
-
-from leyden.data.combined import CombinedLoader
-from leyden.data.fetch import Fetcher
 from leyden.data.hints import warn_of_shuffling
-from leyden.data.loading import DataSource, load
+from leyden.data.loading import load
 from leyden.data.samplers import set_sampler_epoch
 from leyden.data.transfer import transfer_function
 from leyden.hooktable import is_overridden
-from leyden.interfaces.precision import Precision
 from leyden.loops.progress import VALIDATION_END
-from leyden.loops.step import takes_arguments
+from leyden.loops.single_pass import SinglePass, are_several
 from leyden.module import LightningModule
 from leyden.results import Results
 from leyden.states import RunningStage
@@ -39,7 +33,7 @@ if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
 
-class EvaluationLoop:
+class EvaluationLoop(SinglePass):
     """Validation or test.
 
     Args:
@@ -49,22 +43,19 @@ class EvaluationLoop:
 
     Attributes:
         verbose: Whether the results are printed, outside of a fit.
-        loader: The loaders, combined; None before the first run.
         sizes: Batches of each loader, within the limits.
         current_batch: Batches of this pass that are done.
         seen: Batches of each loader in all passes since it was made; the step under which evaluation steps are logged.
     """
 
     def __init__(self, trainer: Trainer, stage: RunningStage, within_fit: bool = False) -> None:
-        self.trainer, self.stage, self.within_fit = trainer, stage, within_fit
+        super().__init__(trainer, stage, within_fit)
         self.verbose = True
-        self.name = "test" if stage == RunningStage.TESTING else "validation"
         self.results = Results()
-        self.source: DataSource | None = None
-        self.loader: CombinedLoader | None = None
         self.sizes: list[int | float] = []
         self.current_batch = 0
         self.seen: Counter[int] = Counter()
+        self._done: Counter[int] = Counter()
         self._loaded_in_epoch = -1
 
     @property
@@ -81,8 +72,7 @@ class EvaluationLoop:
         if not self.max_batches or sum(self.max_batches) == 0:
             return []
         outer = trainer.logging.enter(self.results)
-        with self._without_gradients():
-            outputs = self._evaluate()
+        outputs = self.go_over()
         trainer.logging.leave(outer)
         if self.within_fit:
             return outputs
@@ -96,47 +86,31 @@ class EvaluationLoop:
             trainer.print(table)
         return numbers
 
-    def _evaluate(self) -> list[dict[str, Any]]:
+    def _end_epoch(self, outputs: list[Any]) -> None:
         trainer, logging = self.trainer, self.trainer.logging
-        steps = self._step_arguments()
-        modes = {part: part.training for part in trainer.lightning_module.modules()}
-        self._module_hook("model_eval")()
-        self._call("start")
-        self._call("epoch_start")
-        done: Counter[int] = Counter()
-        outputs = self._run_batches(steps, done)
-        self.results.dataloader_idx = None
-        self.results.epoch_ended = True
-        self._call("epoch_end")
-        if not trainer.sanity_checking:
-            logging.end_epoch()
-            epoch_metrics = logging.metrics_for_loggers()
-            for output in outputs:
-                output.update(epoch_metrics)
-            logging.send({name: value for output in reversed(outputs) for name, value in output.items()})
-        if not trainer.sanity_checking:
-            self.seen.update(done)
-        if self.within_fit and not trainer.sanity_checking:
-            trainer.progress.phase = VALIDATION_END  # a run resumed from a checkpoint of this hook goes on after it
-        self._call("end")
-        if is_overridden(f"on_{self.name}_model_train", trainer.lightning_module, LightningModule):
-            self._module_hook("model_train")()
-        else:
-            restore_modes(modes)
-        return outputs
+        if trainer.sanity_checking:
+            return
+        logging.end_epoch()
+        epoch_metrics = logging.metrics_for_loggers()
+        for output in outputs:
+            output.update(epoch_metrics)
+        logging.send({name: value for output in reversed(outputs) for name, value in output.items()})
+        self.seen.update(self._done)
+        if self.within_fit:
+            trainer.progress.phase = VALIDATION_END  # a run resumed from a checkpoint of on_validation_end is after it
 
-    def _run_batches(self, takes: Callable[..., Any], done: Counter[int]) -> list[dict[str, Any]]:
+    def _run_batches(self, step: Callable[..., Any]) -> list[dict[str, Any]]:
         trainer, logging, hooks = self.trainer, self.trainer.logging, self.trainer.hooks
         assert self.loader is not None
         count = len(self.loader.flattened)
-        several = count > 1 and self.loader.mode == "sequential"
+        several = are_several(self.loader)
         transfers = [transfer_function(trainer, i) for i in range(max(count, 1))]
         batch_start = getattr(hooks, f"on_{self.name}_batch_start")
         batch_end = getattr(hooks, f"on_{self.name}_batch_end")
-        measure = trainer.measure(f"[EvaluationLoop].{self.stage.dataloader_prefix}_dataloader_next")
         outputs: list[dict[str, Any]] = []
         previous, self.current_batch = 0, 0
-        for batch, batch_idx, dataloader_idx, _ in self._fetcher(measure):
+        self._done.clear()
+        for batch, batch_idx, dataloader_idx, _ in self._fetcher():
             if dataloader_idx != previous:
                 outputs.extend(logging.end_dataloader() for _ in range(previous, dataloader_idx))
                 previous = dataloader_idx
@@ -145,42 +119,17 @@ class EvaluationLoop:
             if batch_start is not None:
                 batch_start(batch, batch_idx, dataloader_idx)
             logging.hook = f"{self.name}_step"
-            output = takes(batch, batch_idx, dataloader_idx)
+            output = step(batch, batch_idx, dataloader_idx)
             logging.hook = None
             self.current_batch += 1
             if batch_end is not None:
                 batch_end(output, batch, batch_idx, dataloader_idx)
             logging.end_evaluation_batch(self.seen[dataloader_idx] + batch_idx)
-            done[dataloader_idx] += 1
+            self._done[dataloader_idx] += 1
         outputs.append(logging.end_dataloader())
+        self.results.dataloader_idx = None
+        self.results.epoch_ended = True
         return outputs
-
-    def _fetcher(self, measure: Callable[[], Any] | None) -> Fetcher:
-        assert self.loader is not None
-        fetcher = Fetcher(self.loader, measure=measure)
-        fetcher.read_ahead(lambda: None)
-        return fetcher
-
-    def _step_arguments(self) -> Callable[..., Any]:
-        """The step with as many of (batch, batch_idx, dataloader_idx) as it takes, in the precision's context."""
-        trainer, name = self.trainer, f"{self.name}_step"
-        function = getattr(trainer.lightning_module, name)
-        step = trainer.strategy.step_function(trainer.lightning_module, name)
-        step = trainer.measured(f"[Strategy]{type(trainer.strategy).__name__}.{name}", step)
-        return in_context(trainer, step, argument_count(function))
-
-    def _module_hook(self, suffix: str) -> Callable[[], None]:
-        hook: Callable[[], None] = getattr(self.trainer.lightning_module, f"on_{self.name}_{suffix}")
-        return hook
-
-    def _call(self, suffix: str) -> None:
-        hook = getattr(self.trainer.hooks, f"on_{self.name}_{suffix}")
-        if hook is not None:
-            hook()
-
-    def _without_gradients(self) -> Any:
-        inference = self.trainer.inference_mode and not self.within_fit
-        return torch.inference_mode() if inference else torch.no_grad()
 
     def setup_data(self) -> None:
         """Ask for the loaders: in every run alone; within a fit, once and whenever they are due again."""
@@ -197,8 +146,7 @@ class EvaluationLoop:
             if self.loader is not None:
                 self.seen.clear()
             self.loader = load(trainer, self.source, self.stage, "sequential")
-            step = f"{self.name}_step"
-            require_dataloader_idx(getattr(trainer.lightning_module, step), step, self.loader)
+            self._require_dataloader_idx()
             if first and not trainer.barebones:
                 warn_of_shuffling(self.loader.flattened, self.source)
             self.sizes = self.loader.sizes()
@@ -207,34 +155,3 @@ class EvaluationLoop:
             for loader in self.loader.flattened:
                 set_sampler_epoch(loader, trainer.progress.epoch)
         self.loader.limits = self.max_batches
-
-
-def restore_modes(modes: dict[Module, bool]) -> None:
-    """Put every submodule back into the mode it was in."""
-    for module, training in modes.items():
-        module.training = training
-
-
-def argument_count(function: Callable[..., Any]) -> int:
-    """How many of (batch, batch_idx, dataloader_idx) a step takes."""
-    return next((count for count in (3, 2) if takes_arguments(function, count)), 1)
-
-
-def require_dataloader_idx(function: Callable[..., Any], name: str, loader: CombinedLoader) -> None:
-    """Refuse a step that can't tell its loaders apart."""
-    count = len(loader.flattened)
-    if count > 1 and loader.mode == "sequential" and not takes_arguments(function, 3):
-        raise RuntimeError(f"There are {count} loaders, so {name} must take dataloader_idx as its third argument.")
-
-
-def in_context(trainer: Trainer, step: Callable[..., Any], count: int) -> Callable[..., Any]:
-    """A step called with all three arguments, of which it gets ``count``, in the precision's context if it has one."""
-    precision = trainer.precision_plugin
-    if not is_overridden("forward_context", precision, Precision):
-        return step if count == 3 else lambda *values: step(*values[:count])
-
-    def call(*values: Any) -> Any:
-        with precision.forward_context():
-            return step(*values[:count])
-
-    return call

@@ -41,6 +41,7 @@ from leyden.states import RunningStage
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from leyden.utilities.rng import collect_rng_states, set_rng_states
+from leyden.utilities.warnings import PossibleUserWarning
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
@@ -123,6 +124,7 @@ class FitLoop:
         batches = self._fetch(resumed_at, behind)
         if resumed_at in (BATCH_END, VALIDATION_END):
             self.results.epoch_ended = False
+            self.results.step_kept = resumed_at == VALIDATION_END
             self._end_batch(self._accumulated(), resumed_at)
         if self._is_epoch_done():
             return self._end_epoch()
@@ -321,7 +323,8 @@ class FitLoop:
         if trainer.loggers and self.max_batches < trainer.log_every_n_steps and not trainer.fast_dev_run:
             rank_zero_warn(
                 f"An epoch has {self.max_batches} batches and log_every_n_steps={trainer.log_every_n_steps}, so that "
-                "its steps are logged seldom or never; write a smaller number to see them."
+                "its steps are logged seldom or never; write a smaller number to see them.",
+                PossibleUserWarning,
             )
 
     def _fetch(self, resumed_at: str, behind: int) -> Iterable[Any]:
@@ -369,5 +372,6 @@ class FitLoop:
         if names:
             rank_zero_warn(
                 f"{len(names)} module(s) are in evaluation mode at the start of training, "
-                f"{names[0] or 'the whole model'!r} first; call .train() if that is not meant."
+                f"{names[0] or 'the whole model'!r} first; call .train() if that is not meant.",
+                PossibleUserWarning,
             )

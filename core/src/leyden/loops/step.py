@@ -286,7 +286,15 @@ def _requires_closure(optimizer: Any) -> bool:
 
 def takes_arguments(function: Callable[..., Any], count: int) -> bool:
     """Whether a function takes ``count`` positional arguments."""
+    return takes_any(function) or takes_named(function, count)
+
+
+def takes_any(function: Callable[..., Any]) -> bool:
+    """Whether a function takes any number of positional arguments, ``*args``."""
+    return any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(function).parameters.values())
+
+
+def takes_named(function: Callable[..., Any], count: int) -> bool:
+    """Whether a function has names for ``count`` positional arguments."""
     parameters = inspect.signature(function).parameters.values()
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return True
     return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters) >= count

@@ -15,7 +15,7 @@ from leyden.interfaces.component import Component
 from leyden.interfaces.environment import Environment
 from leyden.interfaces.logger import DummyLogger, Logger
 from leyden.interfaces.precision import Precision
-from leyden.interfaces.profiler import Profiler
+from leyden.interfaces.profiler import PassThroughProfiler, Profiler
 from leyden.interfaces.strategy import Strategy
 from leyden.manager import PluginManager, discover
 from leyden.registry import Registry, build, published_by
@@ -209,10 +209,10 @@ def choose_checkpoint_io(given: CheckpointIO | None) -> CheckpointIO:
     return given if given is not None else TorchCheckpointIO()
 
 
-def choose_profiler(value: Any, manager: PluginManager) -> Profiler | None:
+def choose_profiler(value: Any, manager: PluginManager) -> Profiler:
     """A profiler from a name or an instance; None measures nothing."""
     if value is None:
-        return None
+        return PassThroughProfiler()
     profiler = build("profiler", value, manager)
     if not isinstance(profiler, Profiler):
         raise MisconfigurationException(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from leyden.hooktable import is_overridden
+from leyden.loops.optimizer import LightningOptimizer
 from leyden.module import LightningModule
 from leyden.states import RunningStage, TrainerFn, TrainerStatus
 
@@ -75,7 +77,7 @@ class TrainerProperties:
     accelerator: Accelerator
     strategy: Strategy
     precision_plugin: Precision
-    profiler: Profiler | None
+    profiler: Profiler
     loggers: list[Logger]
     callbacks: list[Callback]
     parallel_devices: list[torch.device]
@@ -92,7 +94,6 @@ class TrainerProperties:
     validate_loop: EvaluationLoop
     test_loop: EvaluationLoop
     predict_loop: PredictionLoop
-    optimizers: list[Any]
     lr_scheduler_configs: list[LRSchedulerConfig]
     datamodule: LightningDataModule | None
     should_stop: bool
@@ -184,6 +185,11 @@ class TrainerProperties:
         return self.strategy.is_global_zero
 
     @property
+    def distributed_sampler_kwargs(self) -> dict[str, int] | None:
+        """``num_replicas`` and ``rank`` for a distributed sampler; None where each process sees all the data."""
+        return self.strategy.sampler_arguments
+
+    @property
     def num_devices(self) -> int:
         """Devices on this node."""
         return len(self.parallel_devices)
@@ -197,10 +203,8 @@ class TrainerProperties:
 
     @property
     def lightning_module(self) -> LightningModule:
-        """The module of the last or running run."""
-        if self._module is None:
-            raise AttributeError("This Trainer has no module yet: call fit, validate, test or predict first.")
-        return self._module
+        """The module of the last or running run; None before the first, though in a run there always is one."""
+        return self._module  # type: ignore[return-value]
 
     @property
     def model(self) -> LightningModule | None:
@@ -216,6 +220,17 @@ class TrainerProperties:
     def scaler(self) -> Any:
         """The gradient scaler of the precision, or None."""
         return getattr(self.precision_plugin, "scaler", None)
+
+    @property
+    def optimizers(self) -> list[Any]:
+        """The optimizers of the running fit; a hook may assign others, with which it goes on."""
+        return self._optimizers
+
+    @optimizers.setter
+    def optimizers(self, optimizers: Iterable[Any]) -> None:
+        self._optimizers = [o.optimizer if type(o) is LightningOptimizer else o for o in optimizers]
+        if "step" in self.__dict__:
+            self.step.connect(self._optimizers)
 
     @property
     def wrapped_optimizers(self) -> list[Any]:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from leyden.interfaces.checkpoint_io import CheckpointIO
 from leyden.interfaces.environment import Environment
 from leyden.interfaces.logger import Logger
 from leyden.interfaces.precision import Precision
-from leyden.interfaces.profiler import Profiler
+from leyden.interfaces.profiler import PassThroughProfiler, Profiler
 from leyden.interfaces.strategy import Strategy
 from leyden.loops.evaluate import EvaluationLoop
 from leyden.loops.fit import FitLoop
@@ -48,6 +49,7 @@ from leyden.trainer.signals import watch_signals
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 from leyden.utilities.rng import isolate_rng
+from leyden.utilities.warnings import PossibleUserWarning
 
 
 class Trainer(TrainerProperties):
@@ -154,7 +156,7 @@ class Trainer(TrainerProperties):
         self.progress = Progress()
         self.should_stop = self.received_sigterm = False
         self.asked_to_end = ""
-        self.optimizers: list[Any] = []
+        self.optimizers = []
         self.lr_scheduler_configs: list[LRSchedulerConfig] = []
         self.datamodule: LightningDataModule | None = None
         self.ckpt_path: str | None = None
@@ -293,6 +295,11 @@ class Trainer(TrainerProperties):
         weights_only: bool | None,
     ) -> Any:
         """Check what was given, run it in every process, and end well whatever happens."""
+        if self.is_running:
+            raise MisconfigurationException(
+                f"Trainer.{fn}() was called within Trainer.{self.state.fn}(); call it after that, or with a Trainer of "
+                "its own."
+            )
         provided = model is not None
         model = verify.module(model if provided else self._module, fn)
         self._connect(fn, model, loaders, datamodule)
@@ -354,7 +361,10 @@ class Trainer(TrainerProperties):
         if self.max_epochs is None:
             unlimited = self.max_steps == -1 and self.max_time is None
             if unlimited:
-                rank_zero_warn("No limit was given: max_epochs is 1000. For no limit at all write max_epochs=-1.")
+                rank_zero_warn(
+                    "No limit was given: max_epochs is 1000. For no limit at all write max_epochs=-1.",
+                    PossibleUserWarning,
+                )
             self.max_epochs = 1000 if unlimited else -1
         if self.min_epochs is None and self.min_steps is not None:
             self.min_epochs = 1
@@ -392,6 +402,8 @@ class Trainer(TrainerProperties):
     def compile_hooks(self, plugins: PluginManager) -> None:
         """Resolve every hook for these plugins, the module, the data module and the callbacks as they are now."""
         members = [Member(callback, Callback, takes_run=True) for callback in self.callbacks]
+        for callback in self.callbacks:
+            callback._logging_module = self.lightning_module
         if self.datamodule is not None:
             members.append(Member(self.datamodule, LightningDataModule, first=("setup", "teardown")))
         members.append(Member(self.lightning_module, LightningModule, first=("on_load_checkpoint",)))
@@ -405,15 +417,13 @@ class Trainer(TrainerProperties):
     def hook_table(self, plugins: PluginManager) -> HookTable:
         """The hooks of these plugins, resolved for this run."""
         run = {"trainer": self, "pl_module": self.lightning_module}
-        profile = self.profiler.profile if self.profiler is not None else None
-        return HookTable(plugins, run, self.logging, profile)
+        return HookTable(plugins, run, self.logging, self._profile)
 
     def _set_up(self, fn: TrainerFn, saved: dict[str, Any] | None) -> None:
         """Call ``setup``, build the model, restore it, move it, and make its optimizers."""
         module = self.lightning_module
         setup.settle_log_directories(self)
-        if self.profiler is not None:
-            self.profiler.setup(fn.value, self.local_rank, self.log_dir)
+        self.profiler.setup(fn.value, self.local_rank, self.log_dir)
         setup.call_setup(self, fn.value)
         with self.strategy.module_init_context():
             module.configure_model()
@@ -437,7 +447,6 @@ class Trainer(TrainerProperties):
     def _make_optimizers(self, module: LightningModule) -> None:
         optimizers, self.lr_scheduler_configs = read_optimizers(module)
         self.optimizers = self.strategy.setup_optimizers(optimizers)
-        self.step.connect(self.optimizers)
 
     def _sanity_check(self, resumed: bool) -> None:
         """Try a few validation batches, and leave no trace of them in random states and metrics."""
@@ -462,9 +471,8 @@ class Trainer(TrainerProperties):
             hooks.teardown(fn.value)
         for logger in self.loggers:
             logger.finalize("success")
-        if self.profiler is not None:
-            self.profiler.describe()
-            self.profiler.teardown(fn.value)
+        self.profiler.describe()
+        self.profiler.teardown(fn.value)
         self.state.status, self.state.stage = TrainerStatus.FINISHED, None
 
     def _release(self) -> None:
@@ -500,11 +508,16 @@ class Trainer(TrainerProperties):
         yield
         self.state.stage = outer
 
+    @property
+    def _profile(self) -> Callable[[str], Any] | None:
+        """What measures a block by the action's name; None where nothing is measured, so that nothing is called."""
+        return None if type(self.profiler) is PassThroughProfiler else self.profiler.profile
+
     def measured(self, action: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function``, timed by the profiler where there is one."""
-        if self.profiler is None:
+        profile = self._profile
+        if profile is None:
             return function
-        profile = self.profiler.profile
 
         def measured(*args: Any, **kwargs: Any) -> Any:
             with profile(action):
@@ -514,8 +527,8 @@ class Trainer(TrainerProperties):
 
     def measure(self, action: str) -> Callable[[], Any] | None:
         """What makes a context manager that times a block, or None without a profiler."""
-        profiler = self.profiler
-        return None if profiler is None else lambda: profiler.profile(action)
+        profile = self._profile
+        return None if profile is None else partial(profile, action)
 
     # -- for the user -------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from leyden.module_hooks import DataHooks
 from leyden.states import RunningStage, TrainerFn
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
+from leyden.utilities.warnings import PossibleUserWarning
 
 if TYPE_CHECKING:
     from leyden.trainer.trainer import Trainer
@@ -75,7 +76,7 @@ def _fit(trainer: Trainer, loaders: dict[str, Any]) -> None:
     loop.validation.source = _source(trainer, "val", loaders["val"])
     steps = is_overridden("validation_step", model, LightningModule)
     if steps and loop.validation.source is None:
-        rank_zero_warn("There is a validation_step and no val_dataloader: nothing is validated.")
+        rank_zero_warn("There is a validation_step and no val_dataloader: nothing is validated.", PossibleUserWarning)
     if not steps and loop.validation.source is not None:
         rank_zero_warn("There is a val_dataloader and no validation_step: nothing is validated.")
     if trainer.enable_validation:
@@ -106,6 +107,11 @@ def _require(trainer: Trainer, method: str, fn: TrainerFn) -> None:
 def _require_arguments(model: LightningModule, name: str, offered: Sequence[str]) -> None:
     """Refuse a step that can't be called with the offered arguments, nor with the first ones of them."""
     signature = inspect.signature(getattr(model, name))
+    if "dataloader_iter" in signature.parameters:
+        raise MisconfigurationException(
+            f"{type(model).__name__}.{name} takes dataloader_iter, but the loops draw the batches, so that a run can "
+            "be resumed exactly; take batch. What should be read ahead of it belongs into the loader."
+        )
     for count in range(len(offered), 0, -1):
         try:
             signature.bind(*offered[:count])

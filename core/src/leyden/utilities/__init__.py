@@ -10,21 +10,29 @@ from leyden.utilities.rank_zero import rank_zero_deprecation, rank_zero_info, ra
 _LATER = {
     "AttributeDict": "leyden.utilities.attribute_dict",
     "CombinedLoader": "leyden.data.combined",
+    "disable_possible_user_warnings": "leyden.utilities.warnings",
+    "find_shared_parameters": "leyden.utilities.parameter_tying",
     "grad_norm": "leyden.utilities.grads",
     "isolate_rng": "leyden.utilities.rng",
+    "measure_flops": "leyden.utilities.throughput",
     "move_data_to_device": "leyden.utilities.batch",
+    "set_shared_parameters": "leyden.utilities.parameter_tying",
 }
 __all__ = [
     "AttributeDict",
     "CombinedLoader",
     "MisconfigurationException",
+    "disable_possible_user_warnings",
+    "find_shared_parameters",
     "grad_norm",
     "isolate_rng",
+    "measure_flops",
     "move_data_to_device",
     "rank_zero_deprecation",
     "rank_zero_info",
     "rank_zero_only",
     "rank_zero_warn",
+    "set_shared_parameters",
 ]
 
 

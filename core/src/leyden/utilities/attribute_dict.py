@@ -23,5 +23,6 @@ class AttributeDict(dict[str, Any]):
         del self[name]
 
     def __repr__(self) -> str:
-        width = max((len(str(key)) for key in self), default=0) + 1
-        return "\n".join(f"{str(key) + ':':{width}} {value!r}" for key, value in self.items())
+        keys = [f'"{key}":' for key in self]
+        width = max(map(len, keys), default=0)
+        return "\n".join(f"{key:{width}} {value}" for key, value in zip(keys, self.values(), strict=True))

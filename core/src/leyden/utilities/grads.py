@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.nn import Module
 
 
-def grad_norm(module: Module, norm_type: float | int | str, group_separator: str = "/") -> dict[str, float]:
-    """The norm of each parameter's gradient, and of all together; reading them waits for the device.
+def grad_norm(module: Module, norm_type: float | int | str, group_separator: str = "/") -> dict[str, Tensor]:
+    """The norm of each parameter's gradient, and of all together, on the parameters' device.
 
     Args:
         module: Whose parameters.
@@ -30,4 +31,4 @@ def grad_norm(module: Module, norm_type: float | int | str, group_separator: str
     }
     if norms:
         norms[f"grad_{p}_norm_total"] = torch.stack(list(norms.values())).norm(p)
-    return {name: float(value) for name, value in norms.items()}
+    return norms

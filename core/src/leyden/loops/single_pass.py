@@ -1,0 +1,145 @@
+"""One pass over loaders without gradients: what validation, testing and prediction have in common.
+
+on_…_model_eval                                   go_over
+on_…_start, on_…_epoch_start
+every batch of every loader                       the loop's own _run_batches
+on_…_epoch_end
+on_…_end
+on_…_model_train
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import Module
+
+from leyden.data.combined import CombinedLoader
+from leyden.data.fetch import Fetcher
+from leyden.data.loading import DataSource
+from leyden.hooktable import is_overridden
+from leyden.interfaces.precision import Precision
+from leyden.loops.step import takes_any, takes_arguments, takes_named
+from leyden.module import LightningModule
+from leyden.states import RunningStage
+
+if TYPE_CHECKING:
+    from leyden.trainer import Trainer
+
+
+class SinglePass:
+    """The frame of a pass; a loop adds where its loaders come from and what happens to a batch.
+
+    Args:
+        trainer: The Trainer.
+        stage: ``VALIDATING``, ``TESTING`` or ``PREDICTING``.
+        within_fit: Whether autograd must stay usable after it.
+
+    Attributes:
+        name: The stage's part of the names of steps and hooks.
+        loader: The loaders, combined; None before the first run.
+    """
+
+    def __init__(self, trainer: Trainer, stage: RunningStage, within_fit: bool = False) -> None:
+        self.trainer, self.stage, self.within_fit = trainer, stage, within_fit
+        self.name = "validation" if stage == RunningStage.VALIDATING else stage.dataloader_prefix
+        self.source: DataSource | None = None
+        self.loader: CombinedLoader | None = None
+
+    def go_over(self) -> list[Any]:
+        """The pass, in evaluation mode; puts every submodule's mode back and returns what came of the batches."""
+        module = self.trainer.lightning_module
+        step = self._step()
+        modes = {part: part.training for part in module.modules()}
+        inference = self.trainer.inference_mode and not self.within_fit
+        with torch.inference_mode() if inference else torch.no_grad():
+            self._module_hook("model_eval")()
+            self._call("start")
+            self._call("epoch_start")
+            outputs = self._run_batches(step)
+            self._call("epoch_end")
+            self._end_epoch(outputs)
+            self._call("end")
+            if is_overridden(f"on_{self.name}_model_train", module, LightningModule):
+                self._module_hook("model_train")()
+            else:
+                restore_modes(modes)
+        return outputs
+
+    def _run_batches(self, step: Callable[..., Any]) -> list[Any]:
+        """Give every batch to ``step``, which takes batch, batch_idx and dataloader_idx."""
+        raise NotImplementedError
+
+    def _end_epoch(self, outputs: list[Any]) -> None:
+        """After the last hook that may log."""
+
+    def _fetcher(self) -> Fetcher:
+        assert self.loader is not None
+        action = f"[{type(self).__name__}].{self.stage.dataloader_prefix}_dataloader_next"
+        fetcher = Fetcher(self.loader, measure=self.trainer.measure(action))
+        fetcher.read_ahead(lambda: None)
+        return fetcher
+
+    def _step(self) -> Callable[..., Any]:
+        """The step with as many of (batch, batch_idx, dataloader_idx) as it takes, in the precision's context."""
+        trainer, name = self.trainer, f"{self.name}_step"
+        assert self.loader is not None
+        step = trainer.strategy.step_function(trainer.lightning_module, name)
+        step = trainer.measured(f"[Strategy]{type(trainer.strategy).__name__}.{name}", step)
+        return in_context(trainer, step, argument_count(getattr(trainer.lightning_module, name), self.loader))
+
+    def _require_dataloader_idx(self) -> None:
+        """Refuse a step that can't tell its loaders apart."""
+        assert self.loader is not None
+        name = f"{self.name}_step"
+        if are_several(self.loader) and not takes_arguments(getattr(self.trainer.lightning_module, name), 3):
+            raise RuntimeError(
+                f"There are {len(self.loader.flattened)} loaders, so {name} must take dataloader_idx as its third "
+                "argument."
+            )
+
+    def _module_hook(self, suffix: str) -> Callable[[], None]:
+        hook: Callable[[], None] = getattr(self.trainer.lightning_module, f"on_{self.name}_{suffix}")
+        return hook
+
+    def _call(self, suffix: str) -> None:
+        hook = getattr(self.trainer.hooks, f"on_{self.name}_{suffix}")
+        if hook is not None:
+            hook()
+
+
+def restore_modes(modes: dict[Module, bool]) -> None:
+    """Put every submodule back into the mode it was in."""
+    for module, training in modes.items():
+        module.training = training
+
+
+def argument_count(function: Callable[..., Any], loader: CombinedLoader) -> int:
+    """How many of (batch, batch_idx, dataloader_idx) a step takes.
+
+    One that takes any number passes them on to another, which need not know of ``dataloader_idx`` where there is one
+    loader.
+    """
+    if takes_any(function) and not takes_named(function, 3) and not are_several(loader):
+        return 2
+    return next((count for count in (3, 2) if takes_arguments(function, count)), 1)
+
+
+def are_several(loader: CombinedLoader) -> bool:
+    """Whether a step must be told which loader a batch is of."""
+    return len(loader.flattened) > 1 and loader.mode == "sequential"
+
+
+def in_context(trainer: Trainer, step: Callable[..., Any], count: int) -> Callable[..., Any]:
+    """A step called with all three arguments, of which it gets ``count``, in the precision's context if it has one."""
+    precision = trainer.precision_plugin
+    if not is_overridden("forward_context", precision, Precision):
+        return step if count == 3 else lambda *values: step(*values[:count])
+
+    def call(*values: Any) -> Any:
+        with precision.forward_context():
+            return step(*values[:count])
+
+    return call
