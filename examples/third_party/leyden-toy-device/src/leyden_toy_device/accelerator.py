@@ -18,7 +18,7 @@ class ToyAccelerator(Accelerator):
 
     @classmethod
     def is_available(cls) -> bool:
-        """Whether PyTorch knows the toy, which is made known to it here.
+        """Whether PyTorch knows the toy, which is made known to it here if that was switched off at its import.
 
         Raises:
             RuntimeError: Another device has the one place that PyTorch has for it.

@@ -4,7 +4,8 @@ The toy's memory is the host's, and it computes on the host: every operation tha
 CPU that show the same memory, and its results are shown as the toy's. Showing one as the other is DLPack, the
 exchange format for tensors, with the device's number in it replaced (https://dmlc.github.io/dlpack/latest/).
 
-PyTorch's part, ``_setup_privateuseone_for_python_backend``, is experimental.
+PyTorch calls :func:`autoload` when it is imported, as the entry point in the group ``torch.backends`` asks it to. Its
+part of this, ``_setup_privateuseone_for_python_backend``, is experimental.
 """
 
 from __future__ import annotations
@@ -60,6 +61,15 @@ class ToyModule:
         return False
 
 
+def autoload() -> None:
+    """Make the toy known to PyTorch if the place for it is free; PyTorch calls this when it is imported.
+
+    Later would do only before the first backward pass of a process, in which PyTorch's autograd counts the devices.
+    """
+    if torch._C._get_privateuse1_backend_name() == _UNCLAIMED:
+        register()
+
+
 def register() -> None:
     """Make the toy known to PyTorch; once in a process, which can't be undone.
 
@@ -86,7 +96,8 @@ def _shown(tensor: Tensor, device: int) -> Tensor:
     """The same memory as a tensor of another device."""
     capsule = torch._C._to_dlpack(tensor)
     ctypes.c_int32.from_address(_address_in(capsule, b"dltensor") + _DEVICE_AT).value = device
-    shown: Tensor = torch._C._from_dlpack(capsule)
+    with torch.inference_mode(False):  # a view of a weight is an ordinary tensor even where others are not
+        shown: Tensor = torch._C._from_dlpack(capsule)
     return shown
 
 
