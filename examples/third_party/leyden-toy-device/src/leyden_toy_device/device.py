@@ -105,14 +105,14 @@ def _host(tensor: Tensor) -> Tensor:
     return _shown(tensor, _HOST) if tensor.device.type == NAME else tensor
 
 
-def _on_host(operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _on_host(operation: Any, *args: Any, **kwargs: Any) -> Any:
     """Any operation, done on the host's view of the arguments."""
+    outs = {argument.name for argument in operation._schema.arguments if argument.is_out} & kwargs.keys()
     views: dict[int, tuple[Tensor, Tensor]] = {}
 
     def to_host(value: Any) -> Any:
         if isinstance(value, Tensor) and value.device.type == NAME:
-            # What shows other memory can't be resized, as some operations do with an empty tensor for their result.
-            view = _host(value) if value.numel() else torch.empty(value.shape, dtype=value.dtype)
+            view = _host(value)
             views[id(view)] = view, value
             return view
         return torch.device("cpu") if isinstance(value, torch.device) and value.type == NAME else value
@@ -122,12 +122,22 @@ def _on_host(operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             return value
         return views[id(value)][1] if id(value) in views else _shown(value, _TOY)
 
-    args, kwargs = tree_map(to_host, (args, kwargs))
-    result = operation(*args, **kwargs)
-    for view, value in views.values():
-        if view.shape != value.shape:
-            value.data = _shown(view, _TOY)
+    host_args, host_kwargs = tree_map(to_host, (args, kwargs))
+    for name in outs:  # may have another size than the result, and what shows other memory can't be resized
+        host_kwargs[name] = torch.empty(0, dtype=kwargs[name].dtype)
+    result = operation(*host_args, **host_kwargs)
+    for name in outs:
+        _put(kwargs[name], host_kwargs[name])
+        views[id(host_kwargs[name])] = host_kwargs[name], kwargs[name]
     return tree_map(to_toy, result)
+
+
+def _put(out: Tensor, result: Tensor) -> None:
+    """Have a tensor of the toy's hold a result: in its own memory, which others may show too, if that has the size."""
+    if out.shape == result.shape:
+        _host(out).copy_(result)
+    else:
+        out.data = _shown(result, _TOY)
 
 
 def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
