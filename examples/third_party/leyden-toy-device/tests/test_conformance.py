@@ -1,6 +1,7 @@
 """The toy's accelerator is one, by the checks of Leyden's own kit."""
 
 import pytest
+
 from leyden_testing import AcceleratorConformance
 
 

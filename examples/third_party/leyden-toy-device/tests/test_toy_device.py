@@ -7,10 +7,10 @@ import sys
 
 import pytest
 import torch
-from leyden_toy_device.accelerator import ToyAccelerator
 from torch import nn
 
 import leyden as pl
+from leyden_toy_device.accelerator import ToyAccelerator
 
 MODULES = {
     "perceptron": (lambda: nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)), (3, 8)),
