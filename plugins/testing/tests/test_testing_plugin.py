@@ -22,4 +22,4 @@ def test_each_class_of_checks_is_found_by_name(name):
 
 def test_what_is_not_in_it_is_said():
     with pytest.raises(AttributeError, match="no attribute 'AcceleratorConformity'; it has AcceleratorConformance"):
-        leyden_testing.AcceleratorConformity  # noqa: B018
+        leyden_testing.AcceleratorConformity

@@ -10,10 +10,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leyden_testing.accelerator import AcceleratorConformance
+    from leyden_testing.callback import CallbackConformance
+    from leyden_testing.checkpoint_io import CheckpointIOConformance
+    from leyden_testing.environment import EnvironmentConformance
+    from leyden_testing.logger import LoggerConformance
+    from leyden_testing.precision import PrecisionConformance
+    from leyden_testing.profiler import ProfilerConformance
+    from leyden_testing.strategy import StrategyConformance
 
-__all__ = ["AcceleratorConformance"]
+__all__ = [
+    "AcceleratorConformance",
+    "CallbackConformance",
+    "CheckpointIOConformance",
+    "EnvironmentConformance",
+    "LoggerConformance",
+    "PrecisionConformance",
+    "ProfilerConformance",
+    "StrategyConformance",
+]
 _MODULES = {
     "AcceleratorConformance": "accelerator",
+    "CallbackConformance": "callback",
+    "CheckpointIOConformance": "checkpoint_io",
+    "EnvironmentConformance": "environment",
+    "LoggerConformance": "logger",
+    "PrecisionConformance": "precision",
+    "ProfilerConformance": "profiler",
+    "StrategyConformance": "strategy",
 }
 
 

@@ -151,7 +151,7 @@ class AcceleratorConformance(Conformance):
             assert isinstance(value, (int, float)), f"the statistic {name!r} is {value!r}, which is no number"
 
     def test_its_random_state_can_be_put_back(self, part: Accelerator, device: torch.device) -> None:
-        """Numbers drawn on the device repeat once its state, a byte tensor on the host, or else PyTorch's is put back."""
+        """Numbers drawn on it repeat once its state, a byte tensor on the host, or else PyTorch's is put back."""
         part.setup_device(device)
         torch.manual_seed(1)
         torch.rand(2, device=device)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import inspect
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest import mock
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from leyden.interfaces.component import Component
 from leyden.manager import CORE_DISTRIBUTION, PluginRecord, discover
 from leyden.registry import Registry, build
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.rank_zero import rank_zero_only
 from leyden_testing import discovery, traces
 from leyden_testing.training import FailingModel, Model, quiet_trainer, rows
 
@@ -66,6 +69,13 @@ class Conformance:
         """Skips, with the reason, where this machine lacks what the part runs on; nothing lacks by default."""
 
     # -- what the checks use --------------------------------------------------------------------------------
+
+    @pytest.fixture(autouse=True)
+    def _a_process_as_it_was(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """A check that seeds everything, or is another rank, leaves the process to the next one as it found it."""
+        monkeypatch.setattr(rank_zero_only, "rank", 0)
+        with mock.patch.dict(os.environ):
+            yield
 
     @pytest.fixture
     def component(self, name: str) -> Component:
@@ -124,6 +134,11 @@ class Conformance:
         trainer.test(model, rows(8), verbose=False)
         trainer.predict(model, rows(8))
 
+    @staticmethod
+    def seed() -> None:
+        """Put all random numbers at the beginning of a run that is compared with others."""
+        pl.seed_everything(7, verbose=False)
+
     # -- found and built ------------------------------------------------------------------------------------
 
     def test_a_distribution_brings_it(self, record: PluginRecord) -> None:
@@ -146,7 +161,9 @@ class Conformance:
         target = component.load()
         assert isinstance(target, type), f"{component.target} is {target!r}, which is no class"
         assert issubclass(target, self.interface), f"{component.target} is no subclass of {self.interface.__name__}"
-        assert not inspect.isabstract(target), f"{component.target} leaves out {sorted(target.__abstractmethods__)}"
+        assert not inspect.isabstract(target), (
+            f"{component.target} leaves out {getattr(target, '__abstractmethods__', ())}"
+        )
 
     def test_a_trainer_takes_its_name_its_class_and_an_instance(
         self, component: Component, arguments: dict[str, Any], part: Any, tmp_path: Path
@@ -227,7 +244,9 @@ class Conformance:
 
     # -- runs -----------------------------------------------------------------------------------------------
 
-    def test_a_run_leaves_the_process_as_it_was(self, part: Any, tmp_path: Path) -> None:
+    def test_a_run_leaves_the_process_as_it_was(
+        self, part: Any, name: str, arguments: dict[str, Any], tmp_path: Path
+    ) -> None:
         """No run changes a setting of the process for good, or leaves threads, processes or open files behind.
 
         PyTorch has done before what it does at first use. The files and threads of a second run are compared with
@@ -235,11 +254,12 @@ class Conformance:
         """
         quiet_trainer(tmp_path).fit(Model(), rows(), rows(8))
         before = traces.settings()
-        self.run_everything(tmp_path, part)
+        self.run_everything(tmp_path / "first", part)
         assert traces.changed(before, traces.settings()) == []
         gc.collect()
         held = traces.held()
-        self.run_everything(tmp_path, part)
+        other = build(self.kind, name, **arguments)
+        self.run_everything(tmp_path / "second", other)
         gc.collect()
         assert traces.grown(held, traces.held()) == []
 
@@ -247,8 +267,8 @@ class Conformance:
         """The model's own error comes out of a run with the part, the settings are put back, and it trains again."""
         quiet_trainer(tmp_path).fit(Model(), rows(), rows(8))
         before = traces.settings()
-        trainer = self.trainer(tmp_path, part)
+        trainer = self.trainer(tmp_path / "first", part)
         with pytest.raises(ValueError, match="the model's own error"):
             trainer.fit(FailingModel(), rows(), rows(8))
         assert traces.changed(before, traces.settings()) == []
-        self.trainer(tmp_path, part).fit(Model(), rows(), rows(8))
+        self.trainer(tmp_path / "second", part).fit(Model(), rows(), rows(8))
