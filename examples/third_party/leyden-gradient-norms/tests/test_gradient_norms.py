@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from leyden_gradient_norms.callback import GradientNormPercentiles
 
 import leyden as pl
 from leyden.loggers import Logger
 from leyden.utilities import MisconfigurationException
+from leyden_gradient_norms.callback import GradientNormPercentiles
 
 
 class Kept(Logger):

@@ -8,10 +8,10 @@ from contextlib import closing
 
 import pytest
 import torch
-from leyden_sqlite.logger import SQLiteLogger
 
 import leyden as pl
 from leyden.utilities import MisconfigurationException
+from leyden_sqlite.logger import SQLiteLogger
 
 
 def ask(file, query, *values):
@@ -20,7 +20,9 @@ def ask(file, query, *values):
 
 
 def series(file, name, version="0"):
-    query = "SELECT step, value FROM metric JOIN run ON run.id = run WHERE metric.name = ? AND version = ? ORDER BY step"
+    query = (
+        "SELECT step, value FROM metric JOIN run ON run.id = run WHERE metric.name = ? AND version = ? ORDER BY step"
+    )
     return ask(file, query, name, version)
 
 
