@@ -1,4 +1,4 @@
-"""GradientNormPercentiles: how large gradients have been lately, logged at every step without waiting for the device."""
+"""GradientNormPercentiles: how large gradients have been lately, logged without waiting for the device."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class GradientNormPercentiles(Callback):
         """
         if any(hasattr(parameter, "full_tensor") for parameter in pl_module.parameters()):
             raise MisconfigurationException(
-                f"GradientNormPercentiles needs whole gradients, and strategy={trainer.strategy.strategy_name!r} divides "
-                "them among the processes; leave it out."
+                f"GradientNormPercentiles needs whole gradients, and strategy={trainer.strategy.strategy_name!r} "
+                "divides them among the processes; leave it out."
             )
         if len(self._norms) != len(trainer.optimizers):
             self._norms = [torch.full((self.window,), torch.nan) for _ in trainer.optimizers]

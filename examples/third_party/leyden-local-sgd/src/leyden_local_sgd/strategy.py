@@ -20,9 +20,9 @@ class LocalSGDStrategy(ParallelStrategy):
     """Local SGD: processes talk once in ``average_every`` steps, where averaging gradients talks in each.
 
     All processes start from the weights of rank 0. They meet after every ``average_every``-th optimizer step, and if
-    they have stepped since before the model is evaluated or saved and at the end of training: each takes the mean of all
-    parameters, of the floating-point buffers (running statistics, say) and of the optimizers' states (momentum, say).
-    So evaluation sees one model, and a checkpoint is that of every process.
+    they have stepped since, before the model is evaluated or saved and at the end of training. Then each takes the mean
+    of all parameters, of the floating-point buffers (running statistics, say) and of the optimizers' states (momentum,
+    say). So evaluation sees one model, and a checkpoint is that of every process.
 
     The learning rate is for the batch of one process. The method is that of Stich, "Local SGD Converges Fast and
     Communicates Little" (https://arxiv.org/abs/1805.09767); that momentum is averaged too is that of Yu, Jin and Yang,

@@ -77,8 +77,8 @@ class Database:
         ).rowcount
         if is_new and not added:
             raise MisconfigurationException(
-                f"Another run has taken version {version} of {name!r} in {self.path!r} since it was chosen; start again, "
-                "or give each run its own version."
+                f"Another run has taken version {version} of {name!r} in {self.path!r} since it was chosen; start "
+                "again, or give each run its own version."
             )
         where = "name = ? AND version = ?"
         self._connection.execute(f"UPDATE run SET status = 'running' WHERE {where}", (name, version))

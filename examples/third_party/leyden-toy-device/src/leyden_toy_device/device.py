@@ -149,7 +149,7 @@ def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Te
 def _set_storage(tensor: Tensor, storage: torch.UntypedStorage) -> Tensor:
     """A tensor of all that a storage of the toy's holds; ``torch.save`` reads it so."""
     memory = (ctypes.c_uint8 * storage.nbytes()).from_address(storage.data_ptr())
-    memory.owner = storage  # which lives as long as what shows it
+    memory.owner = storage  # type: ignore[attr-defined]  # so that it lives as long as what shows it
     tensor.data = _shown(torch.frombuffer(memory, dtype=tensor.dtype), _TOY)
     return tensor
 
