@@ -20,13 +20,12 @@ class Line(pl.LightningModule):
 
     Args:
         momentum: Of SGD.
-        norm: Whether it normalises what it is given, with running statistics.
     """
 
-    def __init__(self, momentum=0.0, norm=True):
+    def __init__(self, momentum=0.0):
         super().__init__()
         torch.manual_seed(1)
-        self.layer, self.norm = nn.Linear(4, 1), nn.BatchNorm1d(4) if norm else nn.Identity()
+        self.layer, self.norm = nn.Linear(4, 1), nn.BatchNorm1d(4)
         self.momentum, self.seen, self.validated = momentum, [], []
 
     def training_step(self, batch):

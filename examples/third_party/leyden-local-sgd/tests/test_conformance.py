@@ -1,4 +1,4 @@
-"""Local SGD that meets after every step is a strategy, by the checks of Leyden's own kit."""
+"""Local SGD that meets after every step averages gradients, and is a strategy by the checks of Leyden's own kit."""
 
 import pytest
 

@@ -66,18 +66,6 @@ def test_processes_train_on_their_own_and_meet_every_few_steps(tmp_path):
             near(value, final[name])
 
 
-def test_meeting_after_every_step_is_averaging_gradients(tmp_path):
-    reports = trained(tmp_path, Line(norm=False), strategy=LocalSGDStrategy(1, start_method="spawn"))
-    alone = Line(norm=False)
-    trainer = pl.Trainer(
-        accelerator="cpu", devices=1, max_epochs=2, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
-    )  # fmt: skip
-    trainer.fit(alone, rows(batch_size=8))
-    for report in reports:
-        near(report["seen"], alone.seen)
-
-
 def test_a_resumed_run_is_the_one_that_saved_and_evaluation_sees_one_model(tmp_path):
     saved = tmp_path / "amid.ckpt"
     arguments = {"strategy": LocalSGDStrategy(4, start_method="spawn"), "val": rows(8)}
