@@ -1,4 +1,4 @@
-"""The loggers that installed plugins bring, by class name."""
+"""The loggers that installed plugins bring, by class name, and what their authors need."""
 
 from leyden.interfaces.logger import DummyLogger, Logger, flatten_params, rank_zero_experiment
 from leyden.interfaces.run_directory import RunDirectoryLogger

@@ -1,4 +1,4 @@
-"""The precisions, environments and checkpoint IOs that installed plugins bring, by class name."""
+"""The precisions, environments and checkpoint IOs that installed plugins bring, by class name, and their bases."""
 
 from leyden.interfaces.checkpoint_io import CheckpointIO
 from leyden.interfaces.environment import Environment

@@ -1,4 +1,4 @@
-"""The strategies that installed plugins bring, by class name."""
+"""The strategies that installed plugins bring, by class name, and what they and their launchers derive from."""
 
 from leyden.interfaces.launcher import Launcher
 from leyden.interfaces.strategy import Strategy
