@@ -103,7 +103,7 @@ class Accelerator:
         if missing is not None:
             raise MisconfigurationException(
                 f"devices={devices!r} asks for {cls.device_type} device {missing}, but this machine has "
-                f"{available}: 0 to {available - 1}."
+                f"{available}, counted from 0."
             )
         if not indices or len(set(indices)) < len(indices):
             raise MisconfigurationException(f"devices={devices!r} must name at least one device, and none twice.")
