@@ -128,6 +128,10 @@ class Conformance:
         """
         return quiet_trainer(root, **{**self.trainer_arguments(value), **options})
 
+    def warm_up(self, root: Path, part: Any) -> None:
+        """Have PyTorch do what it does at its first use, which is no trace of the part's."""
+        quiet_trainer(root).fit(Model(), rows(), rows(8))
+
     def run_everything(self, root: Path, part: Any) -> None:
         """One run of every stage with the part."""
         trainer, model = self.trainer(root, part), Model()
@@ -260,7 +264,7 @@ class Conformance:
         PyTorch has done before what it does at first use. The files and threads of a second run are compared with
         those of the first, which may have opened what is opened once.
         """
-        quiet_trainer(tmp_path).fit(Model(), rows(), rows(8))
+        self.warm_up(tmp_path, part)
         before = traces.settings()
         self.run_everything(tmp_path / "first", part)
         assert traces.changed(before, traces.settings()) == []
@@ -273,7 +277,7 @@ class Conformance:
 
     def test_a_model_that_raises_is_heard_and_leaves_the_process_as_it_was(self, part: Any, tmp_path: Path) -> None:
         """The model's own error comes out of a run with the part, the settings are put back, and it trains again."""
-        quiet_trainer(tmp_path).fit(Model(), rows(), rows(8))
+        self.warm_up(tmp_path, part)
         before = traces.settings()
         trainer = self.trainer(tmp_path / "first", part)
         with pytest.raises(ValueError, match="the model's own error"):
