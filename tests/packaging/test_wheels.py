@@ -1,24 +1,18 @@
 """Built wheels in a clean environment: any plugin can be uninstalled, the others work, and what is missing is named.
 
-The environment is a virtual environment with links to the third-party packages of the running one (they are
-large, and Leyden's own editable installs must not be seen); pip installs and uninstalls the wheels in it for real.
+pip installs and uninstalls the wheels for real.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import venv
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from clean_environment import CleanEnvironment, build_wheels, run
 
 ROOT = Path(__file__).parents[2]
 KIT = "testing"  # pytest's plugin, which brings the Trainer nothing
@@ -32,75 +26,26 @@ EVERYTHING = sorted(["leyden-core", *(f"leyden-{name}" for name in PLUGINS)])
 pytestmark = pytest.mark.slow
 
 
-def run(*command: str | Path, cwd: Path | None = None) -> str:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("LEYDEN", "PYTHON"))}
-    result = subprocess.run(
-        [str(part) for part in command], cwd=cwd, env=environ, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A wheel of every distribution of this repository, by the distribution's name."""
-    folder = tmp_path_factory.mktemp("wheels")
     sources = [ROOT, ROOT / "core", *(ROOT / "plugins" / name for name in DISTRIBUTIONS)]
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    run(*pip, "--wheel-dir", folder, *sources)
-    return {path.name.split("-")[0].replace("_", "-"): path for path in folder.glob("*.whl")}
+    return build_wheels(tmp_path_factory.mktemp("wheels"), *sources)
 
 
-class Environment:
-    """A virtual environment that has the third-party packages of the running one, and no Leyden."""
-
-    def __init__(self, folder: Path) -> None:
-        venv.create(folder, symlinks=True, with_pip=False)
-        self.bin = folder / "bin"
-        [packages] = folder.glob("lib/python*/site-packages")
-        for entry in self._third_party():
-            if not (packages / entry.name).exists():
-                (packages / entry.name).symlink_to(entry)
-
-    @staticmethod
-    def _third_party() -> Iterator[Path]:
-        """In the order of ``sys.path``, so that the first of two of one name is linked, as it would be imported."""
-        for folder in map(Path, sys.path):
-            if folder.name in ("site-packages", "dist-packages"):
-                ours = ("leyden", "_editable_impl_leyden")
-                yield from (e for e in folder.iterdir() if not e.name.startswith(ours) and e.suffix != ".pth")
-
-    def pip(self, *arguments: str | Path) -> str:
-        return run(self.bin / "python", "-I", "-m", "pip", "--disable-pip-version-check", *arguments)
-
-    def install(self, *files: Path) -> None:
-        self.pip("install", "--quiet", "--no-deps", "--no-index", *files)
-
-    def uninstall(self, *distributions: str) -> None:
-        self.pip("uninstall", "--quiet", "--yes", *distributions)
-
-    def ask(self, cwd: Path, wanted: dict[str, list[str]] | None = None) -> dict[str, Any]:
-        """The answers of ``ask.py``, run in this environment."""
-        script = ROOT / "tests" / "packaging" / "ask.py"
-        output = run(self.bin / "python", "-I", script, json.dumps(wanted or {}), cwd=cwd)
-        answers: dict[str, Any] = json.loads(output.splitlines()[-1])
-        return answers
+def ask(environment: CleanEnvironment, cwd: Path, wanted: dict[str, list[str]] | None = None) -> dict[str, Any]:
+    """The answers of ``ask.py``, run in the environment."""
+    script = ROOT / "tests" / "packaging" / "ask.py"
+    output = run(environment.python, "-I", script, json.dumps(wanted or {}), cwd=cwd)
+    answers: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return answers
 
 
 @pytest.fixture(scope="module")
-def environment(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    environment = Environment(tmp_path_factory.mktemp("environment"))
+def environment(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> CleanEnvironment:
+    environment = CleanEnvironment(tmp_path_factory.mktemp("environment"))
     environment.install(*wheels.values())
     return environment
-
-
-@contextmanager
-def without(environment: Environment, wheels: dict[str, Path], *distributions: str) -> Iterator[None]:
-    environment.uninstall(*distributions)
-    try:
-        yield
-    finally:
-        environment.install(*(wheels[name] for name in distributions))
 
 
 def dependents(distribution: str) -> list[str]:
@@ -130,21 +75,21 @@ def test_a_wheel_has_the_package_its_types_and_no_tests(name: str, wheels: dict[
     assert all(entry.startswith((f"leyden_{name}/", f"leyden_{name}-")) for entry in names)
 
 
-def test_everything_installed_is_consistent_and_trains(environment: Environment, tmp_path: Path) -> None:
+def test_everything_installed_is_consistent_and_trains(environment: CleanEnvironment, tmp_path: Path) -> None:
     assert "No broken requirements" in environment.pip("check")
-    answers = environment.ask(tmp_path)
+    answers = ask(environment, tmp_path)
     assert answers["fit"] is None
     assert answers["distributions"] == EVERYTHING
 
 
 @pytest.mark.parametrize("name", PLUGINS)
 def test_without_one_plugin_the_others_work_and_what_is_missing_is_named(
-    name: str, environment: Environment, wheels: dict[str, Path], tmp_path: Path
+    name: str, environment: CleanEnvironment, wheels: dict[str, Path], tmp_path: Path
 ) -> None:
     missing = f"leyden-{name}"
     gone = [missing, *dependents(missing)]
-    with without(environment, wheels, *gone):
-        answers = environment.ask(tmp_path, brought_by(missing))
+    with environment.without(wheels, *gone):
+        answers = ask(environment, tmp_path, brought_by(missing))
 
     assert answers["set aside"] == []
     assert answers["distributions"] == [distribution for distribution in EVERYTHING if distribution not in gone]
@@ -165,12 +110,12 @@ def assert_names(said: str | None, distribution: str) -> None:
 
 
 def test_the_core_and_one_accelerator_are_the_smallest_trainer(
-    environment: Environment, wheels: dict[str, Path], tmp_path: Path
+    environment: CleanEnvironment, wheels: dict[str, Path], tmp_path: Path
 ) -> None:
     others = {distribution for distribution in wheels if distribution not in ("leyden-core", "leyden-cpu")}
     wanted = {kind: [name for name in names if names[name] in others] for kind, names in CATALOGUE.items()}
-    with without(environment, wheels, *others):
-        answers = environment.ask(tmp_path, wanted)
+    with environment.without(wheels, *others):
+        answers = ask(environment, tmp_path, wanted)
     assert answers["distributions"] == ["leyden-core", "leyden-cpu"]
     assert answers["fit"] is None
     for asked, said in answers["asked"].items():
@@ -179,14 +124,14 @@ def test_the_core_and_one_accelerator_are_the_smallest_trainer(
 
 
 def test_the_core_alone_asks_for_an_accelerator(
-    environment: Environment, wheels: dict[str, Path], tmp_path: Path
+    environment: CleanEnvironment, wheels: dict[str, Path], tmp_path: Path
 ) -> None:
-    with without(environment, wheels, *(distribution for distribution in wheels if distribution != "leyden-core")):
-        answers = environment.ask(tmp_path)
+    with environment.without(wheels, *(distribution for distribution in wheels if distribution != "leyden-core")):
+        answers = ask(environment, tmp_path)
     assert answers["distributions"] == ["leyden-core"]
     assert_names(answers["fit"], "leyden-cpu")
 
 
-def test_the_command_line_lists_every_plugin(environment: Environment, tmp_path: Path) -> None:
+def test_the_command_line_lists_every_plugin(environment: CleanEnvironment, tmp_path: Path) -> None:
     listed = run(environment.bin / "leyden", "plugins", cwd=tmp_path)
     assert all(distribution in listed for distribution in EVERYTHING)

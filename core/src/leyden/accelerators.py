@@ -1,4 +1,4 @@
-"""The accelerators that installed plugins bring, by class name, and the functions that come with them."""
+"""The accelerators that installed plugins bring, by class name, the functions beside them, and their base class."""
 
 from leyden.interfaces.accelerator import Accelerator
 from leyden.windows import window

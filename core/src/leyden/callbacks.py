@@ -1,4 +1,4 @@
-"""The callbacks that installed plugins bring, by class name."""
+"""The callbacks that installed plugins bring, by class name, and what they derive from."""
 
 from leyden.callback import Callback
 from leyden.windows import window

@@ -1,8 +1,9 @@
-"""The loggers that installed plugins bring, by class name."""
+"""The loggers that installed plugins bring, by class name, and what their authors need."""
 
-from leyden.interfaces.logger import DummyLogger, Logger
+from leyden.interfaces.logger import DummyLogger, Logger, flatten_params, rank_zero_experiment
+from leyden.interfaces.run_directory import RunDirectoryLogger
 from leyden.windows import window
 
-__all__ = ["DummyLogger", "Logger"]
+__all__ = ["DummyLogger", "Logger", "RunDirectoryLogger", "flatten_params", "rank_zero_experiment"]
 
 __getattr__, __dir__ = window(__name__, ("logger",), dict.fromkeys(__all__))

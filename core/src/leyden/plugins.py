@@ -1,10 +1,11 @@
-"""The precisions, environments and checkpoint IOs that installed plugins bring, by class name."""
+"""The precisions, environments and checkpoint IOs that installed plugins bring, by class name, and their bases."""
 
 from leyden.interfaces.checkpoint_io import CheckpointIO
+from leyden.interfaces.environment import Environment
 from leyden.interfaces.precision import Precision
 from leyden.windows import window
 
-__all__ = ["CheckpointIO", "Precision"]
+__all__ = ["CheckpointIO", "Environment", "Precision"]
 
 __getattr__, __dir__ = window(
     __name__,

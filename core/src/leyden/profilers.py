@@ -1,4 +1,4 @@
-"""The profilers that installed plugins bring, by class name."""
+"""The profilers that installed plugins bring, by class name, and what they derive from."""
 
 from leyden.interfaces.profiler import PassThroughProfiler, Profiler
 from leyden.windows import window

@@ -1,8 +1,9 @@
-"""The strategies that installed plugins bring, by class name."""
+"""The strategies that installed plugins bring, by class name, and what they and their launchers derive from."""
 
+from leyden.interfaces.launcher import Launcher
 from leyden.interfaces.strategy import Strategy
 from leyden.windows import window
 
-__all__ = ["Strategy"]
+__all__ = ["Launcher", "Strategy"]
 
 __getattr__, __dir__ = window(__name__, ("strategy",), dict.fromkeys(__all__))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -16,14 +16,31 @@ class Accelerator:
 
     An author *must* set :attr:`device_type`, and :attr:`non_blocking_transfer` to False for a device that does
     not order its copies with its work. Everything else has an answer from
-    ``torch.get_device_module(device_type)`` and *may* be overridden where a device differs. The class is
-    asked before any instance exists (``auto`` must not touch a device that is not there), so
+    ``torch.get_device_module(device_type)`` and *may* be overridden where a device differs: what its module lacks
+    is taken for what the device has not, a choice of a current one, a queue to wait for, a cache, statistics, a
+    generator. The class is asked before any instance exists (``auto`` must not touch a device that is not there), so
     availability, counting and parsing are class methods.
 
-    Example::
+    A package with an accelerator is this module, the next, and an entry point ``npu = "leyden_npu.plugin"`` in the
+    group ``leyden``::
+
+        # leyden_npu/accelerator.py
+        import torch_npu  # makes the device known to PyTorch
+        from leyden.accelerators import Accelerator
 
         class NPUAccelerator(Accelerator):
             device_type = "npu"
+
+        # leyden_npu/plugin.py
+        from leyden import Component, hookimpl
+
+        @hookimpl
+        def leyden_components():
+            yield Component("accelerator", "npu", "leyden_npu.accelerator:NPUAccelerator", {"priority": 50})
+
+    Attributes:
+        device_type: What PyTorch calls the device, as in ``torch.device("npu", 0)``.
+        non_blocking_transfer: Whether a copy to the device may still be under way when work on it is queued.
     """
 
     device_type: ClassVar[str]
@@ -33,6 +50,14 @@ class Accelerator:
     def device_module(cls) -> Any:
         """PyTorch's module for this device type; raises RuntimeError where this build of PyTorch has none."""
         return torch.get_device_module(cls.device_type)
+
+    @classmethod
+    def _function(cls, name: str) -> Callable[..., Any] | None:
+        """A function of the device's module; None where the device has nothing to do for it."""
+        try:
+            return getattr(cls.device_module(), name, None)
+        except RuntimeError:  # PyTorch has no module for the device: "meta", for example
+            return None
 
     @classmethod
     def name(cls) -> str:
@@ -50,12 +75,24 @@ class Accelerator:
     @classmethod
     def auto_device_count(cls) -> int:
         """How many devices ``devices="auto"`` means."""
-        return int(cls.device_module().device_count())
+        count = cls._function("device_count")
+        return int(count()) if count is not None else int(cls.is_available())
 
     @classmethod
     def process_group_backend(cls) -> str:
-        """The backend of ``torch.distributed`` with which processes on such devices talk."""
-        return str(torch.distributed.get_default_backend_for_device(cls.device_type))
+        """The backend of ``torch.distributed`` with which processes on such devices talk.
+
+        Raises:
+            MisconfigurationException: Nobody has registered one for this device type.
+        """
+        try:
+            return str(torch.distributed.get_default_backend_for_device(cls.device_type))
+        except ValueError as error:
+            raise MisconfigurationException(
+                f"torch.distributed has no backend for the device {cls.device_type!r}, so that processes on it can't "
+                "talk; train in one process with strategy='single_device', or give the strategy a "
+                "process_group_backend that can."
+            ) from error
 
     @classmethod
     def parse_devices(cls, devices: int | str | Sequence[int]) -> list[int]:
@@ -66,7 +103,7 @@ class Accelerator:
         if missing is not None:
             raise MisconfigurationException(
                 f"devices={devices!r} asks for {cls.device_type} device {missing}, but this machine has "
-                f"{available}: 0 to {available - 1}."
+                f"{available}, counted from 0."
             )
         if not indices or len(set(indices)) < len(indices):
             raise MisconfigurationException(f"devices={devices!r} must name at least one device, and none twice.")
@@ -84,32 +121,42 @@ class Accelerator:
         """
 
     def setup_device(self, device: torch.device) -> None:
-        """Make ``device`` the current one of this process."""
-        self.device_module().set_device(device)
+        """Make ``device`` the current one of this process.
+
+        Raises:
+            MisconfigurationException: It is of another type.
+        """
+        if device.type != self.device_type:
+            raise MisconfigurationException(
+                f"{type(self).__name__} was given {device}; it runs on {self.device_type!r} devices alone."
+            )
+        if (set_device := self._function("set_device")) is not None:
+            set_device(device)
 
     def teardown(self) -> None:
         """Give back what the run held: the caching allocator's free blocks, where there is one."""
-        empty_cache = getattr(self.device_module(), "empty_cache", None)
-        if empty_cache is not None:
+        if (empty_cache := self._function("empty_cache")) is not None:
             empty_cache()
 
     def synchronize(self, device: torch.device) -> None:
         """Wait until everything queued on ``device`` is done."""
-        self.device_module().synchronize(device)
+        if (synchronize := self._function("synchronize")) is not None:
+            synchronize(device)
 
     def get_device_stats(self, device: torch.device) -> dict[str, Any]:
         """Memory statistics of ``device``, in bytes unless the name says otherwise; {} where there are none."""
-        stats = getattr(self.device_module(), "memory_stats", None)
-        return dict(stats(device)) if stats is not None else {}
+        memory_stats = self._function("memory_stats")
+        return dict(memory_stats(device)) if memory_stats is not None else {}
 
     def get_rng_state(self, device: torch.device) -> torch.Tensor | None:
         """The device's random state (a byte tensor on the host), or None where it has no generator of its own."""
-        state: torch.Tensor = self.device_module().get_rng_state(device)
-        return state
+        get_rng_state = self._function("get_rng_state")
+        return get_rng_state(device) if get_rng_state is not None else None
 
     def set_rng_state(self, state: torch.Tensor, device: torch.device) -> None:
         """Restore what :meth:`get_rng_state` returned."""
-        self.device_module().set_rng_state(state, device)
+        if (set_rng_state := self._function("set_rng_state")) is not None:
+            set_rng_state(state, device)
 
     def supports_precision(self, precision: str) -> bool:
         """Whether this device can compute in ``precision``, e.g. "bf16-mixed"; refuse what would fail or crawl."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from leyden.interfaces.accelerator import Accelerator
+from leyden.accelerators import Accelerator
 from leyden.utilities.exceptions import MisconfigurationException
 
 MOST_PER_PROCESSOR = 64  # more processes than these do nothing but wait for each other
@@ -72,15 +72,6 @@ class CPUAccelerator(Accelerator):
         """The same device once for each process: PyTorch does not number the CPU."""
         return [torch.device("cpu")] * len(devices)
 
-    def setup_device(self, device: torch.device) -> None:
-        """Nothing to make current; only check that ``device`` is the CPU.
-
-        Raises:
-            MisconfigurationException: If it is not.
-        """
-        if device.type != "cpu":
-            raise MisconfigurationException(f"CPUAccelerator was given {device}; it runs on torch.device('cpu') alone.")
-
     def get_device_stats(self, device: torch.device) -> dict[str, Any]:
         """Load of the machine in percent: ``cpu_percent``, ``cpu_vm_percent`` (memory), ``cpu_swap_percent``.
 
@@ -97,10 +88,3 @@ class CPUAccelerator(Accelerator):
             "cpu_percent": psutil.cpu_percent(),
             "cpu_swap_percent": psutil.swap_memory().percent,
         }
-
-    def get_rng_state(self, device: torch.device) -> torch.Tensor | None:
-        """None: the CPU's generator is PyTorch's own, which is kept for every run."""
-        return None
-
-    def set_rng_state(self, state: torch.Tensor, device: torch.device) -> None:
-        """Nothing: see :meth:`get_rng_state`."""

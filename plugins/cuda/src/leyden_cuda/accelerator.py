@@ -7,8 +7,7 @@ from functools import cache
 
 import torch
 
-from leyden.interfaces.accelerator import Accelerator
-from leyden.utilities.exceptions import MisconfigurationException
+from leyden.accelerators import Accelerator
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 AMPERE = 8  # major compute capability of the first GPUs with bfloat16 arithmetic and TF32
@@ -54,10 +53,8 @@ class CUDAAccelerator(Accelerator):
         Raises:
             MisconfigurationException: If ``device`` is not a CUDA device.
         """
-        if device.type != "cuda":
-            raise MisconfigurationException(f"CUDAAccelerator was given {device}; it runs on CUDA devices alone.")
-        _suggest_matmul_precision(device)
         super().setup_device(device)
+        _suggest_matmul_precision(device)
 
     def supports_precision(self, precision: str) -> bool:
         """Whether a visible GPU computes in ``precision``: bfloat16 is emulated, slowly, before Ampere."""

@@ -76,6 +76,7 @@ class ParallelStrategy(Strategy):
     def connect(self) -> None:
         """Learn the ranks from the environment, or make them up, and choose the launcher."""
         print_briefly_what_others_tell()
+        _ = self.process_group_backend  # raises where the accelerator has none, before any process starts
         self.environment = self.environment or LocalEnvironment()
         try:
             self.environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)

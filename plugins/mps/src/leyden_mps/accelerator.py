@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from leyden.interfaces.accelerator import Accelerator
-from leyden.utilities.exceptions import MisconfigurationException
+from leyden.accelerators import Accelerator
 
 FIRST_MACOS_WITH_BFLOAT16 = (14, 0)
 
@@ -26,15 +25,6 @@ class MPSAccelerator(Accelerator):
     def is_available(cls) -> bool:
         """Whether this machine, its macOS and this build of PyTorch have MPS."""
         return torch.backends.mps.is_available()
-
-    def setup_device(self, device: torch.device) -> None:
-        """Nothing to choose among; only check that ``device`` is the GPU.
-
-        Raises:
-            MisconfigurationException: If it is not.
-        """
-        if device.type != "mps":
-            raise MisconfigurationException(f"MPSAccelerator was given {device}; it runs on torch.device('mps') alone.")
 
     def synchronize(self, device: torch.device) -> None:
         """Wait until everything queued on the GPU is done."""

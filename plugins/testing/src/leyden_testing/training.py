@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,9 @@ class Model(pl.LightningModule):
             nn.Linear(FEATURES, 8), nn.Tanh(), *([nn.Dropout(dropout)] if dropout else []), nn.Linear(8, TARGETS)
         )
         torch.random.set_rng_state(generator)
-        self.make = optimizer or (lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9))
+        self.make = optimizer or partial(
+            torch.optim.SGD, lr=0.1, momentum=0.9
+        )  # which pickles, as some strategies need
         self.devices_seen: set[str] = set()
         self.rows_seen: list[float] = []
 

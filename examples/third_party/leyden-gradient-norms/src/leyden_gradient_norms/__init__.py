@@ -1,0 +1,1 @@
+"""Percentiles of gradient norms as a callback of Leyden: ``from leyden.callbacks import GradientNormPercentiles``."""

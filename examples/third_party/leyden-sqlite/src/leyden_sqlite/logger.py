@@ -1,0 +1,118 @@
+"""SQLiteLogger: what a Trainer logs, as rows of a database that can be asked while the run goes on."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from leyden.loggers import RunDirectoryLogger, flatten_params
+from leyden.utilities import MisconfigurationException, rank_zero_only
+from leyden_sqlite.database import Database
+
+FILE = "metrics.sqlite"
+
+
+class SQLiteLogger(RunDirectoryLogger):
+    """Keeps the metrics and hyperparameters of all runs of a directory in ``save_dir/metrics.sqlite``.
+
+    Every call is a commit, so that other processes see at once what was logged. A value that is logged again for the
+    same run, name and step replaces the first: a run that is resumed from a checkpoint, with the ``version`` that it
+    had, replaces what it repeats, and its curves have no step twice. SQLite has no nan: it is kept as NULL.
+
+    Args:
+        save_dir: Directory of all experiments, on a local disk.
+        name: The experiment.
+        version: The run, within the experiment. By default the first free number; give that of an earlier run to go
+            on with it.
+
+    Raises:
+        MisconfigurationException: ``save_dir`` is a URL.
+
+    Example::
+
+        trainer = Trainer(logger=SQLiteLogger("logs", name="digits"))
+    """
+
+    def __init__(
+        self,
+        save_dir: str | os.PathLike[str],
+        name: str | None = "lightning_logs",
+        version: int | str | None = None,
+    ) -> None:
+        if "://" in os.fspath(save_dir):
+            raise MisconfigurationException(
+                f"save_dir={os.fspath(save_dir)!r} is a URL, and SQLite writes to local disks alone; give a directory."
+            )
+        super().__init__(save_dir, name, version, prefix="")
+        self._is_open_version = version is None
+        self._is_new = False
+        self._database: Database | None = None
+        self._run = 0
+
+    @property
+    def file(self) -> str:
+        """The path of the database."""
+        return os.path.join(self.save_dir, FILE)
+
+    @property
+    def version(self) -> int | str:
+        """The run's version: as given, or the first number that neither a run nor a directory has."""
+        if self._is_open_version:
+            free = super().version
+            self.take_version(max(self._next_version(), free) if isinstance(free, int) else free)
+            self._is_new = True
+        return super().version
+
+    def take_version(self, version: int | str) -> None:
+        """Write where another process of the run writes."""
+        self._is_open_version = self._is_new = False
+        super().take_version(version)
+
+    def _next_version(self) -> int:
+        if not os.path.exists(self.file):
+            return 0
+        database = Database(self.file)
+        try:
+            return max((int(version) for version in database.versions(self.name) if version.isdigit()), default=-1) + 1
+        finally:
+            database.close()
+
+    @property
+    def _open(self) -> Database:
+        """The database, with this run begun in it."""
+        if self._database is None:
+            database = Database(self.file)
+            self._run = database.begin(self.name, str(self.version), self._is_new)
+            self._is_new, self._database = False, database
+        return self._database
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add a step's metrics.
+
+        Args:
+            metrics: Name to number, or to a tensor with one element.
+            step: By default the one after the run's last.
+        """
+        database = self._open
+        database.add_metrics(self._run, metrics, database.next_step(self._run) if step is None else step)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Add hyperparameters, a mapping or a Namespace; nested ones by names such as ``optimizer/lr``.
+
+        Numbers and texts are kept as such, None as NULL, True as 1, all else as its text.
+        """
+        self._open.add_hyperparameters(self._run, flatten_params(params) if params is not None else {})
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Note how the run ended, and close the file; the logger may be used again."""
+        if self._database is not None:
+            self._database.end(self._run, status)
+            self._database.close()
+            self._database = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A connection can't go to another process; a copy opens its own."""
+        return {**self.__dict__, "_database": None}

@@ -1,0 +1,5 @@
+"""One thread for each test process."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,0 +1,1 @@
+"""A device that PyTorch does not know, and its accelerator for Leyden: ``Trainer(accelerator="toy")``."""
