@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PLUGINS = sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))
+KIT = "testing"  # pytest's plugin, which brings the Trainer nothing
+PLUGINS = sorted({path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml")} - {KIT})
 CATALOGUE = json.loads((ROOT / "core/src/leyden/catalogue.json").read_text(encoding="utf-8"))
 
 Names = dict[str, dict[str, set[str]]]

@@ -1,0 +1,27 @@
+"""What the core brings conforms to its own interfaces, by the conformance kit."""
+
+import pytest
+
+from leyden_testing import CheckpointIOConformance, LoggerConformance, PrecisionConformance
+
+
+class TestThirtyTwoBits(PrecisionConformance):
+    @pytest.fixture
+    def name(self):
+        return "32-true"
+
+    @pytest.fixture
+    def tolerance(self):
+        return {}
+
+
+class TestDummyLogger(LoggerConformance):
+    @pytest.fixture
+    def name(self):
+        return "dummy"
+
+
+class TestTorchCheckpointIO(CheckpointIOConformance):
+    @pytest.fixture
+    def name(self):
+        return "torch"

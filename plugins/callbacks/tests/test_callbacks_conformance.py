@@ -1,0 +1,31 @@
+"""Each callback is one, by the conformance kit.
+
+``BasePredictionWriter`` is not among them: it is a base, which refuses to run before something is written.
+"""
+
+import pytest
+
+from leyden_testing import CallbackConformance
+
+ARGUMENTS = {
+    "Checkpoint": {},
+    "EarlyStopping": {"monitor": "val_loss"},
+    "LambdaCallback": {},
+    "LearningRateMonitor": {},
+    "ModelCheckpoint": {"monitor": "val_loss", "save_last": True},
+    "Timer": {"duration": {"hours": 1}},
+}
+
+
+class TestCallbacks(CallbackConformance):
+    @pytest.fixture(params=ARGUMENTS)
+    def name(self, request):
+        return request.param
+
+    @pytest.fixture
+    def arguments(self, name):
+        return ARGUMENTS[name]
+
+    @pytest.fixture
+    def trainer_options(self, name):
+        return {"logger": "dummy"} if name == "LearningRateMonitor" else {}

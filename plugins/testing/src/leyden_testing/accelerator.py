@@ -1,0 +1,312 @@
+"""Conformance of an accelerator: its devices, its random state, and that it trains to the weights of the host."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import leyden as pl
+from leyden.interfaces.accelerator import Accelerator
+from leyden.interfaces.component import Component
+from leyden.registry import Registry
+from leyden.utilities.batch import move_data_to_device
+from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.component import Conformance, sentence
+from leyden_testing.training import Model, SaveAmid, quiet_trainer, rows, same, weights
+
+OPTIMIZERS = {
+    "SGD with momentum": None,
+    "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
+}
+MODES = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true")
+# A step in 16 bits, and the reference in 32, may differ so much after two epochs of the kit's model.
+COARSE = (0.05, 0.05)
+
+
+class AcceleratorConformance(Conformance):
+    """The checks of an accelerator; what needs a device is skipped where this machine has none.
+
+    A precision that the device lacks is declared by :meth:`Accelerator.supports_precision`; then the checks see that
+    it is refused.
+
+    Example::
+
+        class TestNPU(AcceleratorConformance):
+            @pytest.fixture
+            def name(self):
+                return "npu"
+    """
+
+    kind = "accelerator"
+    interface = Accelerator
+
+    @pytest.fixture
+    def tolerance(self) -> Any:
+        """How far weights may be from the host's: ``(rtol, atol)``; by default they are the same to the last bit."""
+        return {}
+
+    @pytest.fixture
+    def available(self, component: Component) -> None:
+        """Skips where this machine has no such device."""
+        if not component.load().is_available():
+            pytest.skip(f"there is no {component.name} device on this machine")
+
+    @pytest.fixture
+    def device(self, part: Accelerator) -> torch.device:
+        """The first device."""
+        return part.get_parallel_devices(part.parse_devices(1))[0]
+
+    def trained(self, root: Path, part: Accelerator | None, model: Model, **options: Any) -> dict[str, Tensor]:
+        """The weights that a model has after a fit on the device, or on the host for None."""
+        trainer = self.trainer(root, part, **options) if part is not None else quiet_trainer(root, **options)
+        trainer.fit(model, rows(), rows(8))
+        return weights(model)
+
+    # -- the class, asked before there is an instance ---------------------------------------------------------
+
+    def test_it_says_what_device_it_is(self, component: Component) -> None:
+        """``device_type`` is one that PyTorch knows, ``name`` a word, and the order of copies is declared."""
+        cls = component.load()
+        assert torch.device(cls.device_type).type == cls.device_type
+        assert isinstance(cls.name(), str)
+        assert cls.name()
+        assert isinstance(cls.non_blocking_transfer, bool)
+
+    def test_it_says_whether_it_is_there(self, component: Component) -> None:
+        """``is_available`` answers True or False, and raises nothing, with or without a device."""
+        assert component.load().is_available() in (True, False)
+        assert isinstance(component.load().is_available(), bool)
+
+    def test_a_device_that_is_not_there_is_refused(self, component: Component, tmp_path: Path) -> None:
+        """Asked for by name, class or instance, it is one sentence; ``auto`` passes over it."""
+        if component.load().is_available():
+            pytest.skip(f"there is a {component.name} device on this machine")
+        for value in (component.name, component.load(), component.build()):
+            with pytest.raises(MisconfigurationException) as raised:
+                self.trainer(tmp_path, value)
+            sentence(raised.value, component.load().name())
+        others = [part for part in Registry().components("accelerator") if part.load().is_available()]
+        if others:
+            assert type(quiet_trainer(tmp_path, accelerator="auto").accelerator) in [part.load() for part in others]
+
+    def test_devices_are_counted_and_chosen(self, component: Component, available: None) -> None:
+        """The numbers of devices are what users write, and each stands for a device of this type."""
+        cls = component.load()
+        count = cls.auto_device_count()
+        assert count >= 1
+        assert isinstance(cls.parse_devices("auto"), list)
+        assert len(cls.parse_devices("auto")) == count
+        for one in (1, "1", " 1 "):
+            assert cls.parse_devices(one) == [0], f"devices={one!r} gives {cls.parse_devices(one)!r}"
+        devices = cls.get_parallel_devices(cls.parse_devices("auto"))
+        assert [device.type for device in devices] == [cls.device_type] * count
+
+    @pytest.mark.parametrize(
+        "devices", [0, -2, 10**7, "two", "", "1.5", [], [0, 0], [-1], [10**7], [True], 1.5, True, None], ids=repr
+    )
+    def test_devices_that_can_not_be_meant_are_refused(self, devices: Any, component: Component) -> None:
+        """A number, list or text that means no devices of this machine is one sentence that shows it."""
+        with pytest.raises(MisconfigurationException) as raised:
+            component.load().parse_devices(devices)
+        sentence(raised.value, repr(devices))
+
+    def test_processes_on_it_can_talk(self, component: Component) -> None:
+        """There is a backend of ``torch.distributed`` for it."""
+        backend = component.load().process_group_backend()
+        assert isinstance(backend, str)
+        assert backend
+
+    # -- the device -----------------------------------------------------------------------------------------
+
+    def test_it_is_set_up_synchronized_and_left(self, part: Accelerator, device: torch.device) -> None:
+        """Setting up, waiting and tearing down work, in this order and again, and hold nothing against a second use."""
+        for _ in range(2):
+            part.setup_device(device)
+            part.set_options(deterministic=False, benchmark=None)
+            assert torch.ones(3, device=device).sum().item() == 3
+            assert part.synchronize(device) is None  # type: ignore[func-returns-value]
+            assert part.teardown() is None  # type: ignore[func-returns-value]
+            part.teardown()
+
+    def test_its_statistics_are_numbers(self, part: Accelerator, device: torch.device) -> None:
+        """The statistics are numbers by name; what lacks for them is a sentence that says how to install it."""
+        part.setup_device(device)
+        try:
+            stats = part.get_device_stats(device)
+        except ModuleNotFoundError as error:
+            sentence(error, "pip install")
+            return
+        assert isinstance(stats, dict)
+        for name, value in stats.items():
+            assert isinstance(name, str)
+            assert isinstance(value, (int, float)), f"the statistic {name!r} is {value!r}, which is no number"
+
+    def test_its_random_state_can_be_put_back(self, part: Accelerator, device: torch.device) -> None:
+        """Numbers drawn on it repeat once its state, a byte tensor on the host, or else PyTorch's is put back."""
+        part.setup_device(device)
+        torch.manual_seed(1)
+        torch.rand(2, device=device)
+        state, host = part.get_rng_state(device), torch.get_rng_state()
+        if state is not None:
+            assert state.device.type == "cpu", f"the random state is on {state.device}, not on the host"
+            assert state.dtype == torch.uint8, f"the random state is of {state.dtype}, not bytes"
+            state = state.clone()
+        first = torch.rand(8, device=device).cpu()
+        assert len(set(first.tolist())) > 1
+        torch.set_rng_state(host)
+        if state is not None:
+            part.set_rng_state(state, device)
+        assert torch.equal(torch.rand(8, device=device).cpu(), first)
+
+    def test_a_seed_decides_what_it_draws(self, part: Accelerator, device: torch.device) -> None:
+        """``torch.manual_seed`` seeds the device too."""
+        part.setup_device(device)
+        drawn = []
+        for seed in (3, 3, 4):
+            torch.manual_seed(seed)
+            drawn.append(torch.rand(8, device=device).cpu())
+        assert torch.equal(drawn[0], drawn[1])
+        assert not torch.equal(drawn[0], drawn[2])
+
+    def test_batches_arrive_whole(self, part: Accelerator, device: torch.device) -> None:
+        """Tensors in nested collections arrive on the device with their values, all else stays what it is."""
+        part.setup_device(device)
+        numbers = torch.arange(100_000)
+        batch = {"x": numbers, "more": [numbers.float(), ("name", 3)], "none": None}
+        moved = move_data_to_device(batch, device, part.non_blocking_transfer)
+        assert moved["x"].device.type == moved["more"][0].device.type == part.device_type
+        doubled = moved["more"][0] * 2
+        assert moved["more"][1] == ("name", 3)
+        assert moved["none"] is None
+        assert torch.equal(moved["x"].cpu(), numbers)
+        assert torch.equal(doubled.cpu(), numbers.float() * 2)
+
+    # -- training -------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+    def test_it_trains_to_the_weights_of_the_host(
+        self, optimizer: str, part: Accelerator, tolerance: Any, tmp_path: Path
+    ) -> None:
+        """Two epochs lead to the host's weights, within the tolerance, and every batch was on the device."""
+        make = OPTIMIZERS[optimizer]
+        model = Model(make)
+        found = self.trained(tmp_path, part, model)
+        assert model.devices_seen == {part.device_type}
+        assert same(found, self.trained(tmp_path, None, Model(make)), tolerance)
+
+    @pytest.mark.parametrize("algorithm", ["norm", "value"])
+    def test_clipping_and_accumulation_are_those_of_the_host(
+        self, algorithm: str, part: Accelerator, tolerance: Any, tmp_path: Path
+    ) -> None:
+        """Gradients are accumulated over two batches and clipped as on the host."""
+        options = {
+            "accumulate_grad_batches": 2, "gradient_clip_val": 0.05, "gradient_clip_algorithm": algorithm,
+        }  # fmt: skip
+        found = self.trained(tmp_path, part, Model(), **options)
+        assert same(found, self.trained(tmp_path, None, Model(), **options), tolerance)
+
+    def test_several_loaders_train_as_on_the_host(self, part: Accelerator, tolerance: Any, tmp_path: Path) -> None:
+        """A dict of two loaders of different lengths trains, and a list of two validates, as on the host."""
+        found, logged = [], []
+        for trainer in (self.trainer(tmp_path, part), quiet_trainer(tmp_path)):
+            model = Model()
+            trainer.fit(model, {"a": rows(16), "b": rows(24)}, [rows(8), rows(12)])
+            found.append(weights(model))
+            logged.append({name: torch.as_tensor(float(v)) for name, v in trainer.callback_metrics.items()})
+        assert same(found[0], found[1], tolerance)
+        assert {"val_loss/dataloader_idx_0", "val_loss/dataloader_idx_1"} <= logged[0].keys()
+        assert same(logged[0], logged[1], tolerance)
+
+    def test_it_validates_tests_and_predicts_as_the_host(
+        self, part: Accelerator, tolerance: Any, tmp_path: Path
+    ) -> None:
+        """What is logged and predicted is the host's, within the tolerance, and predictions are on the host."""
+        results = []
+        for trainer in (self.trainer(tmp_path, part), quiet_trainer(tmp_path)):
+            model = Model()
+            logged = [
+                *trainer.validate(model, rows(12), verbose=False),
+                *trainer.test(model, rows(12), verbose=False),
+            ]
+            predicted = trainer.predict(model, rows(12)) or []
+            assert len(predicted) == 3
+            assert {tensor.device.type for tensor in predicted} == {"cpu"}
+            numbers = {name: torch.tensor(value) for metrics in logged for name, value in metrics.items()}
+            results.append({**numbers, "predicted": torch.cat(predicted)})
+        assert results[0].keys() == {"val_loss", "test_loss", "predicted"}
+        assert same(results[0], results[1], tolerance)
+
+    @pytest.mark.parametrize("precision", MODES)
+    def test_a_precision_is_computed_or_refused(self, precision: str, part: Accelerator, tmp_path: Path) -> None:
+        """What :meth:`~Accelerator.supports_precision` allows trains near the host's weights; all else is refused."""
+        if precision not in Registry().names("precision"):
+            pytest.skip(f"no installed plugin brings the precision {precision!r}")
+        if not part.supports_precision(precision):
+            with pytest.raises(MisconfigurationException) as raised:
+                self.trainer(tmp_path, part, precision=precision)
+            sentence(raised.value, repr(precision), part.name())
+            return
+        found = self.trained(tmp_path, part, Model(), precision=precision)
+        assert all(math.isfinite(value) for tensor in found.values() for value in tensor.double().flatten().tolist())
+        expected = torch.float64 if precision == "64-true" else torch.float32
+        if not precision.startswith(("16-true", "bf16-true")):
+            assert {tensor.dtype for tensor in found.values()} == {expected}
+        assert same(found, self.trained(tmp_path, None, Model()), COARSE)
+
+    def test_deterministic_runs_are_the_same_to_the_last_bit(
+        self, part: Accelerator, tmp_path: Path, settings_put_back: None
+    ) -> None:
+        """With ``deterministic`` two runs from one seed, with dropout, have the same weights."""
+        found = []
+        for _ in range(2):
+            pl.seed_everything(5, verbose=False)
+            found.append(self.trained(tmp_path, part, Model(dropout=0.5), deterministic=True))
+        assert same(found[0], found[1])
+
+    # -- checkpoints ----------------------------------------------------------------------------------------
+
+    def test_a_resumed_run_is_the_uninterrupted_one(self, part: Accelerator, tmp_path: Path) -> None:
+        """A run resumed from amid an epoch ends with the bits of the one that ran through, dropout included."""
+        saved, whole, resumed = SaveAmid(tmp_path / "amid.ckpt"), Model(dropout=0.5), Model(dropout=0.5)
+        pl.seed_everything(7, verbose=False)
+        self.trainer(tmp_path, part, callbacks=[saved]).fit(whole, rows(), rows(8))
+        pl.seed_everything(8, verbose=False)
+        self.trainer(tmp_path, part).fit(resumed, rows(), rows(8), ckpt_path=saved.path)
+        assert same(weights(resumed), weights(whole))
+
+    def test_its_checkpoint_goes_on_on_the_host(self, part: Accelerator, tolerance: Any, tmp_path: Path) -> None:
+        """A checkpoint holds the device's weights for the host, loads as plain data, and training goes on there."""
+        saved, model = SaveAmid(tmp_path / "amid.ckpt"), Model()
+        self.trainer(tmp_path, part, callbacks=[saved]).fit(model, rows(), rows(8))
+        kept = torch.load(saved.path, map_location="cpu", weights_only=True)["state_dict"]
+        assert same(kept, saved.weights)
+        loaded = Model.load_from_checkpoint(saved.path, map_location="cpu", weights_only=True)
+        assert {parameter.device.type for parameter in loaded.parameters()} == {"cpu"}
+        assert same(weights(loaded), saved.weights)
+        quiet_trainer(tmp_path).fit(loaded, rows(), rows(8), ckpt_path=saved.path)
+        assert same(weights(loaded), weights(model), tolerance)
+
+    def test_the_checkpoint_of_the_host_goes_on_on_it(self, part: Accelerator, tolerance: Any, tmp_path: Path) -> None:
+        """A run that the host began is finished by the device."""
+        saved, whole, model = SaveAmid(tmp_path / "amid.ckpt"), Model(), Model()
+        quiet_trainer(tmp_path, callbacks=[saved]).fit(whole, rows(), rows(8))
+        self.trainer(tmp_path, part).fit(model, rows(), rows(8), ckpt_path=saved.path)
+        assert same(weights(model), weights(whole), tolerance)
+
+    def test_the_model_comes_back_to_the_host(self, part: Accelerator, tmp_path: Path) -> None:
+        """After a run the weights are on the host, where users go on with them."""
+        model = Model()
+        self.trained(tmp_path, part, model)
+        assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+        assert isinstance(model(torch.ones(1, 4)), Tensor)
+
+    def test_a_module_is_built_on_it(self, part: Accelerator, tmp_path: Path) -> None:
+        """``Trainer.init_module`` builds a module on the device."""
+        with self.trainer(tmp_path, part).init_module():
+            layer = nn.Linear(2, 2)
+        assert layer.weight.device.type == part.device_type

@@ -1,0 +1,294 @@
+"""Conformance of a logger: what is logged can be read, once, from rank 0, after every way in which a run ends."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import pickle
+import warnings
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import leyden as pl
+from leyden.interfaces.component import Component
+from leyden.interfaces.logger import Logger, flatten_params
+from leyden.registry import build
+from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.rank_zero import rank_zero_only
+from leyden_testing.component import Conformance, sentence
+from leyden_testing.training import FailingModel, Model, quiet_trainer, rows
+
+Series = dict[str, list[tuple[int, float]]]
+
+
+class Recorder(Logger):
+    """Keeps in memory what a Trainer logs, to compare with."""
+
+    name, version = "recorder", 0
+
+    def __init__(self) -> None:
+        self.series: Series = {}
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Keep each metric's step and value."""
+        for name, value in metrics.items():
+            self.series.setdefault(name, []).append((step or 0, float(value)))
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Keep nothing."""
+
+
+class LoggerConformance(Conformance):
+    """The checks of a logger.
+
+    An author of one whose records can be read back overrides :meth:`read` and :meth:`read_hyperparams`; without them
+    what is written is not compared.
+
+    Example::
+
+        class TestTable(LoggerConformance):
+            @pytest.fixture
+            def name(self):
+                return "table"
+
+            @pytest.fixture
+            def read(self):
+                return lambda logger: read_table(logger.log_dir)
+    """
+
+    kind = "logger"
+    interface = Logger
+
+    @pytest.fixture
+    def arguments(self, component: Component, tmp_path: Path) -> dict[str, Any]:
+        """Keyword arguments with which the logger is built; a directory where it takes ``save_dir``."""
+        return {"save_dir": str(tmp_path / "logs")} if "save_dir" in self._parameters(component) else {}
+
+    @pytest.fixture
+    def other_arguments(self, component: Component, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Those of a second logger that writes elsewhere: another version, where it takes one, or else name."""
+        takes = [argument for argument in ("version", "name") if argument in self._parameters(component)]
+        if not takes:
+            pytest.skip("the fixture `other_arguments` does not say how a second logger is told from the first")
+        return {**arguments, takes[0]: "other"}
+
+    @pytest.fixture
+    def read(self) -> Callable[[Any], Series] | None:
+        """A function from a logger to what it wrote: metric to its (step, value) in order; None compares nothing."""
+        return None
+
+    @pytest.fixture
+    def read_hyperparams(self) -> Callable[[Any], dict[str, Any]] | None:
+        """A function from a logger to the hyperparameters that it wrote, nested or flat; None compares nothing."""
+        return None
+
+    def held_by(self, trainer: pl.Trainer) -> Any:
+        """The Trainer's first logger."""
+        return trainer.loggers[0]
+
+    @staticmethod
+    def _parameters(component: Component) -> Any:
+        return inspect.signature(component.load()).parameters
+
+    # -- its place ------------------------------------------------------------------------------------------
+
+    def test_name_version_and_directories_stay(self, part: Any) -> None:
+        """They have the interface's types, each directory lies in the one above, and logging changes none."""
+        before = self._place(part)
+        name, version, *directories = before
+        assert isinstance(name, str | None)
+        assert isinstance(version, int | str | None)
+        assert not isinstance(version, bool)
+        assert all(isinstance(directory, str | None) for directory in directories)
+        save_dir, root_dir, log_dir = directories
+        for inner, outer in ((log_dir, root_dir), (root_dir, save_dir)):
+            if inner is not None and outer is not None:
+                assert os.path.commonpath([inner, outer]) == os.path.normpath(outer), f"{inner} is not in {outer}"
+        assert isinstance(part.group_separator, str)
+        part.log_metrics({"loss": 1.0}, step=0)
+        part.save()
+        assert self._place(part) == before
+
+    def test_the_trainer_logs_where_it_says(self, part: Any, tmp_path: Path) -> None:
+        """``trainer.log_dir`` is the logger's."""
+        if part.log_dir is None:
+            pytest.skip("it has no directory")
+        trainer = self.trainer(tmp_path, part)
+        assert trainer.log_dir == part.log_dir
+
+    def test_it_goes_to_other_processes(self, part: Any) -> None:
+        """Before it has logged anything it can be pickled, as strategies that start processes do."""
+        copied = pickle.loads(pickle.dumps(part))
+        assert type(copied) is type(part)
+        assert self._place(copied) == self._place(part)
+
+    # -- what is logged -------------------------------------------------------------------------------------
+
+    def test_metrics_can_be_read(self, part: Any, read: Any) -> None:
+        """Numbers, of Python or PyTorch, are kept by name and step, in order, once :meth:`save` has been called."""
+        self._log(part)
+        part.save()
+        if read is not None:
+            found = self._read(read, part)
+            assert found["loss"] == [(3, 1.5), (4, 2.5)]
+            assert found["group/score"] == [(3, 2.0)]
+
+    def test_metrics_without_a_step_and_no_numbers_are_taken(self, part: Any) -> None:
+        """A metric may come without a step, or be inf or nan, as a diverging run logs."""
+        part.log_metrics({"loss": 1.0})
+        part.log_metrics({"loss": float("nan"), "other": float("inf")}, step=7)
+        part.save()
+
+    def test_hyperparameters_can_be_read(self, part: Any, read_hyperparams: Any) -> None:
+        """A nested mapping, and a Namespace, are kept and not changed; so is what is logged later beside them."""
+        params = {"lr": 0.5, "net": {"width": 8, "act": "relu"}, "none": None, "path": Path("data")}
+        part.log_hyperparams(params)
+        part.log_hyperparams(Namespace(seed=3))
+        part.save()
+        assert params == {"lr": 0.5, "net": {"width": 8, "act": "relu"}, "none": None, "path": Path("data")}
+        if read_hyperparams is not None:
+            found = flatten_params(read_hyperparams(part))
+            kept = {name: found.get(name) for name in ("lr", "net/width", "net/act", "seed")}
+            assert kept == {"lr": 0.5, "net/width": 8, "net/act": "relu", "seed": 3}
+
+    def test_the_graph_of_any_model_is_taken(self, part: Any) -> None:
+        """A model without an example input is no error."""
+        part.log_graph(Model())
+        part.save()
+
+    @pytest.mark.parametrize("status", ["success", "failed", "finished"])
+    def test_every_end_keeps_what_was_logged(self, status: str, part: Any, read: Any) -> None:
+        """After :meth:`finalize` all is there; it may be called of an unused logger, twice, and be followed by more."""
+        part.finalize(status)
+        self._log(part)
+        part.finalize(status)
+        part.finalize(status)
+        if read is not None:
+            assert self._read(read, part)["loss"] == [(3, 1.5), (4, 2.5)]
+        part.log_metrics({"loss": 3.5}, step=5)
+        part.finalize(status)
+        if read is not None:
+            assert self._read(read, part)["loss"] == [(3, 1.5), (4, 2.5), (5, 3.5)]
+
+    def test_only_rank_0_writes(
+        self, part: Any, arguments: dict[str, Any], read: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """On another rank every method may be called, and nothing is written."""
+        before = self._files(tmp_path)
+        monkeypatch.setattr(rank_zero_only, "rank", 1)
+        self._log(part)
+        part.log_hyperparams({"lr": 0.5})
+        part.log_graph(Model())
+        part.save()
+        part.finalize("success")
+        assert self._files(tmp_path) == before
+        if read is not None and part.log_dir is None:
+            assert not self._read(read, part)
+
+    # -- runs -----------------------------------------------------------------------------------------------
+
+    def test_a_run_is_logged_as_any_logger_would(self, part: Any, read: Any, tmp_path: Path) -> None:
+        """Beside a second logger it gets, and keeps, all that the Trainer logs in a fit and a test."""
+        recorder, model = Recorder(), Model()
+        trainer = quiet_trainer(tmp_path, logger=[part, recorder])
+        trainer.fit(model, rows(), rows(8))
+        trainer.test(model, rows(8), verbose=False)
+        assert {"train_loss_step", "train_loss_epoch", "val_loss", "test_loss"} <= recorder.series.keys()
+        if read is not None:
+            found = self._read(read, part)
+            for name, series in recorder.series.items():
+                expected = [(step, pytest.approx(value, rel=1e-6)) for step, value in series]
+                assert self._steps(found.get(name, []), name) == self._steps(expected, name), name
+
+    def test_a_failed_run_keeps_what_was_logged(self, part: Any, read: Any, tmp_path: Path) -> None:
+        """What was logged before the model raised is there."""
+        with pytest.raises(ValueError, match="the model's own error"):
+            self.trainer(tmp_path, part).fit(FailingModel(), rows(), rows(8))
+        if read is not None:
+            assert [step for step, _ in self._read(read, part)["train_loss_step"]] == [0]
+
+    def test_two_at_once_keep_apart(
+        self, part: Any, name: str, other_arguments: dict[str, Any], read: Any, tmp_path: Path
+    ) -> None:
+        """Two of them in one Trainer each have everything, in places of their own."""
+        other = build(self.kind, name, **other_arguments)
+        quiet_trainer(tmp_path, logger=[part, other]).fit(Model(), rows(), rows(8))
+        assert self._place(part) != self._place(other)
+        if read is not None:
+            found, also = self._read(read, part), self._read(read, other)
+            assert found["train_loss_step"] == also["train_loss_step"]
+            assert len(found["train_loss_step"]) == 8
+
+    def test_two_in_one_place_are_refused(
+        self, part: Any, name: str, arguments: dict[str, Any], tmp_path: Path
+    ) -> None:
+        """Two that would write to one directory are a sentence, before anything is written."""
+        if part.log_dir is None:
+            pytest.skip("it has no directory")
+        twin = build(self.kind, name, **{**arguments, "version": part.version})
+        with pytest.raises(MisconfigurationException) as raised:
+            quiet_trainer(tmp_path, logger=[part, twin]).fit(Model(), rows(), rows(8))
+        sentence(raised.value, repr(part.log_dir))
+
+    def test_the_next_run_has_a_place_of_its_own(
+        self, part: Any, name: str, arguments: dict[str, Any], read: Any
+    ) -> None:
+        """A logger made after a run, without a version, does not write where that run's records are."""
+        if part.log_dir is None:
+            pytest.skip("it has no directory")
+        self._log(part)
+        part.finalize("success")
+        later = build(self.kind, name, **arguments)
+        assert later.log_dir != part.log_dir
+        later.log_metrics({"loss": 9.0}, step=0)
+        later.finalize("success")
+        if read is not None:
+            assert self._read(read, part)["loss"] == [(3, 1.5), (4, 2.5)]
+
+    def test_a_version_can_be_gone_on_with(
+        self, part: Any, name: str, arguments: dict[str, Any], component: Component, read: Any
+    ) -> None:
+        """A logger made with the version of an earlier one writes in its place, and what it logs is there."""
+        if "version" not in self._parameters(component):
+            pytest.skip("it takes no version")
+        self._log(part)
+        part.finalize("success")
+        with warnings.catch_warnings():  # it may say that it replaces what is there
+            warnings.simplefilter("ignore")
+            again = build(self.kind, name, **{**arguments, "version": part.version})
+            again.log_metrics({"loss": 3.5}, step=5)
+            again.finalize("success")
+        assert self._place(again) == self._place(part)
+        if read is not None:
+            assert self._read(read, again)["loss"][-1] == (5, 3.5)
+
+    # -- helpers --------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _log(logger: Any) -> None:
+        logger.log_metrics({"loss": 1.5, "group/score": 2}, step=3)
+        logger.log_metrics({"loss": torch.tensor(2.5)}, step=4)
+
+    @staticmethod
+    def _place(logger: Any) -> tuple[Any, ...]:
+        return logger.name, logger.version, logger.save_dir, logger.root_dir, logger.log_dir
+
+    @staticmethod
+    def _files(root: Path) -> set[Path]:
+        return {path for path in root.rglob("*") if path.is_file()}
+
+    @staticmethod
+    def _read(read: Callable[[Any], Series], logger: Any) -> Series:
+        return {
+            name: [(int(step), float(value)) for step, value in series] for name, series in read(logger).items()
+        }  # fmt: skip
+
+    @staticmethod
+    def _steps(series: list[Any], name: str) -> list[Any]:
+        """A series; of the epoch, which comes with every metric, only that it is there."""
+        return [series[-1]] if name == "epoch" and series else series

@@ -1,0 +1,85 @@
+"""What a run may leave behind in its process: settings that it changed, and what it holds open."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def settings() -> dict[str, Any]:
+    """Everything global that a run may change and has to put back, by name."""
+    found: dict[str, Any] = {
+        "torch.get_default_dtype()": torch.get_default_dtype(),
+        "torch.get_default_device()": torch.get_default_device(),
+        "torch.is_grad_enabled()": torch.is_grad_enabled(),
+        "torch.is_inference_mode_enabled()": torch.is_inference_mode_enabled(),
+        "torch.is_anomaly_enabled()": torch.is_anomaly_enabled(),
+        "torch.is_autocast_enabled('cpu')": torch.is_autocast_enabled("cpu"),
+        "torch.are_deterministic_algorithms_enabled()": torch.are_deterministic_algorithms_enabled(),
+        "torch.get_float32_matmul_precision()": torch.get_float32_matmul_precision(),
+        "torch.get_num_threads()": torch.get_num_threads(),
+        "torch.backends.cudnn.benchmark": torch.backends.cudnn.benchmark,
+        "torch.distributed.is_initialized()": torch.distributed.is_initialized(),
+        "the working directory": Path.cwd(),
+        "sys.path": tuple(sys.path),
+        "sys.stdout": sys.stdout,
+        "sys.stderr": sys.stderr,
+        "sys.excepthook": sys.excepthook,
+        "threading.excepthook": threading.excepthook,
+        "the root logger's handlers": tuple(logging.getLogger().handlers),
+    }
+    found.update({f"the environment variable {name}": value for name, value in os.environ.items()})
+    found.update({f"the handler of {number!r}": signal.getsignal(number) for number in signal.valid_signals()})
+    return found
+
+
+def held() -> list[str]:
+    """The threads, child processes and open files of this process, those of each kind that can be listed here."""
+    threads = [f"the thread {thread.name!r}" for thread in threading.enumerate()]
+    children = [f"the child process {child.name!r}" for child in multiprocessing.active_children()]
+    listed = Path("/proc/self/task", str(threading.get_native_id()), "children")
+    if listed.exists():
+        children = [f"the child process {number}" for number in listed.read_text().split()]
+    return [*threads, *children, *open_files()]
+
+
+def open_files() -> list[str]:
+    """What this process has open, where the system lists it."""
+    found = []
+    for entry in Path("/proc/self/fd").glob("*"):
+        try:
+            target = str(entry.readlink())
+        except OSError:  # the descriptor of the listing itself
+            continue
+        found.append(f"the open file {target.partition(':')[0] if ':' in target else target}")
+    return sorted(found)
+
+
+def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Which settings are others, one sentence for each."""
+    missing = object()
+    return [
+        f"{name} was {before.get(name, 'not set')!r} and is {after.get(name, 'not set')!r}"
+        for name in {**before, **after}
+        if before.get(name, missing) != after.get(name, missing)
+    ]
+
+
+def grown(before: list[str], after: list[str]) -> list[str]:
+    """What is held after that was not held before."""
+    left = list(before)
+    more = []
+    for item in after:
+        if item in left:
+            left.remove(item)
+        else:
+            more.append(item)
+    return more

@@ -1,0 +1,5 @@
+"""One thread each, as for all tests of the repository."""
+
+import torch
+
+torch.set_num_threads(1)
