@@ -154,6 +154,12 @@ def published_distributions() -> list[str]:
     return sorted({name for names in _catalogue()["published"].values() for name in names.values()})
 
 
+def known_distributions() -> set[str]:
+    """Leyden's own distributions: those that are published and those that are planned."""
+    of_plugins = {name for section in _catalogue().values() for names in section.values() for name in names.values()}
+    return of_plugins | {"leyden-core", "leyden-testing"}
+
+
 def build(kind: str, value: Any, manager: PluginManager | None = None, **arguments: Any) -> Any:
     """A part from what the user wrote: a name is looked up and built, a class is built, an instance is returned.
 

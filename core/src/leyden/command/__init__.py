@@ -1,8 +1,8 @@
 """The command ``leyden``, for those who look at an installation and those who write plugins; one file for each part.
 
 ``leyden plugins`` lists what is installed; ``leyden hooks SCRIPT`` prints what a script's run calls, in what order and
-at what cost; ``leyden doctor`` says what is broken and the command that mends it. Nothing of it is imported by
-``import leyden``.
+at what cost; ``leyden doctor`` says what is broken and the command that mends it; ``leyden new KIND NAME`` writes a
+plugin's package. Nothing of it is imported by ``import leyden``.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from leyden.command import doctor, hooks, plugins
+from leyden.command import doctor, hooks, new, plugins
 from leyden.utilities.exceptions import MisconfigurationException
 
-COMMANDS = (plugins, hooks, doctor)
+COMMANDS = (plugins, hooks, doctor, new)
 
 
 def main(arguments: list[str] | None = None) -> int:

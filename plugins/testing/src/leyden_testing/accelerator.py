@@ -57,6 +57,14 @@ class AcceleratorConformance(Conformance):
             pytest.skip(f"there is no {component.name} device on this machine")
 
     @pytest.fixture
+    def known(self, component: Component) -> None:
+        """Skips where PyTorch does not know the device's type, as without the vendor's package that teaches it."""
+        try:
+            torch.device(component.load().device_type)
+        except RuntimeError:
+            pytest.skip(f"PyTorch knows no device type {component.load().device_type!r} on this machine")
+
+    @pytest.fixture
     def device(self, part: Accelerator) -> torch.device:
         """The first device."""
         return part.get_parallel_devices(part.parse_devices(1))[0]
@@ -69,7 +77,7 @@ class AcceleratorConformance(Conformance):
 
     # -- the class, asked before there is an instance ---------------------------------------------------------
 
-    def test_it_says_what_device_it_is(self, component: Component) -> None:
+    def test_it_says_what_device_it_is(self, component: Component, known: None) -> None:
         """``device_type`` is one that PyTorch knows, ``name`` a word, and the order of copies is declared."""
         cls = component.load()
         assert torch.device(cls.device_type).type == cls.device_type
@@ -109,13 +117,13 @@ class AcceleratorConformance(Conformance):
     @pytest.mark.parametrize(
         "devices", [0, -2, 10**7, "two", "", "1.5", [], [0, 0], [-1], [10**7], [True], 1.5, True, None], ids=repr
     )
-    def test_devices_that_can_not_be_meant_are_refused(self, devices: Any, component: Component) -> None:
+    def test_devices_that_can_not_be_meant_are_refused(self, devices: Any, component: Component, known: None) -> None:
         """A number, list or text that means no devices of this machine is one sentence that shows it."""
         with pytest.raises(MisconfigurationException) as raised:
             component.load().parse_devices(devices)
         sentence(raised.value, repr(devices))
 
-    def test_processes_on_it_can_talk(self, component: Component) -> None:
+    def test_processes_on_it_can_talk(self, component: Component, known: None) -> None:
         """There is a backend of ``torch.distributed`` for it."""
         backend = component.load().process_group_backend()
         assert isinstance(backend, str)
