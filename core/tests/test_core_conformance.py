@@ -2,7 +2,7 @@
 
 import pytest
 
-from leyden_testing import CheckpointIOConformance, LoggerConformance, PrecisionConformance
+from leyden_testing import CheckpointIOConformance, LoggerConformance, PrecisionConformance, StrategyConformance
 
 
 class TestThirtyTwoBits(PrecisionConformance):
@@ -25,3 +25,13 @@ class TestTorchCheckpointIO(CheckpointIOConformance):
     @pytest.fixture
     def name(self):
         return "torch"
+
+
+class TestSingleDevice(StrategyConformance):
+    @pytest.fixture
+    def name(self):
+        return "single_device"
+
+    @pytest.fixture
+    def processes(self):
+        return 1

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from leyden_testing.logger import LoggerConformance
     from leyden_testing.precision import PrecisionConformance
     from leyden_testing.profiler import ProfilerConformance
+    from leyden_testing.strategy import StrategyConformance
 
 __all__ = [
     "AcceleratorConformance",
@@ -25,6 +26,7 @@ __all__ = [
     "LoggerConformance",
     "PrecisionConformance",
     "ProfilerConformance",
+    "StrategyConformance",
 ]
 _MODULES = {
     "AcceleratorConformance": "accelerator",
@@ -34,6 +36,7 @@ _MODULES = {
     "LoggerConformance": "logger",
     "PrecisionConformance": "precision",
     "ProfilerConformance": "profiler",
+    "StrategyConformance": "strategy",
 }
 
 

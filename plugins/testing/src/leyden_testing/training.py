@@ -70,7 +70,7 @@ class Model(pl.LightningModule):
         torch.random.set_rng_state(generator)
         self.make = optimizer or (lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9))
         self.devices_seen: set[str] = set()
-        self.rows_seen: list[list[int]] = []
+        self.rows_seen: list[float] = []
 
     def forward(self, x: Tensor) -> Any:
         """Predict.
@@ -93,6 +93,8 @@ class Model(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         """Log and return the loss."""
         loss = self.loss(batch)
+        if isinstance(batch, (list, tuple)):
+            self.rows_seen.extend(batch[0][:, 0].tolist())
         self.log("train_loss", loss, on_step=True, on_epoch=True, sync_dist=True, batch_size=4)
         return loss
 
@@ -145,6 +147,24 @@ class SaveAmid(pl.Callback):
             trainer.save_checkpoint(self.path)
 
 
+class SaveAfterEpoch(pl.Callback):
+    """Saves a checkpoint at the end of the first epoch, from where any number of processes can go on.
+
+    Args:
+        path: Where to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self.weights: dict[str, Tensor] = {}
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save, of the first epoch."""
+        if trainer.current_epoch == 0:
+            self.weights = weights(pl_module)
+            trainer.save_checkpoint(self.path)
+
+
 def rows(count: int = 16, batch_size: int = 4, **options: Any) -> DataLoader[Any]:
     """A loader of random rows and targets, the same for the same count.
 
@@ -169,8 +189,9 @@ def quiet_trainer(root: Path, **options: Any) -> pl.Trainer:
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of a module's state on the host."""
-    return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+    """A copy of a module's state on the host, whole where it is divided among processes, which all ask then."""
+    state = {name: v.full_tensor() if hasattr(v, "full_tensor") else v for name, v in module.state_dict().items()}
+    return {name: value.detach().cpu().clone() for name, value in state.items()}
 
 
 def same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: Any = None) -> bool:

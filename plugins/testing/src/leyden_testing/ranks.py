@@ -1,0 +1,69 @@
+"""Real processes for checks: a function run on every rank, and what each of them returned."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._dynamo  # strategies and optimizers import it, and each forked process would anew
+import torch.multiprocessing as multiprocessing
+
+
+def on_ranks(
+    count: int, function: Callable[..., Any], *args: Any, variables: dict[str, str] | None = None, seconds: float = 120
+) -> list[Any]:
+    """What ``function(*args)`` returns on each of so many ranks, forked from this process.
+
+    In it a Trainer finds that the processes are there already, by the variables that ``torch.distributed`` knows:
+    ``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT``.
+
+    Args:
+        count: How many; one is this process itself.
+        function: What each runs; what it returns has to pickle.
+        args: Its arguments.
+        variables: Further variables of the processes.
+        seconds: After which processes that still run are ended, which fails.
+    """
+    if count == 1:
+        return [function(*args)]
+    with tempfile.TemporaryDirectory() as directory:
+        arguments = (function, args, count, _free_port(), variables or {}, directory)
+        processes = multiprocessing.start_processes(_rank, arguments, count, join=False, start_method="fork")
+        until = time.monotonic() + seconds
+        try:
+            while not processes.join(timeout=max(0.1, until - time.monotonic())):
+                assert time.monotonic() < until, f"the {count} processes did not end within {seconds:g} s"
+        finally:
+            for process in processes.processes:
+                process.kill()
+                process.join()
+        return [torch.load(Path(directory, str(rank)), weights_only=False) for rank in range(count)]
+
+
+def _rank(
+    rank: int,
+    function: Callable[..., Any],
+    args: Any,
+    count: int,
+    port: int,
+    variables: dict[str, str],
+    directory: str,
+) -> None:
+    meeting = {"LOCAL_RANK": rank, "RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in meeting.items()} | variables)
+    result = function(*args)
+    torch.save(result, Path(directory, str(rank)))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,162 @@
+"""What the checks of a strategy run on every rank: each function trains in one of the processes and reports."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import leyden as pl
+from leyden_testing import traces
+from leyden_testing.training import Model, SaveAfterEpoch, SaveAmid, rows, weights
+
+MakeTrainer = Callable[..., pl.Trainer]
+BATCH = 4  # rows of each process
+
+
+def data(processes: int, alone: bool = False) -> tuple[Any, Any]:
+    """The loaders of training and validation: four and two batches for each process, or for one of the same rows.
+
+    Args:
+        processes: Among how many the rows are divided.
+        alone: Whether one process takes the rows of all at once.
+    """
+    size = BATCH * processes if alone else BATCH
+    return rows(4 * BATCH * processes, size), rows(2 * BATCH * processes, size)
+
+
+def train(make: MakeTrainer, root: Path, processes: int) -> dict[str, Any]:
+    """Fit, with a checkpoint amid an epoch and between two; test; predict; and fit anew with the same strategy."""
+    saved, model = SaveAfterEpoch(root / "epoch.ckpt"), Model()
+    trainer = make(root, callbacks=[SaveAmid(root / "amid.ckpt"), saved])
+    train_rows, val_rows = data(processes)
+    trainer.fit(model, train_rows, val_rows)
+    strategy = trainer.strategy
+    report: dict[str, Any] = {
+        "weights": weights(model),
+        "saved": saved.weights,
+        "steps": trainer.global_step,
+        "seen": list(model.rows_seen),
+        "sampler": strategy.sampler_arguments,
+        "place": (strategy.world_size, strategy.global_rank, strategy.local_rank, strategy.node_rank),
+        "is_global_zero": strategy.is_global_zero,
+        "val_loss": trainer.callback_metrics["val_loss"].cpu(),
+    }
+    [logged] = trainer.test(model, val_rows, verbose=False)
+    predicted = trainer.predict(model, val_rows) or []
+    report.update(test_loss=torch.tensor(logged["test_loss"]), predicted=torch.cat([p.cpu() for p in predicted]))
+    again = Model()
+    make(root, strategy=strategy).fit(again, train_rows, val_rows)
+    return {**report, "again": weights(again)}
+
+
+def train_accumulated(make: MakeTrainer, root: Path, processes: int) -> Any:
+    """Fit with accumulated and clipped gradients."""
+    model = Model()
+    make(root, accumulate_grad_batches=2, gradient_clip_val=0.05).fit(model, *data(processes))
+    return weights(model)
+
+
+def resume(make: MakeTrainer, root: Path, processes: int, paths: list[str]) -> list[Any]:
+    """Fits that go on from checkpoints."""
+    found = []
+    for path in paths:
+        model = Model()
+        make(root).fit(model, *data(processes), ckpt_path=path)
+        found.append(weights(model))
+    return found
+
+
+class Asking(Model):
+    """Asks the strategy, amid a run, for everything that processes do together.
+
+    Args:
+        root: A directory that all processes see.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self.root = root
+        self.answers: dict[str, Any] = {}
+
+    def on_train_start(self) -> None:
+        """Ask, in the same order in every process."""
+        strategy = self.trainer.strategy
+        rank, size = strategy.global_rank, strategy.world_size
+        mine = torch.tensor([rank + 1.0, 10.0 * rank])
+        self.answers = {
+            "reduced": {op: strategy.reduce(mine, op) for op in ("mean", "sum", "min", "max")},
+            "mine": mine,
+            "gathered": strategy.all_gather(mine),
+            "objects": strategy.all_gather_object({"rank": rank}),
+            "all of all": strategy.reduce_boolean_decision(True, all=True),
+            "all of some": strategy.reduce_boolean_decision(rank == size - 1, all=True),
+            "any of some": strategy.reduce_boolean_decision(rank == size - 1, all=False),
+            "any of none": strategy.reduce_boolean_decision(False, all=False),
+            "broadcast": [strategy.broadcast(f"of {rank}", src) for src in range(size)],
+        }
+        if rank == size - 1:  # the others come to the barrier long before
+            matrix = torch.ones(400, 400)
+            for _ in range(50):
+                matrix = matrix @ matrix / 400
+        (self.root / f"here-{rank}").touch()
+        strategy.barrier("the kit's")
+        self.answers["here"] = sorted(path.name for path in self.root.glob("here-*"))
+
+
+def ask(make: MakeTrainer, root: Path, processes: int) -> dict[str, Any]:
+    """The answers of a strategy, and the size of the world."""
+    model = Asking(root)
+    trainer = make(root, max_epochs=1)
+    trainer.fit(model, *data(processes))
+    return {**model.answers, "rank": trainer.global_rank}
+
+
+class LastFails(Model):
+    """Raises in the second batch of the last process; the others would wait for it."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Fail there."""
+        if batch_idx == 1 and self.trainer.global_rank == self.trainer.world_size - 1:
+            raise ValueError("the model's own error")
+        return super().training_step(batch, batch_idx)
+
+
+def fail(make: MakeTrainer, root: Path, processes: int) -> str:
+    """How a run ends in this process in which the last one raises."""
+    try:
+        make(root).fit(LastFails(), *data(processes))
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def train_unevenly(make: MakeTrainer, root: Path, processes: int) -> int:
+    """The steps of a fit in which each process has more batches than the one before."""
+    trainer = make(root, max_epochs=1, use_distributed_sampler=False)
+    trainer.fit(Model(), rows(8 * (trainer.global_rank + 1)), rows(8))
+    return trainer.global_step
+
+
+def trace(make: MakeTrainer, root: Path, processes: int) -> list[str]:
+    """What two runs leave behind; the processes may stay in touch after the first, for the next one."""
+    before = traces.settings()
+    models = [Model() for _ in range(2)]
+    make(root / "first").fit(models[0], *data(processes))
+    after = traces.settings()
+    if processes > 1:  # meeting sets both
+        after.update({name: before[name] for name in ("torch.distributed.is_initialized()", "sys.excepthook")})
+    gc.collect()
+    held = traces.held()
+    make(root / "second").fit(models[1], *data(processes))
+    gc.collect()
+    return [*traces.changed(before, after), *traces.grown(held, traces.held())]
+
+
+def build_module(make: MakeTrainer, root: Path, processes: int) -> bool:
+    """Whether what makes batch normalisation synchronous returns a module."""
+    return isinstance(make(root).strategy.convert_sync_batchnorm(nn.BatchNorm1d(2)), nn.Module)

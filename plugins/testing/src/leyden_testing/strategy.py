@@ -1,0 +1,305 @@
+"""Conformance of a strategy: its processes agree, train as one would, and go on from each other's checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from leyden.interfaces.launcher import Launcher
+from leyden.interfaces.strategy import Strategy
+from leyden.registry import build
+from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing import scenarios
+from leyden_testing.component import Conformance, sentence
+from leyden_testing.ranks import on_ranks
+from leyden_testing.training import Model, SaveAfterEpoch, quiet_trainer, same, weights
+
+
+class StrategyConformance(Conformance):
+    """The checks of a strategy, on processes of the host.
+
+    The processes are forked, and find each other by the variables that ``torch.distributed`` knows; an author whose
+    strategy needs others overrides :meth:`on_ranks`. What several checks look at is run once.
+
+    Example::
+
+        class TestRing(StrategyConformance):
+            @pytest.fixture
+            def name(self):
+                return "ring"
+    """
+
+    kind = "strategy"
+    interface = Strategy
+    ran: ClassVar[dict[Any, Any]] = {}
+
+    @pytest.fixture
+    def processes(self) -> int:
+        """How many processes the checks start; 1 for a strategy of one."""
+        return 2
+
+    @pytest.fixture
+    def tolerance(self, processes: int) -> Any:
+        """How far weights may be from one process's: by default what sums in another order are, and nothing alone."""
+        return (1e-5, 1e-6) if processes > 1 else {}
+
+    @pytest.fixture
+    def options(self) -> dict[str, Any]:
+        """Further arguments of the Trainers; none by default."""
+        return {}
+
+    @pytest.fixture(autouse=True)
+    def _number_of_processes(self, processes: int, options: dict[str, Any]) -> None:
+        self.processes_wanted, self.trainer_options = processes, options
+
+    @pytest.fixture
+    def run(
+        self, name: str, arguments: dict[str, Any], available: None, processes: int,
+        tmp_path_factory: pytest.TempPathFactory,
+    ) -> Callable[..., Any]:  # fmt: skip
+        """A function from a scenario to what each process reports of it; its ``root`` is where it ran."""
+
+        def on_all(scenario: Callable[..., Any], *more: Any) -> Any:
+            key = (type(self), name, scenario.__name__, *map(str, more))
+            if key not in self.ran:
+                root = tmp_path_factory.mktemp(scenario.__name__)
+                make = partial(self.made, name, arguments)
+                self.ran[key] = root, self.on_ranks(processes, scenario, make, root, processes, *more)
+            return self.ran[key]
+
+        return on_all
+
+    def on_ranks(self, count: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+        """Run a function in so many processes that know of each other, and return what each returned."""
+        return on_ranks(count, function, *args)
+
+    def trainer_arguments(self, value: Any) -> dict[str, Any]:
+        """The strategy and a device for each process."""
+        return {"strategy": value, "devices": self.processes_wanted, **self.trainer_options}
+
+    def made(self, name: str, arguments: dict[str, Any], root: Path, strategy: Any = None, **options: Any) -> Any:
+        """A Trainer with a strategy that was given, or else with a new one."""
+        return self.trainer(root, strategy or build(self.kind, name, **arguments), **options)
+
+    def alone(self, root: Path, processes: int, ckpt_path: str | None = None, **options: Any) -> Any:
+        """The weights, and the Trainer, of a fit of the same rows in one process, without the strategy."""
+        model = Model()
+        trainer = quiet_trainer(root, **{**self.trainer_options, **options})
+        trainer.fit(model, *scenarios.data(processes, alone=True), ckpt_path=ckpt_path)
+        return weights(model), trainer
+
+    # -- what it says of itself -------------------------------------------------------------------------------
+
+    def test_it_says_what_it_does(self, part: Any, tmp_path: Path) -> None:
+        """Its name, its launcher and what it does with uneven inputs are what the interface allows."""
+        self.trainer(tmp_path, part)
+        assert isinstance(type(part).strategy_name, str)
+        assert type(part).strategy_name
+        assert part.uneven_inputs in ("stop_together", "pad")
+        assert part.launcher is None or isinstance(part.launcher, Launcher)
+        assert part.launcher is None or isinstance(part.launcher.takes_part, bool)
+
+    def test_too_many_devices_are_refused(self, part: Any, processes: int, tmp_path: Path) -> None:
+        """A strategy of one process refuses two devices with a sentence."""
+        if processes > 1:
+            pytest.skip("it takes several devices")
+        with pytest.raises(MisconfigurationException) as raised:
+            self.trainer(tmp_path, part, devices=2)
+        sentence(raised.value, "2")
+
+    # -- agreeing -------------------------------------------------------------------------------------------
+
+    def test_each_process_knows_which_it_is(self, run: Any, processes: int) -> None:
+        """World size, ranks and who speaks for all are those of the processes, and are whole numbers."""
+        _, reports = run(scenarios.train)
+        assert [report["place"] for report in reports] == [(processes, rank, rank, 0) for rank in range(processes)]
+        assert [report["is_global_zero"] for report in reports] == [rank == 0 for rank in range(processes)]
+
+    def test_reduce(self, run: Any, processes: int) -> None:
+        """Mean, sum, minimum and maximum are those of all processes, in every process; the input is left."""
+        _, reports = run(scenarios.ask)
+        values = torch.stack([torch.tensor([rank + 1.0, 10.0 * rank]) for rank in range(processes)])
+        expected = {"mean": values.mean(0), "sum": values.sum(0), "min": values.amin(0), "max": values.amax(0)}
+        for rank, report in enumerate(reports):
+            assert torch.equal(report["mine"], values[rank])
+            for op, tensor in report["reduced"].items():
+                assert torch.equal(tensor, expected[op]), f"reduce({op!r}) is {tensor}, not {expected[op]}"
+
+    def test_gather(self, run: Any, processes: int) -> None:
+        """Tensors are stacked in the order of ranks, and objects listed; one process returns its tensor."""
+        _, reports = run(scenarios.ask)
+        values = torch.stack([torch.tensor([rank + 1.0, 10.0 * rank]) for rank in range(processes)])
+        for report in reports:
+            assert torch.equal(report["gathered"], values if processes > 1 else values[0])
+            assert report["objects"] == [{"rank": rank} for rank in range(processes)]
+
+    def test_decisions(self, run: Any, processes: int) -> None:
+        """``all`` needs every process, ``any`` needs one; all are told the same."""
+        _, reports = run(scenarios.ask)
+        for report in reports:
+            assert report["all of all"] is True
+            assert report["all of some"] is (processes == 1)
+            assert report["any of some"] is True
+            assert report["any of none"] is False
+
+    def test_broadcast(self, run: Any, processes: int) -> None:
+        """Every process has what the chosen one gave."""
+        _, reports = run(scenarios.ask)
+        for report in reports:
+            assert report["broadcast"] == [f"of {rank}" for rank in range(processes)]
+
+    def test_a_barrier_waits_for_all(self, run: Any, processes: int) -> None:
+        """Behind the barrier everything that any process did before it is done."""
+        _, reports = run(scenarios.ask)
+        for report in reports:
+            assert report["here"] == [f"here-{rank}" for rank in range(processes)]
+
+    # -- training -------------------------------------------------------------------------------------------
+
+    def test_it_trains_to_the_weights_of_one_process(
+        self, run: Any, processes: int, tolerance: Any, tmp_path: Path
+    ) -> None:
+        """On the same global batches all processes end with the weights of one, and with each other's bits."""
+        _, reports = run(scenarios.train)
+        expected, trainer = self.alone(tmp_path, processes)
+        for report in reports:
+            assert report["steps"] == trainer.global_step
+            assert same(report["weights"], reports[0]["weights"])
+            assert same(report["weights"], expected, tolerance)
+
+    def test_every_row_is_seen_once(self, run: Any, processes: int) -> None:
+        """The data are divided as ``sampler_arguments`` say: each group of processes has its share of every epoch."""
+        _, reports = run(scenarios.train)
+        samplers = [report["sampler"] for report in reports]
+        if processes == 1:
+            assert samplers == [None]
+        else:
+            assert {sampler["num_replicas"] for sampler in samplers} == {samplers[0]["num_replicas"]}
+            assert {sampler["rank"] for sampler in samplers} == set(range(samplers[0]["num_replicas"]))
+        seen = [value for report in self._one_of_each_group(reports) for value in report["seen"]]
+        every_row = [value for batch in scenarios.data(processes)[0] for value in batch[0][:, 0].tolist()]
+        assert sorted(seen) == sorted(every_row * 2)
+
+    def test_accumulation_and_clipping_are_those_of_one_process(
+        self, run: Any, processes: int, tolerance: Any, tmp_path: Path
+    ) -> None:
+        """Gradients of two batches are added up and clipped by their whole norm, as in one process."""
+        _, found = run(scenarios.train_accumulated)
+        expected, _ = self.alone(tmp_path, processes, accumulate_grad_batches=2, gradient_clip_val=0.05)
+        for state in found:
+            assert same(state, expected, tolerance)
+
+    def test_it_evaluates_and_predicts_as_one_process(
+        self, run: Any, processes: int, tolerance: Any, tmp_path: Path
+    ) -> None:
+        """Logged losses are those of all rows in every process, and the processes predict each row."""
+        _, reports = run(scenarios.train)
+        model = Model()
+        trainer = quiet_trainer(tmp_path, **self.trainer_options)
+        train_rows, val_rows = scenarios.data(processes, alone=True)
+        trainer.fit(model, train_rows, val_rows)
+        val_loss = trainer.callback_metrics["val_loss"]
+        [logged] = trainer.test(model, val_rows, verbose=False)
+        predicted = torch.cat(trainer.predict(model, val_rows) or [])
+        for report in reports:
+            found = {"val_loss": report["val_loss"], "test_loss": report["test_loss"]}
+            assert same(found, {"val_loss": val_loss, "test_loss": torch.tensor(logged["test_loss"])}, tolerance)
+        parts = torch.cat([report["predicted"] for report in self._one_of_each_group(reports)])
+        assert same({"predicted": self._sorted(parts)}, {"predicted": self._sorted(predicted)}, tolerance)
+
+    def test_it_can_be_used_again(self, run: Any) -> None:
+        """After a run the same strategy trains another model, to the same weights."""
+        _, reports = run(scenarios.train)
+        for report in reports:
+            assert same(report["again"], report["weights"])
+
+    def test_uneven_processes_end_together(self, run: Any, processes: int) -> None:
+        """Where one has fewer batches than the others none waits for ever, and all make the same steps."""
+        _, steps = run(scenarios.train_unevenly)
+        assert set(steps) == {steps[0]}
+        assert steps[0] in (2, 2 * processes)
+
+    # -- checkpoints ----------------------------------------------------------------------------------------
+
+    def test_a_resumed_run_is_the_uninterrupted_one(self, run: Any) -> None:
+        """Processes that go on from a checkpoint amid an epoch end with the bits of those that ran through."""
+        root, reports = run(scenarios.train)
+        _, found = run(scenarios.resume, [str(root / "amid.ckpt")])
+        for [state] in found:
+            assert same(state, reports[0]["weights"])
+
+    def test_its_checkpoint_goes_on_alone(self, run: Any, processes: int, tolerance: Any, tmp_path: Path) -> None:
+        """One process loads the weights from it, as plain data, and finishes the run."""
+        root, reports = run(scenarios.train)
+        path = root / "epoch.ckpt"
+        assert path.is_file(), f"{path} is no file that one process could load"
+        kept = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        assert same(kept, reports[0]["saved"])
+        found, _ = self.alone(tmp_path, processes, str(path))
+        assert same(found, reports[0]["weights"], tolerance)
+
+    def test_a_checkpoint_of_one_process_goes_on_under_it(
+        self, run: Any, processes: int, tolerance: Any, tmp_path: Path
+    ) -> None:
+        """A run that one process began is finished by all."""
+        saved = SaveAfterEpoch(tmp_path / "alone.ckpt")
+        expected, _ = self.alone(tmp_path, processes, callbacks=[saved])
+        _, found = run(scenarios.resume, [saved.path])
+        for [state] in found:
+            assert same(state, expected, tolerance)
+
+    # -- how runs begin and end -------------------------------------------------------------------------------
+
+    def test_a_process_that_raises_ends_the_run(self, run: Any) -> None:
+        """The error of one process comes out of the run in each, where nobody waits any more."""
+        _, endings = run(scenarios.fail)
+        assert endings[-1] == "ValueError: the model's own error"
+        for rank, ending in enumerate(endings):
+            assert "the model's own error" in ending, f"rank {rank} ends with {ending or 'nothing'}"
+
+    def test_its_own_launcher_brings_the_results_back(
+        self, part: Any, processes: int, tolerance: Any, tmp_path: Path
+    ) -> None:
+        """Where it starts processes for a run alone, the model and the metrics are those of rank 0 afterwards."""
+        trainer, model = self.trainer(tmp_path, part), Model()
+        if trainer.strategy.launcher is None or trainer.strategy.launcher.takes_part:
+            pytest.skip("it starts no processes for a run alone")
+        trainer.fit(model, *scenarios.data(processes))
+        expected, reference = self.alone(tmp_path / "alone", processes)
+        assert same(weights(model), expected, tolerance)
+        assert trainer.global_step == reference.global_step
+        losses = {"val_loss": trainer.callback_metrics["val_loss"]}
+        assert same(losses, {"val_loss": reference.callback_metrics["val_loss"]}, tolerance)
+
+    def test_a_run_leaves_the_process_as_it_was(
+        self, part: Any, name: str, arguments: dict[str, Any], tmp_path: Path
+    ) -> None:
+        """No run changes a setting of a process for good, or leaves threads, processes or open files behind."""
+        quiet_trainer(tmp_path).fit(Model(), *scenarios.data(1))
+        make = partial(self.made, name, arguments)
+        left = self.on_ranks(self.processes_wanted, scenarios.trace, make, tmp_path, self.processes_wanted)
+        assert left == [[]] * self.processes_wanted
+
+    def test_a_model_that_raises_is_heard_and_leaves_the_process_as_it_was(self, part: Any, tmp_path: Path) -> None:
+        """See :meth:`test_a_process_that_raises_ends_the_run`; a strategy of one process is checked as other parts."""
+        if self.processes_wanted > 1:
+            pytest.skip("a run of several processes that fails ends them")
+        super().test_a_model_that_raises_is_heard_and_leaves_the_process_as_it_was(part, tmp_path)
+
+    # -- helpers --------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _one_of_each_group(reports: list[Any]) -> list[Any]:
+        """The reports of processes that see different data."""
+        groups = {(report["sampler"] or {"rank": 0})["rank"]: report for report in reversed(reports)}
+        return list(groups.values())
+
+    @staticmethod
+    def _sorted(rows: torch.Tensor) -> torch.Tensor:
+        """Rows in the order of their first number."""
+        return rows[rows[:, 0].argsort()]
