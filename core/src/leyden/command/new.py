@@ -11,9 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from importlib_metadata import packages_distributions
+import importlib_metadata as metadata
 
-from leyden.compatibility import normalized
 from leyden.registry import known_distributions
 from leyden.utilities.exceptions import MisconfigurationException
 
@@ -63,11 +62,12 @@ def checked_name(given: str) -> str:
     distribution = f"leyden-{name.replace('_', '-')}"
     if distribution in known_distributions():
         raise MisconfigurationException(f"{distribution} is one of Leyden's own distributions; choose another name.")
-    owners = {module: owner for module, owner in packages_distributions().items() if module in (name, f"leyden_{name}")}
-    installed = {normalized(owner) for found in packages_distributions().values() for owner in found}
-    if owners or {normalized(name), distribution} & installed:
-        owner = next(iter(owners.values()), [given])[0]
-        raise MisconfigurationException(f"{given!r} is taken: {owner} is installed here; choose another name.")
+    for taken in (name, distribution):
+        try:
+            metadata.distribution(taken)
+        except metadata.PackageNotFoundError:
+            continue
+        raise MisconfigurationException(f"{given!r} is taken: {taken} is installed here; choose another name.")
     return name
 
 

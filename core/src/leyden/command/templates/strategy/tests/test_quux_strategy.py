@@ -4,7 +4,7 @@ import pytest
 import torch
 from leyden_testing import StrategyConformance
 
-from leyden_quux.strategy import QuuxStrategy
+from leyden_quux import strategy
 
 
 class TestQuux(StrategyConformance):
@@ -18,15 +18,26 @@ class TestQuux(StrategyConformance):
         return 1
 
 
-def test_what_backward_needs_is_copied_to_the_host():
-    class Model(torch.nn.Module):
-        def training_step(self, x):
-            return (x * x).sum()
+class Model(torch.nn.Module):
+    """Its steps square a tensor."""
 
-    x = torch.ones(3, requires_grad=True)
-    loss = QuuxStrategy().step_function(Model(), "training_step")(x)
-    saved = loss.grad_fn.next_functions[0][0]._saved_self
-    assert saved.device.type == "cpu"
-    assert saved.data_ptr() != x.data_ptr()
-    loss.backward()
-    assert torch.equal(x.grad, 2 * torch.ones(3))
+    def training_step(self, x):
+        return (x * x).sum()
+
+    validation_step = training_step
+
+
+def test_training_saves_on_the_host_and_its_gradients_are_right(monkeypatch):
+    blocks = []
+
+    def saving(pin_memory):
+        blocks.append(pin_memory)
+        return torch.autograd.graph.save_on_cpu(pin_memory=False)
+
+    monkeypatch.setattr(strategy, "save_on_cpu", saving)
+    quux, x = strategy.QuuxStrategy(pin_memory=True), torch.ones(3, requires_grad=True)
+    quux.step_function(Model(), "validation_step")(x)
+    assert blocks == []
+    quux.step_function(Model(), "training_step")(x).backward()
+    assert blocks == [True]
+    assert torch.equal(x.grad, torch.full((3,), 2.0))
