@@ -5,7 +5,7 @@ Nothing is wrapped around the hooks for it: a call costs what it cost, and the e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from traceback import walk_tb
 from typing import Any
 
@@ -14,7 +14,7 @@ import pluggy
 from leyden.manager import PluginManager
 
 
-def note_plugin(error: BaseException, manager: PluginManager) -> None:
+def note_plugin(error: BaseException, manager: PluginManager, participants: Iterable[Any] = ()) -> None:
     """Add a note that names plugin, distribution and version, where a hook of a plugin raised ``error``.
 
     What a method of the module, the data module, a callback or the strategy raised is not a plugin's, even where
@@ -22,11 +22,12 @@ def note_plugin(error: BaseException, manager: PluginManager) -> None:
 
     Args:
         error: What was raised; before Python 3.11, whose tracebacks do not print notes, it only has them.
-        manager: The plugins and participants of the run.
+        manager: The plugins, and of a run what its participants registered too.
+        participants: The run's module, data module, callbacks and strategy.
     """
     implementations = [impl for name in vars(manager.hook) for impl in getattr(manager.hook, name).get_hookimpls()]
     hooks = {_code(impl.function): impl for impl in implementations}
-    participants = {id(target) for impl in implementations if (target := _target(impl)) is not None}
+    own = {id(participant) for participant in participants}
     for frame in reversed([frame for frame, _ in walk_tb(error.__traceback__)]):
         impl = hooks.get(frame.f_code)
         if impl is not None and _target(impl) is None:
@@ -34,7 +35,7 @@ def note_plugin(error: BaseException, manager: PluginManager) -> None:
             if record is not None:
                 _add_note(error, f"Raised within {frame.f_code.co_name!r} of the {record}.")
             return
-        if impl is not None or id(frame.f_locals.get("self")) in participants:
+        if impl is not None or id(frame.f_locals.get("self")) in own:
             return
 
 

@@ -329,7 +329,8 @@ class Trainer(TrainerProperties):
             self._fail(interruption)
             raise SystemExit(1) from interruption
         except BaseException as error:
-            note_plugin(error, getattr(self, "run_plugins", self.plugin_manager))
+            participants = [*self.callbacks, self.datamodule, self._module, self.strategy]
+            note_plugin(error, getattr(self, "run_plugins", self.plugin_manager), participants)
             cause = self.strategy.first_cause(error)
             self._fail(cause)
             if cause is error:
