@@ -27,7 +27,7 @@ def note_plugin(error: BaseException, manager: PluginManager, participants: Iter
     """
     implementations = [impl for name in vars(manager.hook) for impl in getattr(manager.hook, name).get_hookimpls()]
     hooks = {_code(impl.function): impl for impl in implementations}
-    own = {id(participant) for participant in participants}
+    own = {id(participant) for participant in participants if participant is not None}
     for frame in reversed([frame for frame, _ in walk_tb(error.__traceback__)]):
         impl = hooks.get(frame.f_code)
         if impl is not None and _target(impl) is None:
