@@ -27,22 +27,25 @@ def refusal(requirements: Iterable[str], core: str) -> str:
     Raises:
         packaging.requirements.InvalidRequirement: A requirement on the core is none.
     """
-    needs = [requirement for requirement in requirements if _names_the_core(requirement)]
-    if not needs:
-        return ""
+    return next(filter(None, (_refusal_by(need, core) for need in requirements if _names_the_core(need))), "")
+
+
+@cache
+def _refusal_by(requirement: str, core: str) -> str:
+    """Why one requirement is not met; many plugins have the same one."""
     from packaging.requirements import Requirement
 
-    for need in map(Requirement, needs):
-        if not _names_the_core(need.name) or (need.marker is not None and not need.marker.evaluate({"extra": ""})):
-            continue
-        if not need.specifier.contains(core, prereleases=True):
-            return f"it asks for {need}, and {CORE_DISTRIBUTION} is {core}"
-        versions = sorted(extra for extra in need.extras if re.fullmatch(r"hooks-\d+", extra))
-        if versions and f"hooks-{hooks.HOOKS_VERSION}" not in versions:
-            return (
-                f"it is written for version {' or '.join(v.removeprefix('hooks-') for v in versions)} of the hooks, "
-                f"and {CORE_DISTRIBUTION} {core} has version {hooks.HOOKS_VERSION}"
-            )
+    need = Requirement(requirement)
+    if not _names_the_core(need.name) or (need.marker is not None and not need.marker.evaluate({"extra": ""})):
+        return ""
+    if not need.specifier.contains(core, prereleases=True):
+        return f"it asks for {need}, and {CORE_DISTRIBUTION} is {core}"
+    versions = sorted(extra for extra in need.extras if re.fullmatch(r"hooks-\d+", extra))
+    if versions and f"hooks-{hooks.HOOKS_VERSION}" not in versions:
+        return (
+            f"it is written for version {' or '.join(v.removeprefix('hooks-') for v in versions)} of the hooks, "
+            f"and {CORE_DISTRIBUTION} {core} has version {hooks.HOOKS_VERSION}"
+        )
     return ""
 
 

@@ -86,40 +86,39 @@ class PluginManager(pluggy.PluginManager):
             raise MisconfigurationException(f"{record.plugin!r} is no plugin, or is registered already.")
         try:
             self.register(record.plugin, record.name)
-            self._refuse_unknown_hooks(record)
-            record.components = self._components_of(record)
-            record.hook_names = sorted(hook.name for hook in self.get_hookcallers(record.plugin) or ())
+            own = self._implementations_of(record)
+            self._refuse_unknown_hooks(own)
+            record.components = self._components_of(own)
+            record.hook_names = sorted(own)
         except BaseException:
             if self.has_plugin(record.name):  # some versions of pluggy keep what they could not register
                 self.unregister(name=record.name)
             raise
         self.records.append(record)
-        self._tell_of_deprecations(record)
+        for name, impl in own.items():
+            if (spec := getattr(self.hook, name).spec) is not None:
+                tell_of_deprecation(spec.function, impl.function, impl.argnames, str(record))
 
-    def _tell_of_deprecations(self, record: PluginRecord) -> None:
-        for caller in self.get_hookcallers(record.plugin) or ():
-            for impl in caller.get_hookimpls():
-                if impl.plugin is record.plugin and caller.spec is not None:
-                    tell_of_deprecation(caller.spec.function, impl.function, impl.argnames, str(record))
+    def _implementations_of(self, record: PluginRecord) -> dict[str, pluggy.HookImpl]:
+        """What a registered plugin implements, by the hook's name."""
+        callers = self.get_hookcallers(record.plugin) or ()
+        return {c.name: impl for c in callers for impl in c.get_hookimpls() if impl.plugin is record.plugin}
 
-    def _components_of(self, record: PluginRecord) -> tuple[Component, ...]:
-        implementations = self.hook.leyden_components.get_hookimpls()
-        own: list[Any] = [impl.function for impl in implementations if impl.plugin is record.plugin]
-        components = tuple(part for function in own for part in function() or ())
+    def _components_of(self, own: dict[str, pluggy.HookImpl]) -> tuple[Component, ...]:
+        brings: Any = own["leyden_components"].function if "leyden_components" in own else tuple
+        components = tuple(brings() or ())
         for part in components:
             if not isinstance(part, Component):
                 raise MisconfigurationException(f"its leyden_components yields {part!r}, which is no Component.")
         return components
 
-    def _refuse_unknown_hooks(self, record: PluginRecord) -> None:
-        known = [name for name in vars(self.hook) if getattr(self.hook, name).spec is not None]
-        for caller in self.get_hookcallers(record.plugin) or ():
-            optional = all(impl.optionalhook for impl in caller.get_hookimpls() if impl.plugin is record.plugin)
-            if caller.spec is None and not optional:
-                near = difflib.get_close_matches(caller.name, known, n=1)
+    def _refuse_unknown_hooks(self, own: dict[str, pluggy.HookImpl]) -> None:
+        for name, impl in own.items():
+            if getattr(self.hook, name).spec is None and not impl.optionalhook:
+                known = [hook for hook in vars(self.hook) if getattr(self.hook, hook).spec is not None]
+                near = difflib.get_close_matches(name, known, n=1)
                 raise MisconfigurationException(
-                    f"it implements {caller.name!r}, which is no hook"
-                    + (f"; did it mean {near[0]!r}?" if near else ".")
+                    f"it implements {name!r}, which is no hook" + (f"; did it mean {near[0]!r}?" if near else ".")
                 )
 
     def extended(self, plugins: list[Any]) -> PluginManager:
@@ -173,10 +172,10 @@ def discover() -> PluginManager:
     disabled, wanted = names_in("LEYDEN_PLUGINS_DISABLED"), names_in("LEYDEN_PLUGINS")
     found = sorted(entry_points(group=GROUP), key=_discovery_order)
     for point in found:
-        record = PluginRecord(point.name, *_origin(point))
+        record, needs = _read_metadata(point)
         names = {record.name, record.distribution}
         if _is_core(record):
-            _load(manager, record, point)
+            _load(manager, record, point, needs)
         elif names.intersection(disabled) or not (autoload or names.intersection(wanted)):
             record.state = "disabled"
             manager.records.append(record)
@@ -184,7 +183,7 @@ def discover() -> PluginManager:
             record.mend = f"pip uninstall {record.distribution}"
             _set_aside(manager, record, MisconfigurationException(f"{twin.distribution} has a plugin of that name."))
         else:
-            _load(manager, record, point)
+            _load(manager, record, point, needs)
     for name in wanted:
         _admit_wanted(manager, name)
     return manager
@@ -211,16 +210,27 @@ def _is_core(record: PluginRecord) -> bool:
     return record.distribution == CORE_DISTRIBUTION
 
 
-def _origin(point: EntryPoint) -> tuple[str, str]:
-    return (point.dist.name, point.dist.version) if point.dist is not None else ("", "")
+def _read_metadata(point: EntryPoint) -> tuple[PluginRecord, list[str]]:
+    """A record of the plugin, and the requirements of its distribution.
+
+    Read by line: to have the whole parsed as a message takes longer than to import most plugins.
+    """
+    dist = point.dist
+    text = (dist.read_text("METADATA") or dist.read_text("PKG-INFO") or "") if dist is not None else ""
+    fields: dict[str, list[str]] = {}
+    for line in text.partition("\n\n")[0].splitlines():
+        key, _, value = line.partition(": ")
+        fields.setdefault(key, []).append(value)
+    name, version = (fields.get(key, [""])[0] for key in ("Name", "Version"))
+    return PluginRecord(point.name, name, version), fields.get("Requires-Dist", [])
 
 
-def _load(manager: PluginManager, record: PluginRecord, point: EntryPoint) -> None:
+def _load(manager: PluginManager, record: PluginRecord, point: EntryPoint, needs: list[str]) -> None:
     """Import and register one plugin, or set it aside."""
     began = time.perf_counter()
     record.mend = f"pip install --upgrade {record.distribution}"
     try:
-        _refuse_other_hooks(manager, record, point)
+        _refuse_other_hooks(manager, record, needs)
         record.plugin = point.load()
         manager.admit(record)
     except (Exception, SystemExit) as error:
@@ -228,12 +238,10 @@ def _load(manager: PluginManager, record: PluginRecord, point: EntryPoint) -> No
     record.load_time = time.perf_counter() - began
 
 
-def _refuse_other_hooks(manager: PluginManager, record: PluginRecord, point: EntryPoint) -> None:
+def _refuse_other_hooks(manager: PluginManager, record: PluginRecord, needs: list[str]) -> None:
     """Refuse, before its import, a plugin whose metadata asks for another version of the core or of its hooks."""
     core = next((other.version for other in manager.records if _is_core(other)), None)
-    if core is None or point.dist is None:
-        return
-    if reason := refusal(point.dist.requires or (), core):
+    if core is not None and (reason := refusal(needs, core)):
         record.mend = f"pip install --upgrade {CORE_DISTRIBUTION} {record.distribution}"
         raise MisconfigurationException(reason)
 

@@ -55,7 +55,7 @@ def checked_name(given: str) -> str:
     name = re.sub(r"[-_.\s]+", "_", given.strip().lower()).removeprefix("leyden_").strip("_")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise MisconfigurationException(
-            f"{given!r} makes no name for a Python package; write letters and digits, a letter first, such as 'my_logger'."
+            f"{given!r} makes no name for a Python package; write letters and digits, a letter first: 'my_logger'."
         )
     if name in sys.stdlib_module_names:
         raise MisconfigurationException(f"{given!r} is the name of a module of Python's own; choose another.")
