@@ -402,7 +402,7 @@ ORDERED = """
 
 def test_the_order_of_installed_and_given_plugins(plugin_site: PluginSite, tmp_path):
     """Registration: the latest first; a run: by name. ``tryfirst`` and ``trylast`` go before and after the others."""
-    marks = {"a_last": "(trylast=True)", "b": "", "c": "", "d_first": "(tryfirst=True)"}
+    marks = {"a_last": "(trylast=True)", "b": "", "c": "", "d_first": "(tryfirst=True)", "e_last": "(trylast=True)"}
     for name, mark in marks.items():
         plugin_site.add(f"acme-{name}", ORDERED.format(name=name, mark=mark), plugin=name)
 
@@ -420,14 +420,14 @@ def test_the_order_of_installed_and_given_plugins(plugin_site: PluginSite, tmp_p
             trainer.__dict__.setdefault("started", []).append("callback")
 
     trainer = quiet_trainer(tmp_path, plugins=[Given()], callbacks=Own())
-    assert trainer.configured == ["d_first", "given", "c", "b", "a_last"]
+    assert trainer.configured == ["d_first", "given", "c", "b", "a_last", "e_last"]
     trainer.fit(SmallModel(), Batches())
-    assert trainer.started == ["d_first", "b", "c", "given", "callback", "a_last"]
+    assert trainer.started == ["d_first", "b", "c", "given", "callback", "e_last", "a_last"]
     lines = [line.split() for line in trainer.describe_hooks().splitlines()]
     at = next(i for i, line in enumerate(lines) if line[:1] == ["on_train_start"])
     assert lines[at][1:4] == ["1.", "d_first", "(tryfirst)"]
-    labels = [line[1].rpartition(".")[2] for line in lines[at + 1 : at + 6]]
-    assert labels == ["b", "c", "Given", "Own", "a_last"]
+    labels = [line[1].rpartition(".")[2] for line in lines[at + 1 : at + 7]]
+    assert labels == ["b", "c", "Given", "Own", "e_last", "a_last"]
 
 
 def test_accelerators_of_one_priority_are_not_chosen_between(plugin_site: PluginSite, tmp_path):

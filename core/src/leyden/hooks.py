@@ -60,7 +60,7 @@ def deprecated(instead: str, argument: str | None = None) -> Callable[[Specifica
 
 
 class Registration:
-    """What a plugin brings. Called outside of the training loop."""
+    """What a plugin brings. Called outside of the training loop, the latest registered plugin first."""
 
     @hookspec
     def leyden_components(self) -> Iterable[Component]:

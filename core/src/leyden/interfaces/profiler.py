@@ -13,8 +13,8 @@ from leyden.utilities.rank_zero import rank_zero_info
 class Profiler:
     """Base class of profilers; as it stands it measures nothing.
 
-    An author overrides :meth:`start`, :meth:`stop` and :meth:`summary`. Where no profiler was asked for,
-    the loops do not call one at all.
+    An author *must* override :meth:`start`, :meth:`stop` and :meth:`summary`, and *may* override the rest. Where no
+    profiler was asked for, the loops do not call one at all.
 
     Args:
         dirpath: Directory of the report; the run's log directory by default.
