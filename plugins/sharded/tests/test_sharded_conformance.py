@@ -2,6 +2,7 @@
 
 import pytest
 
+from leyden_sharded.consolidate import consolidate
 from leyden_testing import StrategyConformance
 
 pytestmark = pytest.mark.slow
@@ -22,4 +23,12 @@ class TestModelParallel(StrategyConformance):
 
     @pytest.fixture
     def arguments(self):
-        return {"data_parallel_size": 2, "tensor_parallel_size": 1, "save_distributed_checkpoint": False}
+        return {"data_parallel_size": 2, "tensor_parallel_size": 1}
+
+    @pytest.fixture
+    def one_file(self, tmp_path):
+        def consolidated(path):
+            consolidate(str(path), str(tmp_path / "whole.ckpt"))
+            return tmp_path / "whole.ckpt"
+
+        return consolidated

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -144,8 +145,7 @@ class FSDPStrategy(ShardedCheckpoints):
         """Meet the other processes and lay out the mesh."""
         super().setup_environment()
         if self._mesh is None:
-            sizes, names = self._mesh_dimensions()
-            self._mesh = init_device_mesh(self.root_device.type, sizes, mesh_dim_names=names)
+            self._mesh = _mesh(dist.group.WORLD, self.root_device.type, *self._mesh_dimensions())
         if type(self.precision).clip_gradients is Precision.clip_gradients:
             self.precision.clip_gradients = clip_gradients  # type: ignore[method-assign]
 
@@ -350,6 +350,12 @@ class FSDPStrategy(ShardedCheckpoints):
             if module is not None and self.launcher is not None and not self.launcher.takes_part:
                 make_whole(module)
         super().teardown()
+
+
+@lru_cache(maxsize=8)
+def _mesh(world: Any, kind: str, sizes: tuple[int, ...], names: tuple[str, ...]) -> DeviceMesh:
+    """The mesh of a process group, one for all Trainers, since each new one opens connections that stay open."""
+    return init_device_mesh(kind, sizes, mesh_dim_names=names)
 
 
 def _kind(sharding_strategy: Any) -> tuple[bool, bool]:

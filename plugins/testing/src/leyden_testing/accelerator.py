@@ -75,6 +75,11 @@ class AcceleratorConformance(Conformance):
         trainer.fit(model, rows(), rows(8))
         return weights(model)
 
+    def warm_up(self, root: Path, part: Any) -> None:
+        """Also begin to use the device."""
+        super().warm_up(root, part)
+        torch.ones(1, device=part.device_type).sum().item()
+
     # -- the class, asked before there is an instance ---------------------------------------------------------
 
     def test_it_says_what_device_it_is(self, component: Component, known: None) -> None:

@@ -53,6 +53,11 @@ class StrategyConformance(Conformance):
         """Further arguments of the Trainers; none by default."""
         return {}
 
+    @pytest.fixture
+    def one_file(self, tmp_path: Path) -> Callable[[Path], Path]:
+        """A function from a checkpoint to one file of it that one process loads; by default it is one already."""
+        return lambda path: path
+
     @pytest.fixture(autouse=True)
     def _number_of_processes(self, processes: int, options: dict[str, Any]) -> None:
         self.processes_wanted, self.trainer_options = processes, options
@@ -233,10 +238,12 @@ class StrategyConformance(Conformance):
         for [state] in found:
             assert same(state, reports[0]["weights"])
 
-    def test_its_checkpoint_goes_on_alone(self, run: Any, processes: int, tolerance: Any, tmp_path: Path) -> None:
+    def test_its_checkpoint_goes_on_alone(
+        self, run: Any, processes: int, tolerance: Any, one_file: Callable[[Path], Path], tmp_path: Path
+    ) -> None:
         """One process loads the weights from it, as plain data, and finishes the run."""
         root, reports = run(scenarios.train)
-        path = root / "epoch.ckpt"
+        path = one_file(root / "epoch.ckpt")
         assert path.is_file(), f"{path} is no file that one process could load"
         kept = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
         assert same(kept, reports[0]["saved"])

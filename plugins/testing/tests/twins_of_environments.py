@@ -1,0 +1,124 @@
+"""Broken twins of environments: a grid that tells each process its place, but for one thing."""
+
+import os
+
+from twins import breaks
+
+from leyden.interfaces.environment import Environment
+from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing import EnvironmentConformance
+
+
+def variables(rank, local_rank, node_rank, world_size):
+    numbers = {"GRID_RANK": rank, "GRID_LOCAL": local_rank, "GRID_NODE": node_rank, "GRID_SIZE": world_size}
+    return {name: str(number) for name, number in numbers.items()}
+
+
+def broken(check, saying):
+    return breaks(EnvironmentConformance, check, saying, variables=variables)
+
+
+class Grid(Environment):
+    """What the grid's variables say."""
+
+    creates_processes_externally = True
+    main_address = "10.0.0.1"
+    main_port = 23456
+
+    @staticmethod
+    def detect():
+        return "GRID_RANK" in os.environ
+
+    def number(self, name):
+        if name not in os.environ:
+            raise MisconfigurationException(f"The environment variable {name} is missing; the grid sets it.")
+        return int(os.environ[name])
+
+    def world_size(self):
+        return self.number("GRID_SIZE")
+
+    def set_world_size(self, size):
+        pass
+
+    def global_rank(self):
+        return self.number("GRID_RANK")
+
+    def set_global_rank(self, rank):
+        pass
+
+    def local_rank(self):
+        return self.number("GRID_LOCAL")
+
+    def node_rank(self):
+        return self.number("GRID_NODE")
+
+    def validate_settings(self, num_devices, num_nodes):
+        if num_devices * num_nodes != self.world_size():
+            raise MisconfigurationException(
+                f"devices={num_devices} and num_nodes={num_nodes} are not the grid's {self.world_size()} processes."
+            )
+
+
+@broken("it_is_detected_where_it_applies", "detect()")
+class Everywhere(Grid):
+    @staticmethod
+    def detect():
+        return True
+
+
+@broken("every_process_learns_who_it_is", "is told")
+class Flat(Grid):
+    def local_rank(self):
+        return self.global_rank()
+
+
+@broken("all_processes_meet_at_one_place", "wait for each other")
+class Scattered(Grid):
+    @property
+    def main_port(self):
+        return 10000 + self.global_rank()
+
+
+@broken("it_reads_when_it_is_asked", "(3, 4)")
+class Hasty(Grid):
+    def __init__(self):
+        self.rank = int(os.environ.get("GRID_RANK", 0))
+
+    def global_rank(self):
+        return self.rank
+
+
+@broken("who_makes_the_processes_decides_their_ranks", "told of rank 0 among 2")
+class Halfhearted(Grid):
+    size = None
+
+    def world_size(self):
+        return self.size or super().world_size()
+
+    def set_world_size(self, size):
+        self.size = size
+
+
+@broken("the_right_numbers_are_taken_and_others_refused", "DID NOT RAISE")
+class Careless(Grid):
+    def validate_settings(self, num_devices, num_nodes):
+        pass
+
+
+@broken("a_missing_variable_is_a_sentence", "KeyError")
+class Terse(Grid):
+    def number(self, name):
+        return int(os.environ[name])
+
+
+@broken("it_says_by_what_signal_a_job_ends", "10")
+class Numeric(Grid):
+    requeue_signal = 10
+
+
+@broken("it_takes_back_what_it_set", "MASTER_PORT")
+class Leaving(Grid):
+    @property
+    def main_port(self):
+        os.environ["MASTER_PORT"] = "23456"
+        return 23456
