@@ -1,4 +1,4 @@
-"""The authors' guide, core/README.md: its lists are those of the code, and every interface says what must and may be."""
+"""The authors' guide, core/README.md: its lists are those of the code; interfaces say what must and may be written."""
 
 from __future__ import annotations
 
