@@ -188,17 +188,18 @@ SCRIPT = """
 
 
 @pytest.fixture
-def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugin_site: PluginSite) -> Path:
-    """A script that trains, with a module beside it."""
+def script(tmp_path: Path, plugin_site: PluginSite) -> Iterator[Path]:
+    """A script that trains, with a module beside it; what running it adds to the path goes before the site does."""
     folder = tmp_path / "work"
     folder.mkdir()
-    monkeypatch.setattr(sys, "argv", list(sys.argv))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "beside", raising=False)
     (folder / "beside.py").write_text("COLOUR = 'blue'", encoding="utf-8")
     path = folder / "train.py"
     path.write_text(dedent(SCRIPT), encoding="utf-8")
-    return path
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", list(sys.argv))
+        patch.setattr(sys, "path", list(sys.path))
+        patch.delitem(sys.modules, "beside", raising=False)
+        yield path
 
 
 def test_hooks_of_a_script(script, capsys):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from leyden.hooktable import BEHAVIOUR, OBSERVATION, HookTable, participant_label
+from leyden.hooktable import BEHAVIOUR, OBSERVATION, HookTable
 from leyden.manager import order_mark
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def describe(trainer: Trainer) -> str:
         costs = _costs(table, hook, durations)
         for place, (impl, cost) in enumerate(zip(table.implementations(hook), costs, strict=True), 1):
             target = getattr(impl.function, "target", None)
-            label = f"{place}. {participant_label(target, impl.plugin_name)}{order_mark(impl)}"
+            name = type(target).__name__ if target is not None else impl.plugin_name
+            label = f"{place}. {name}{order_mark(impl)}"
             module = type(target).__module__ if target is not None else getattr(impl.plugin, "__name__", "")
             lines.append((hook if place == 1 else "", label, module, frequency(hook), cost))
     widths = [max((len(line[i]) for line in lines), default=0) for i in range(4)]
