@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: train test test-deepspeed check benchmark clean help
+.PHONY: train test test-deepspeed check docs benchmark clean help
 
 help:
 	@echo "make train           train a classifier on real data (examples/digits.py)"
 	@echo "make test            run the tests"
 	@echo "make test-deepspeed  install DeepSpeed and run the tests of leyden-deepspeed on its engine"
 	@echo "make check           format, lint, types, layers"
+	@echo "make docs            write the lists of hooks and interfaces in core/README.md from the code"
 	@echo "make benchmark       measure the overhead per step beside a hand-written loop and pytorch-lightning"
 	@echo "make clean           remove the environment, caches and logs"
 
@@ -39,8 +40,12 @@ check: $(VENV)/installed
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/packaging/test_core_names.py
 
+docs: $(VENV)/installed
+	$(BIN)/python core/docs.py
+
 benchmark: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/overhead.py
+	$(BIN)/python tests/benchmarks/discovery.py
 
 # hatchling is installed first: without build isolation, fifteen packages build in a third of the time.
 $(VENV)/installed: requirements.txt requirements-dev.txt constraints.txt pyproject.toml core/pyproject.toml $(wildcard plugins/*/pyproject.toml)

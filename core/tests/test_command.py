@@ -1,4 +1,7 @@
-"""The command ``leyden``: what it lists of the installed plugins, and what it tells of a script's hooks."""
+"""The command ``leyden``: what it lists of the installed plugins, and what it tells of a script's hooks.
+
+``leyden doctor`` and ``leyden new`` have files of their own.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from fake_plugins import PluginSite, new_plugin_site
+from small_model import Batches, SmallModel, quiet_trainer
 
 import leyden as pl
-from leyden.__main__ import main
+from leyden.command import main
 from leyden.manager import discover
 
 
@@ -64,6 +70,8 @@ def test_plugins_as_json(three_plugins, capsys):
         "state": "active",
         "components": ["callback:Horn", "callback:Bell", "logger:tape"],
         "hooks": ["leyden_components", "on_fit_start"],
+        "clashes": [],
+        "order": {},
         "error": None,
     }
     assert (rows["broken"]["state"], rows["broken"]["error"]) == ("set aside", "RuntimeError: no flux capacitor")
@@ -82,6 +90,46 @@ def test_plugins_as_a_table(three_plugins, capsys):
     assert "set aside" in lines[at]
     assert lines[at + 1] == "    RuntimeError: no flux capacitor"
     assert any(line.startswith("off ") and "disabled" in line for line in lines)
+
+
+def test_plugins_shows_order_and_clashes(plugin_site: PluginSite, capsys):
+    for name in ("one", "two"):
+        source = f"""
+        @hookimpl(trylast=True)
+        def leyden_default_logger(trainer):
+            return None
+
+        @hookimpl
+        def leyden_components():
+            yield Component("logger", "tape", "acme_{name}:Tape")
+        """
+        plugin_site.add(f"acme-{name}", source, plugin=name)
+    assert main(["plugins", "--json"]) == 0
+    rows = {row["plugin"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["one"]["order"] == {"leyden_default_logger": "trylast"}
+    assert rows["one"]["clashes"] == ["logger:tape with plugin 'two' of acme-two 1.2.3"]
+    assert main(["plugins"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "    hooks: leyden_default_logger (trylast)" in lines
+    assert "    clash: logger:tape with plugin 'one' of acme-one 1.2.3" in lines
+
+
+def test_p_leaves_a_plugin_out_and_loads_a_module(three_plugins, plugin_site: PluginSite, capsys):
+    discover.cache_clear()
+    plugin_site.module("acme_extra", "from leyden import hookimpl\n@hookimpl\ndef on_fit_start(): ...\n")
+    assert main(["plugins", "-p", "no:broken", "-p", "no:sound", "-p", "acme_extra", "--json"]) == 0
+    rows = {row["plugin"]: row for row in json.loads(capsys.readouterr().out)}
+    states = {name: rows[name]["state"] for name in ("broken", "sound", "off", "acme_extra")}
+    assert states == {"broken": "disabled", "sound": "disabled", "off": "disabled", "acme_extra": "active"}
+    assert rows["acme_extra"]["hooks"] == ["on_fit_start"]
+
+
+def test_p_of_what_is_not_there_is_said(plugin_site: PluginSite, capsys):
+    assert main(["plugins", "-p", "acme_nowhere"]) == 2
+    assert capsys.readouterr().err == (
+        "leyden plugins: LEYDEN_PLUGINS asks for 'acme_nowhere', which can't be used: no installed plugin and no "
+        "module has that name\n"
+    )
 
 
 def test_as_a_program(plugin_site: PluginSite, tmp_path):
@@ -140,17 +188,18 @@ SCRIPT = """
 
 
 @pytest.fixture
-def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugin_site: PluginSite) -> Path:
-    """A script that trains, with a module beside it."""
+def script(tmp_path: Path, plugin_site: PluginSite) -> Iterator[Path]:
+    """A script that trains, with a module beside it; what running it adds to the path goes before the site does."""
     folder = tmp_path / "work"
     folder.mkdir()
-    monkeypatch.setattr(sys, "argv", list(sys.argv))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "beside", raising=False)
     (folder / "beside.py").write_text("COLOUR = 'blue'", encoding="utf-8")
     path = folder / "train.py"
     path.write_text(dedent(SCRIPT), encoding="utf-8")
-    return path
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", list(sys.argv))
+        patch.setattr(sys, "path", list(sys.path))
+        patch.delitem(sys.modules, "beside", raising=False)
+        yield path
 
 
 def test_hooks_of_a_script(script, capsys):
@@ -171,7 +220,67 @@ def test_hooks_of_a_script(script, capsys):
         assert row[-3:] == ["µs", "a", "call"]
         assert float(row[-4]) > 0
     step = next(row for row in rows if row[:1] == ["leyden_optimize_batch"])
-    assert step[1:3] == ["1.", "BatchStep"]
+    assert step[1:4] == ["1.", "BatchStep", "(trylast)"]
+    assert not any("leyden-hooks" in line or "Observer" in line for line in printed)
+
+
+WRAPPER = """
+    import time
+
+    @hookimpl(wrapper=True)
+    def on_train_batch_end(batch_idx):
+        time.sleep(0.002)
+        return (yield)
+
+    @hookimpl(hookwrapper=True, tryfirst=True)
+    def on_train_start():
+        yield
+
+    @hookimpl
+    def on_train_batch_start():
+        pass
+"""
+
+
+def test_hooks_behind_wrappers_are_timed_each_by_itself(script, plugin_site: PluginSite, capsys):
+    plugin_site.add("acme-around", WRAPPER, plugin="around")
+    with pytest.raises(SystemExit):
+        main(["hooks", "--batches", "2", str(script)])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    at = next(i for i, row in enumerate(rows) if row[:1] == ["on_train_batch_end"])
+    assert rows[at][1:4] == ["1.", "around", "(wrapper)"]
+    assert [row[1] for row in rows[at + 1 : at + 3]] == ["Painter", "Model"]
+    costs = [float(row[-4]) for row in rows[at : at + 3]]
+    assert costs[0] > 1500  # its own pause of 2 ms
+    assert 0 < costs[2] < 1500  # what it wraps is not in it, nor it in what it wraps
+    start = next(row for row in rows if row[:1] == ["on_train_start"])
+    assert start[1:5] == ["1.", "around", "(wrapper,", "tryfirst)"]
+
+
+def test_a_wrapper_s_result_is_the_same_when_it_is_measured(tmp_path):
+    """The values that a wrapper takes, gives and raises pass through the measuring."""
+
+    @pl.hookimpl(wrapper=True)
+    def around(batch_idx):
+        outputs = yield
+        return {**outputs, "number": batch_idx}
+
+    class Seen(pl.Callback):
+        numbers: ClassVar[list[int]] = []
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.numbers.append(outputs["number"])
+
+    given = SimpleNamespace(leyden_optimize_batch=around)
+    quiet_trainer(tmp_path, plugins=[given], callbacks=Seen(), profiler="simple").fit(SmallModel(), Batches(3))
+    assert Seen.numbers == [0, 1, 2]
+
+
+def test_hooks_without_a_plugin(script, plugin_site: PluginSite, capsys):
+    plugin_site.add("acme-around", WRAPPER, plugin="around")
+    with pytest.raises(SystemExit):
+        main(["hooks", "-p", "no:around", "--batches", "1", str(script)])
+    assert "around" not in capsys.readouterr().out
 
 
 def test_a_script_without_a_run(tmp_path, script, capsys):

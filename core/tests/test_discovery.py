@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import subprocess
 import sys
 import traceback
@@ -340,6 +341,108 @@ def test_no_plugin_but_the_core_is_loaded_where_autoload_is_off(plugin_site: Plu
     assert states.pop("core") == "active"
     assert set(states.values()) == {"disabled"}
     assert module not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["npu", "acme-npu"])
+def test_a_plugin_is_named_where_autoload_is_off(plugin_site: PluginSite, monkeypatch, name):
+    """As pytest's ``-p`` loads one with ``PYTEST_DISABLE_PLUGIN_AUTOLOAD``."""
+    plugin_site.add("acme-npu", NPU, plugin="npu")
+    monkeypatch.setenv("LEYDEN_PLUGINS_AUTOLOAD", "0")
+    monkeypatch.setenv("LEYDEN_PLUGINS", name)
+    assert [r.name for r in discover().records if r.state == "active"] == ["core", "npu"]
+
+
+def test_a_module_that_is_not_installed_is_named(plugin_site: PluginSite, tmp_path, monkeypatch):
+    plugin_site.module("acme_extra", "from leyden import hookimpl\n@hookimpl\ndef leyden_configure(trainer):\n    "
+                       "trainer.seen_by_acme = True\n")  # fmt: skip
+    monkeypatch.setenv("LEYDEN_PLUGINS", "acme_extra")
+    assert quiet_trainer(tmp_path).seen_by_acme
+    assert (record("acme_extra").distribution, record("acme_extra").state) == ("", "active")
+    assert pickle.loads(pickle.dumps(discover())) is discover()  # another process has the variable too
+
+
+def test_what_is_named_and_not_there_is_an_error(plugin_site: PluginSite, tmp_path, monkeypatch):
+    monkeypatch.setenv("LEYDEN_PLUGINS", "acme_nowhere")
+    with pytest.raises(pl.utilities.MisconfigurationException, match="no installed plugin and no module has that name"):
+        quiet_trainer(tmp_path)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_what_is_named_and_broken_is_an_error_with_its_traceback(plugin_site: PluginSite, monkeypatch, installed):
+    source = "raise RuntimeError('no flux capacitor')"
+    module = plugin_site.add("acme-npu", source, plugin="npu") if installed else "acme_extra"
+    plugin_site.module("acme_extra", source)
+    monkeypatch.setenv("LEYDEN_PLUGINS", "npu" if installed else module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        with pytest.raises(pl.utilities.MisconfigurationException, match="RuntimeError: no flux capacitor") as caught:
+            discover()
+    assert traceback.extract_tb(caught.value.__cause__.__traceback__)[-1].filename.endswith(f"{module}.py")
+
+
+def test_what_is_named_and_disabled_is_disabled(plugin_site: PluginSite, monkeypatch):
+    plugin_site.add("acme-npu", NPU, plugin="npu")
+    monkeypatch.setenv("LEYDEN_PLUGINS", "npu")
+    monkeypatch.setenv("LEYDEN_PLUGINS_DISABLED", "npu")
+    assert record("npu").state == "disabled"
+
+
+# -- order ------------------------------------------------------------------------------------------------
+
+ORDERED = """
+    @hookimpl{mark}
+    def leyden_configure(trainer):
+        trainer.__dict__.setdefault("configured", []).append("{name}")
+
+    @hookimpl{mark}
+    def on_train_start(trainer):
+        trainer.__dict__.setdefault("started", []).append("{name}")
+"""
+
+
+def test_the_order_of_installed_and_given_plugins(plugin_site: PluginSite, tmp_path):
+    """Registration: the latest first; a run: by name. ``tryfirst`` and ``trylast`` go before and after the others."""
+    marks = {"a_last": "(trylast=True)", "b": "", "c": "", "d_first": "(tryfirst=True)", "e_last": "(trylast=True)"}
+    for name, mark in marks.items():
+        plugin_site.add(f"acme-{name}", ORDERED.format(name=name, mark=mark), plugin=name)
+
+    class Given:
+        @pl.hookimpl
+        def leyden_configure(self, trainer):
+            trainer.__dict__.setdefault("configured", []).append("given")
+
+        @pl.hookimpl
+        def on_train_start(self, trainer):
+            trainer.__dict__.setdefault("started", []).append("given")
+
+    class Own(pl.Callback):
+        def on_train_start(self, trainer, pl_module):
+            trainer.__dict__.setdefault("started", []).append("callback")
+
+    trainer = quiet_trainer(tmp_path, plugins=[Given()], callbacks=Own())
+    assert trainer.configured == ["d_first", "given", "c", "b", "a_last", "e_last"]
+    trainer.fit(SmallModel(), Batches())
+    assert trainer.started == ["d_first", "b", "c", "given", "callback", "e_last", "a_last"]
+    lines = [line.split() for line in trainer.describe_hooks().splitlines()]
+    at = next(i for i, line in enumerate(lines) if line[:1] == ["on_train_start"])
+    assert lines[at][1:4] == ["1.", "d_first", "(tryfirst)"]
+    assert [line[1] for line in lines[at + 1 : at + 7]] == ["b", "c", "Given", "Own", "e_last", "a_last"]
+
+
+def test_accelerators_of_one_priority_are_not_chosen_between(plugin_site: PluginSite, tmp_path):
+    for name, priority in (("one", 90), ("two", 90), ("three", 80)):
+        source = f"""
+        @hookimpl
+        def leyden_components():
+            options = {{"priority": {priority}, "aliases": ["chip"]}}
+            yield Component("accelerator", "{name}", "acme_device:NPU", options)
+        """
+        plugin_site.add(f"acme-{name}", source, plugin=name)
+    plugin_site.module("acme_device", NPU_DEVICE)
+    for value in ("auto", "chip"):
+        with pytest.raises(pl.utilities.MisconfigurationException, match="could be 'one' or 'two': both find a device"):
+            quiet_trainer(tmp_path, accelerator=value)
+    assert quiet_trainer(tmp_path, accelerator="three").accelerator.name() == "npu"
 
 
 def test_the_core_can_not_be_disabled(plugin_site: PluginSite, monkeypatch):

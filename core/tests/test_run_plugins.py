@@ -142,6 +142,10 @@ class Bar(pl.Callback):
     role = "progress_bar"
 
 
+class OtherBar(pl.Callback):
+    role = "progress_bar"
+
+
 def default_bar(trainer: Any) -> Any:
     """A plugin's default, asked for after its hook was called, when other plugins may have filled the role."""
     if trainer.wants("progress_bar"):
@@ -163,8 +167,16 @@ def test_a_plugin_s_default_callback_fills_a_role_that_is_wanted_and_open(tmp_pa
 
 def test_a_given_plugin_s_defaults_go_before_installed_ones_unless_it_is_marked_trylast(tmp_path):
     late = SimpleNamespace(leyden_default_callbacks=hookimpl(default_bar, trylast=True))
-    trainer = quiet_trainer(tmp_path, plugins=[late, plugin(leyden_default_callbacks=lambda: [Bar()])])
-    assert [type(callback) for callback in trainer.callbacks] == [Bar]
+    eager = plugin(leyden_default_callbacks=lambda: [OtherBar()])
+    trainer = quiet_trainer(tmp_path, plugins=[late, eager], enable_progress_bar=True)
+    assert [type(callback) for callback in trainer.callbacks] == [OtherBar]
+
+
+def test_a_role_is_filled_once_and_only_where_it_is_wanted_whatever_plugins_return(tmp_path):
+    eager = [plugin(leyden_default_callbacks=lambda kind=kind: [kind()]) for kind in (Bar, OtherBar)]
+    trainer = quiet_trainer(tmp_path, plugins=eager, enable_progress_bar=True)
+    assert [type(callback) for callback in trainer.callbacks] == [OtherBar]  # the latest given is asked first
+    assert quiet_trainer(tmp_path, plugins=eager, enable_progress_bar=False).callbacks == []
 
 
 def test_the_first_default_logger_is_taken(tmp_path):

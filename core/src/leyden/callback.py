@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class Callback:
     """Base class of callbacks: override the hooks you need, keep state in the instance.
 
+    An author *must* write nothing and *may* override every hook, :meth:`state_dict` and :meth:`load_state_dict`.
     Hooks are specified in :mod:`leyden.hooks`; a hook that is not overridden costs nothing.
 
     Attributes:

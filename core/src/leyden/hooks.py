@@ -11,8 +11,8 @@ name. The module, the data module and the strategy are not given ``trainer`` and
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 
@@ -22,12 +22,45 @@ if TYPE_CHECKING:
 PROJECT = "leyden"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+HOOKS_VERSION = 1
+"""The version of these specifications, which a plugin may ask for: ``dependencies = ["leyden-core[hooks-1]>=0.1"]``.
+
+It goes up when a plugin that keeps to the specifications might no longer work: a hook goes or gets another name, loses
+an argument, is called at another moment, or takes another result. A new hook or argument leaves it as it is. What is
+going to go is marked :func:`deprecated` for one minor version of the core before.
+"""
+DEPRECATED = "leyden_deprecated"
+Specification = TypeVar("Specification", bound=Callable[..., Any])
+
+
+def deprecated(instead: str, argument: str | None = None) -> Callable[[Specification], Specification]:
+    """Mark a hook specification, or one of its arguments, as one that goes with the next :data:`HOOKS_VERSION`.
+
+    The author of each plugin that uses it is warned once, with the plugin's name, distribution and version.
+
+    Args:
+        instead: What to do instead, as the end of a sentence: "implement 'on_train_start' instead".
+        argument: The argument that goes; None for the whole hook.
+
+    Example::
+
+        @deprecated("implement 'on_train_start' instead")
+        @hookspec
+        def on_pretrain_routine_start(self, trainer: Any) -> None: ...
+    """
+
+    def mark(specification: Specification) -> Specification:
+        specification.__dict__.setdefault(DEPRECATED, {})[argument] = instead
+        return specification
+
+    return mark
+
 
 # mypy: disable-error-code="empty-body"
 
 
 class Registration:
-    """What a plugin brings. Called outside of the training loop."""
+    """What a plugin brings. Called outside of the training loop, the latest registered plugin first."""
 
     @hookspec
     def leyden_components(self) -> Iterable[Component]:

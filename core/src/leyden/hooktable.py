@@ -9,7 +9,7 @@ implements it, else one callable that takes the hook's arguments without ``train
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import pluggy
 
 from leyden import hooks
+from leyden.compatibility import tell_of_deprecation
 from leyden.manager import PluginManager
 from leyden.utilities.exceptions import MisconfigurationException
 
@@ -65,7 +66,9 @@ class Member:
                 if name in self.first:
                     marks["tryfirst"] = True
                 chosen = last if marks.get("trylast") else ordinary
-                chosen[name] = _adapt(self.target, name, self.takes_run, marks)
+                chosen[name] = implementation = _adapt(self.target, name, self.takes_run, marks)
+                taken = inspect.signature(implementation).parameters
+                tell_of_deprecation(specification(name), implementation.method, taken, _described(self.target))
         return Participant(ordinary), Participant(last)
 
     def _means_another(self, name: str) -> bool:
@@ -103,21 +106,37 @@ def is_overridden(name: str, target: Any, base: type | None) -> bool:
 
 def spec_arguments(name: str) -> list[str]:
     """The arguments that a hook offers, in order."""
-    group = hooks.Observation if hasattr(hooks.Observation, name) else hooks.Behaviour
-    return list(inspect.signature(getattr(group, name)).parameters)[1:]
+    return list(inspect.signature(specification(name)).parameters)[1:]
+
+
+def specification(name: str) -> Any:
+    """The specification of an observation or a behaviour."""
+    return getattr(hooks.Observation if hasattr(hooks.Observation, name) else hooks.Behaviour, name)
+
+
+def _described(target: Any) -> str:
+    return f"{participant_kind(target)} {type(target).__module__}.{type(target).__qualname__}"
 
 
 def _adapt(target: Any, name: str, takes_run: bool, marks: dict[str, Any]) -> Any:
     """A function that pluggy accepts for ``target.name``, whatever the method calls its arguments."""
     method = getattr(target, name)
-    taken = _arguments_taken(method, name, takes_run)
-
-    # pluggy reads the names off the code object, so the function must really have them
-    names = ", ".join(taken)
-    call = f"(yield from method({names}))" if marks.get("wrapper") or marks.get("hookwrapper") else f"method({names})"
-    implementation = eval(f"lambda {names}: {call}", {"method": method})
+    implementation = _with_arguments(method, _arguments_taken(method, name, takes_run), marks)
     implementation.__dict__.update(method=method, target=target)
-    return hooks.hookimpl(implementation, **marks)
+    return implementation
+
+
+def _with_arguments(function: Callable[..., Any], arguments: Sequence[str], marks: dict[str, Any]) -> Any:
+    """A hook implementation that hands arguments of these names to ``function`` by position."""
+    # pluggy reads the names off the code object, so the function must really have them
+    names = ", ".join(arguments)
+    call = f"(yield from function({names}))" if _wraps(marks) else f"function({names})"
+    return hooks.hookimpl(eval(f"lambda {names}: {call}", {"function": function}), **marks)
+
+
+def _wraps(marks: Mapping[str, Any]) -> bool:
+    """Whether the options of ``@hookimpl`` are a wrapper's, of the new style or the old."""
+    return bool(marks.get("wrapper") or marks.get("hookwrapper"))
 
 
 def _arguments_taken(method: Callable[..., Any], name: str, takes_run: bool) -> list[str]:
@@ -227,13 +246,23 @@ class HookTable:
 
     def _through_pluggy(self, name: str) -> Callable[..., Any]:
         varying = [a for a in spec_arguments(name) if a not in self._run]
-        caller, run = getattr(self._manager.hook, name), self._run
+        manager = self._manager if self._profile is None else self._measured(name)
+        caller, run = getattr(manager.hook, name), self._run
 
         def call(*values: Any) -> Any:
             results = caller(**run, **dict(zip(varying, values, strict=True)))
             return next((r for r in results if r is not None), None) if isinstance(results, list) else results
 
         return call
+
+    def _measured(self, name: str) -> PluginManager:
+        """The implementations of one hook in their order, each timed, for pluggy to call; a wrapper with its inside."""
+        manager = PluginManager()
+        for impl in reversed(self.implementations(name)):
+            marks = {"wrapper": impl.wrapper, "hookwrapper": impl.hookwrapper}
+            timed = self._profiled(impl.function, impl, name)
+            manager.register(Participant({name: _with_arguments(timed, impl.argnames, marks)}))
+        return manager
 
     def _bind(self, impl: pluggy.HookImpl, name: str) -> Callable[..., Any]:
         """One callable that takes the hook's varying arguments and passes on those that the implementation wants."""
@@ -257,16 +286,29 @@ class HookTable:
         return lambda *values: function(*[run[a] if a in run else values[places[a]] for a in taken])
 
     def _profiled(self, call: Callable[..., Any], impl: pluggy.HookImpl, name: str) -> Callable[..., Any]:
-        target = getattr(impl.function, "target", None)
-        action = f"[{participant_kind(target)}]{participant_label(target, impl.plugin_name)}.{name}"
-        profile = self._profile
+        action, profile = self.action(impl, name), self._profile
         assert profile is not None
 
         def measured(*values: Any) -> Any:
             with profile(action):
                 return call(*values)
 
-        return measured
+        def measured_wrapper(*values: Any) -> Generator[Any, Any, Any]:
+            with profile(action):
+                return (yield from call(*values))
+
+        return measured_wrapper if impl.wrapper or impl.hookwrapper else measured
+
+    def action(self, impl: pluggy.HookImpl, name: str) -> str:
+        """What a profiler calls this implementation of a hook; no two of a hook have the same."""
+        own = _action(impl, name)
+        before = [other for other in self.implementations(name) if _action(other, name) == own].index(impl)
+        return f"{own}-{before + 1}" if before else own
+
+
+def _action(impl: pluggy.HookImpl, name: str) -> str:
+    target = getattr(impl.function, "target", None)
+    return f"[{participant_kind(target)}]{participant_label(target, impl.plugin_name)}.{name}"
 
 
 def participant_kind(target: Any) -> str:

@@ -8,8 +8,8 @@ one warning; asking for something of it by name raises its own error.
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
-import re
 import time
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,12 +20,12 @@ import pluggy
 from importlib_metadata import EntryPoint, entry_points
 
 from leyden import hooks
+from leyden.compatibility import CORE_DISTRIBUTION, refusal, tell_of_deprecation
 from leyden.interfaces.component import Component
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
 
 GROUP = "leyden"
-CORE_DISTRIBUTION = "leyden-core"
 State = Literal["active", "disabled", "set aside"]
 
 
@@ -39,6 +39,8 @@ class PluginRecord:
         version: That distribution's version.
         state: "active", "disabled" by the user, or "set aside" because of ``error``.
         load_time: Seconds that importing and registering it took.
+        given: Whether ``Trainer(plugins=...)`` or a run got it, not discovery.
+        mend: The command that mends what set it aside.
     """
 
     name: str
@@ -50,6 +52,8 @@ class PluginRecord:
     load_time: float = 0.0
     error: BaseException | None = None
     hook_names: list[str] = field(default_factory=list)
+    given: bool = False
+    mend: str = ""
 
     def __str__(self) -> str:
         source = f" of {self.distribution} {self.version}" if self.distribution else ""
@@ -67,7 +71,7 @@ class PluginManager(pluggy.PluginManager):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """In another process: what is installed there, and the plugins that were given here."""
-        given = [r.plugin for r in self.records if r.state == "active" and not r.distribution]
+        given = [r.plugin for r in self.records if r.given]
         return _in_other_process, (given,)
 
     def admit(self, record: PluginRecord) -> None:
@@ -82,33 +86,39 @@ class PluginManager(pluggy.PluginManager):
             raise MisconfigurationException(f"{record.plugin!r} is no plugin, or is registered already.")
         try:
             self.register(record.plugin, record.name)
-            self._refuse_unknown_hooks(record)
-            record.components = self._components_of(record)
-            record.hook_names = sorted(hook.name for hook in self.get_hookcallers(record.plugin) or ())
+            own = self._implementations_of(record)
+            self._refuse_unknown_hooks(own)
+            record.components = self._components_of(own)
+            record.hook_names = sorted(own)
         except BaseException:
             if self.has_plugin(record.name):  # some versions of pluggy keep what they could not register
                 self.unregister(name=record.name)
             raise
         self.records.append(record)
+        for name, impl in own.items():
+            if (spec := getattr(self.hook, name).spec) is not None:
+                tell_of_deprecation(spec.function, impl.function, impl.argnames, str(record))
 
-    def _components_of(self, record: PluginRecord) -> tuple[Component, ...]:
-        implementations = self.hook.leyden_components.get_hookimpls()
-        own: list[Any] = [impl.function for impl in implementations if impl.plugin is record.plugin]
-        components = tuple(part for function in own for part in function() or ())
+    def _implementations_of(self, record: PluginRecord) -> dict[str, pluggy.HookImpl]:
+        """What a registered plugin implements, by the hook's name."""
+        callers = self.get_hookcallers(record.plugin) or ()
+        return {c.name: impl for c in callers for impl in c.get_hookimpls() if impl.plugin is record.plugin}
+
+    def _components_of(self, own: dict[str, pluggy.HookImpl]) -> tuple[Component, ...]:
+        brings: Any = own["leyden_components"].function if "leyden_components" in own else tuple
+        components = tuple(brings() or ())
         for part in components:
             if not isinstance(part, Component):
                 raise MisconfigurationException(f"its leyden_components yields {part!r}, which is no Component.")
         return components
 
-    def _refuse_unknown_hooks(self, record: PluginRecord) -> None:
-        known = [name for name in vars(self.hook) if getattr(self.hook, name).spec is not None]
-        for caller in self.get_hookcallers(record.plugin) or ():
-            optional = all(impl.optionalhook for impl in caller.get_hookimpls() if impl.plugin is record.plugin)
-            if caller.spec is None and not optional:
-                near = difflib.get_close_matches(caller.name, known, n=1)
+    def _refuse_unknown_hooks(self, own: dict[str, pluggy.HookImpl]) -> None:
+        for name, impl in own.items():
+            if getattr(self.hook, name).spec is None and not impl.optionalhook:
+                known = [hook for hook in vars(self.hook) if getattr(self.hook, hook).spec is not None]
+                near = difflib.get_close_matches(name, known, n=1)
                 raise MisconfigurationException(
-                    f"it implements {caller.name!r}, which is no hook"
-                    + (f"; did it mean {near[0]!r}?" if near else ".")
+                    f"it implements {name!r}, which is no hook" + (f"; did it mean {near[0]!r}?" if near else ".")
                 )
 
     def extended(self, plugins: list[Any]) -> PluginManager:
@@ -136,7 +146,8 @@ class PluginManager(pluggy.PluginManager):
         own = getattr(plugin, "__name__", type(plugin).__name__)
         names = (own if number == 1 else f"{own}-{number}" for number in count(1))
         try:
-            self.admit(PluginRecord(next(name for name in names if not self.has_plugin(name)), plugin=plugin))
+            name = next(name for name in names if not self.has_plugin(name))
+            self.admit(PluginRecord(name, plugin=plugin, given=True))
         except (MisconfigurationException, pluggy.PluginValidationError) as error:
             raise MisconfigurationException(f"plugins: {plugin!r} can't be registered: {error}") from error
 
@@ -150,24 +161,44 @@ def discover() -> PluginManager:
     """The installed plugins, found and registered on the first call.
 
     ``LEYDEN_PLUGINS_AUTOLOAD=0`` registers the core alone; ``LEYDEN_PLUGINS_DISABLED=name,name`` leaves
-    plugins out by the name of their entry point or of their distribution.
+    plugins out by the name of their entry point or of their distribution; ``LEYDEN_PLUGINS=name,name`` registers
+    plugins where autoload is off, by the same names, and modules that are not installed as plugins.
+
+    Raises:
+        MisconfigurationException: A plugin of ``LEYDEN_PLUGINS`` is not there, or is broken.
     """
     manager = PluginManager()
     autoload = os.environ.get("LEYDEN_PLUGINS_AUTOLOAD", "1") != "0"
-    disabled = {name.strip() for name in os.environ.get("LEYDEN_PLUGINS_DISABLED", "").split(",")} - {""}
+    disabled, wanted = names_in("LEYDEN_PLUGINS_DISABLED"), names_in("LEYDEN_PLUGINS")
     found = sorted(entry_points(group=GROUP), key=_discovery_order)
     for point in found:
-        record = PluginRecord(point.name, *_origin(point))
+        record, needs = _read_metadata(point)
+        names = {record.name, record.distribution}
         if _is_core(record):
-            _load(manager, record, point)
-        elif not autoload or disabled & {record.name, record.distribution}:
+            _load(manager, record, point, needs)
+        elif names.intersection(disabled) or not (autoload or names.intersection(wanted)):
             record.state = "disabled"
             manager.records.append(record)
         elif twin := next((r for r in manager.records if r.name == record.name and r.state != "disabled"), None):
+            record.mend = f"pip uninstall {record.distribution}"
             _set_aside(manager, record, MisconfigurationException(f"{twin.distribution} has a plugin of that name."))
         else:
-            _load(manager, record, point)
+            _load(manager, record, point, needs)
+    for name in wanted:
+        _admit_wanted(manager, name)
     return manager
+
+
+def names_in(variable: str) -> list[str]:
+    """The names in an environment variable, which are separated by commas."""
+    return [name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()]
+
+
+def order_mark(impl: pluggy.HookImpl) -> str:
+    """How an implementation changes the order of its hook, in parentheses; "" where it does not."""
+    around = impl.wrapper or impl.hookwrapper
+    marks = {"wrapper": around, "tryfirst": impl.tryfirst, "trylast": impl.trylast}
+    return f" ({', '.join(mark for mark, given in marks.items() if given)})" if any(marks.values()) else ""
 
 
 def _discovery_order(point: EntryPoint) -> tuple[bool, str, str]:
@@ -179,15 +210,27 @@ def _is_core(record: PluginRecord) -> bool:
     return record.distribution == CORE_DISTRIBUTION
 
 
-def _origin(point: EntryPoint) -> tuple[str, str]:
-    return (point.dist.name, point.dist.version) if point.dist is not None else ("", "")
+def _read_metadata(point: EntryPoint) -> tuple[PluginRecord, list[str]]:
+    """A record of the plugin, and the requirements of its distribution.
+
+    Read by line: to have the whole parsed as a message takes longer than to import most plugins.
+    """
+    dist = point.dist
+    text = (dist.read_text("METADATA") or dist.read_text("PKG-INFO") or "") if dist is not None else ""
+    fields: dict[str, list[str]] = {}
+    for line in text.partition("\n\n")[0].splitlines():
+        key, _, value = line.partition(": ")
+        fields.setdefault(key, []).append(value)
+    name, version = (fields.get(key, [""])[0] for key in ("Name", "Version"))
+    return PluginRecord(point.name, name, version), fields.get("Requires-Dist", [])
 
 
-def _load(manager: PluginManager, record: PluginRecord, point: EntryPoint) -> None:
+def _load(manager: PluginManager, record: PluginRecord, point: EntryPoint, needs: list[str]) -> None:
     """Import and register one plugin, or set it aside."""
     began = time.perf_counter()
+    record.mend = f"pip install --upgrade {record.distribution}"
     try:
-        _check_core_version(point, manager)
+        _refuse_other_hooks(manager, record, needs)
         record.plugin = point.load()
         manager.admit(record)
     except (Exception, SystemExit) as error:
@@ -195,24 +238,12 @@ def _load(manager: PluginManager, record: PluginRecord, point: EntryPoint) -> No
     record.load_time = time.perf_counter() - began
 
 
-def _check_core_version(point: EntryPoint, manager: PluginManager) -> None:
-    """Refuse, before its import, a plugin whose metadata asks for another version of the core's hooks."""
-    needs = [r for r in (point.dist.requires or () if point.dist else ()) if _names_the_core(r)]
-    core = next((record.version for record in manager.records if _is_core(record)), None)
-    if not needs or core is None:
-        return
-    from packaging.requirements import Requirement
-
-    for need in map(Requirement, needs):
-        applies = need.marker is None or need.marker.evaluate({"extra": ""})
-        if _names_the_core(need.name) and applies and not need.specifier.contains(core, prereleases=True):
-            raise MisconfigurationException(f"it asks for {need}, and {CORE_DISTRIBUTION} is {core}.")
-
-
-def _names_the_core(requirement: str) -> bool:
-    """Whether a requirement is one of the core, however its name is spelt: ``Leyden_Core`` is the same."""
-    name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
-    return re.sub(r"[-_.]+", "-", name).lower() == CORE_DISTRIBUTION
+def _refuse_other_hooks(manager: PluginManager, record: PluginRecord, needs: list[str]) -> None:
+    """Refuse, before its import, a plugin whose metadata asks for another version of the core or of its hooks."""
+    core = next((other.version for other in manager.records if _is_core(other)), None)
+    if core is not None and (reason := refusal(needs, core)):
+        record.mend = f"pip install --upgrade {CORE_DISTRIBUTION} {record.distribution}"
+        raise MisconfigurationException(reason)
 
 
 def _set_aside(manager: PluginManager, record: PluginRecord, error: BaseException) -> None:
@@ -222,6 +253,23 @@ def _set_aside(manager: PluginManager, record: PluginRecord, error: BaseExceptio
     manager.records.append(record)
     rank_zero_warn(
         f"The {record} is set aside: {type(error).__name__}: {str(error).rstrip('.')}. "
-        f"Mend or uninstall it, or disable it with LEYDEN_PLUGINS_DISABLED={handle}.",
+        f"Mend it ({record.mend}), uninstall it, or disable it with LEYDEN_PLUGINS_DISABLED={handle}.",
         RuntimeWarning,
     )
+
+
+def _admit_wanted(manager: PluginManager, name: str) -> None:
+    """See that a plugin of ``LEYDEN_PLUGINS`` is there: an installed one, or a module."""
+    records = [record for record in manager.records if name in (record.name, record.distribution)]
+    if any(record.state == "active" for record in records):
+        return
+    try:
+        if broken := next((record for record in records if record.state == "set aside"), None):
+            assert broken.error is not None
+            raise broken.error
+        if not records:
+            manager.admit(PluginRecord(name, plugin=importlib.import_module(name)))
+    except (Exception, SystemExit) as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]
+        what = "no installed plugin and no module has that name" if missing else f"{type(error).__name__}: {error}"
+        raise MisconfigurationException(f"LEYDEN_PLUGINS asks for {name!r}, which can't be used: {what}") from error

@@ -59,6 +59,22 @@ class Registry:
             raise self.unknown((kind,), name)
         return found[0][1]
 
+    def conflicts(self) -> list[tuple[str, str, list[PluginRecord]]]:
+        """Kind, name and plugins of each name for which :meth:`get` is an error because several parts have it.
+
+        An alias that several accelerators share is none: it stands for the best of them.
+        """
+        found: dict[tuple[str, str], list[tuple[PluginRecord, Component]]] = {}
+        for record in self.manager.records:
+            for part in record.components if record.state == "active" else ():
+                for name in dict.fromkeys(part.names):
+                    found.setdefault((part.kind, name), []).append((record, part))
+        return [
+            (kind, name, [record for record, _ in owners])
+            for (kind, name), owners in found.items()
+            if len(owners) > 1 and (kind != "accelerator" or any(part.name == name for _, part in owners))
+        ]
+
     def unknown(self, kinds: Sequence[str], name: str) -> Exception:
         """The error for a name that nothing answers to; caused by the plugin's own where one was set aside for it.
 
@@ -131,6 +147,17 @@ def published_by(kind: str, name: str) -> tuple[str, bool]:
         if distribution := _catalogue()[section].get(kind, {}).get(name):
             return distribution, section == "published"
     return "", False
+
+
+def published_distributions() -> list[str]:
+    """Leyden's own distributions that bring a plugin, beside the core, sorted."""
+    return sorted({name for names in _catalogue()["published"].values() for name in names.values()})
+
+
+def known_distributions() -> set[str]:
+    """Leyden's own distributions: those that are published and those that are planned."""
+    of_plugins = {name for section in _catalogue().values() for names in section.values() for name in names.values()}
+    return of_plugins | {"leyden-core", "leyden-testing"}
 
 
 def build(kind: str, value: Any, manager: PluginManager | None = None, **arguments: Any) -> Any:

@@ -9,6 +9,8 @@ from typing import Any
 class CheckpointIO(ABC):
     """Saves, loads and removes checkpoints; an author *must* write all three methods.
 
+    One that still writes when :meth:`save_checkpoint` has returned *may* write :meth:`teardown`, which waits for it.
+
     ``path`` is a local path or a URL that fsspec understands.
     """
 

@@ -12,6 +12,8 @@ T = TypeVar("T")
 class Launcher(ABC):
     """Starts processes; a strategy of several has one.
 
+    An author *must* write :meth:`launch` and *may* set :attr:`takes_part`.
+
     Attributes:
         takes_part: Whether the calling process is one of the run's; else the Trainer gives ``launch`` a function
             that returns the run's state with its results, and takes that state over.

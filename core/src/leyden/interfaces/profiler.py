@@ -11,7 +11,10 @@ from leyden.utilities.rank_zero import rank_zero_info
 
 
 class Profiler:
-    """Base class of profilers: an author overrides :meth:`start`, :meth:`stop` and :meth:`summary`.
+    """Base class of profilers; as it stands it measures nothing.
+
+    An author *must* override :meth:`start`, :meth:`stop` and :meth:`summary`, and *may* override the rest. Where no
+    profiler was asked for, the loops do not call one at all.
 
     Args:
         dirpath: Directory of the report; the run's log directory by default.

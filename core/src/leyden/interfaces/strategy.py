@@ -24,6 +24,9 @@ T = TypeVar("T")
 class Strategy:
     """One process, one device; strategies for several override what differs.
 
+    An author *must* write nothing, as the class works as it is, and *may* override everything; one that takes a single
+    device refuses more of them in :meth:`connect`.
+
     The Trainer sets :attr:`accelerator`, :attr:`precision`, :attr:`checkpoint_io`, :attr:`environment`,
     :attr:`parallel_devices` and :attr:`num_nodes`, then calls :meth:`connect`. Every collective method is called by
     all ranks. Hooks of a run are methods of the same names, ``on_before_backward(loss)`` for example.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from leyden.hooktable import BEHAVIOUR, OBSERVATION, participant_kind, participant_label
+import pluggy
+
+from leyden.hooktable import BEHAVIOUR, OBSERVATION, HookTable
+from leyden.manager import order_mark
 
 if TYPE_CHECKING:
     from leyden.trainer.trainer import Trainer
@@ -24,18 +28,38 @@ def describe(trainer: Trainer) -> str:
     table = getattr(trainer, "hooks", None)
     if table is None:
         return "No run yet: hooks are resolved when fit, validate, test or predict begins."
-    durations: dict[str, Any] = getattr(trainer.profiler, "recorded_durations", {})
+    durations: Mapping[str, Sequence[float]] = getattr(trainer.profiler, "recorded_durations", {})
     lines = []
     for hook in (*OBSERVATION, *BEHAVIOUR):
-        for place, impl in enumerate(table.implementations(hook), 1):
+        costs = _costs(table, hook, durations)
+        for place, (impl, cost) in enumerate(zip(table.implementations(hook), costs, strict=True), 1):
             target = getattr(impl.function, "target", None)
-            label = participant_label(target, impl.plugin_name)
-            action = f"[{participant_kind(target)}]{label}.{hook}"
-            seconds = durations.get(action)
-            cost = f"{sum(seconds) / len(seconds) * 1e6:10.1f} µs a call" if seconds else ""
+            name = type(target).__name__ if target is not None else impl.plugin_name
+            label = f"{place}. {name}{order_mark(impl)}"
             module = type(target).__module__ if target is not None else getattr(impl.plugin, "__name__", "")
-            lines.append((hook if place == 1 else "", f"{place}. {label}", module, frequency(hook), cost))
+            lines.append((hook if place == 1 else "", label, module, frequency(hook), cost))
     widths = [max((len(line[i]) for line in lines), default=0) for i in range(4)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, [*widths, 0], strict=True)).rstrip() for line in lines
     )
+
+
+def _costs(table: HookTable, hook: str, durations: Mapping[str, Sequence[float]]) -> list[str]:
+    """What a call of each implementation of a hook costs, in calling order; "" for one that was not measured.
+
+    A wrapper is measured together with what it wraps, which is taken off again: what remains is its own and that of
+    the slower way in which a hook with wrappers is called.
+    """
+    costs: list[str] = []
+    inside = 0.0
+    for impl in reversed(table.implementations(hook)):
+        measured = durations.get(table.action(impl, hook), ())
+        seconds = sum(measured)
+        own = seconds - inside if _is_wrapper(impl) else seconds
+        inside = seconds if _is_wrapper(impl) else inside + seconds
+        costs.append(f"{own / len(measured) * 1e6:10.1f} µs a call" if measured else "")
+    return costs[::-1]
+
+
+def _is_wrapper(impl: pluggy.HookImpl) -> Any:
+    return impl.wrapper or impl.hookwrapper

@@ -89,15 +89,31 @@ def choose_accelerator(value: Any, manager: PluginManager) -> Accelerator:
     if value != "auto" and len(candidates) == 1:
         _require_available(candidates[0].load(), candidates[0].name)
         return candidates[0].build()  # type: ignore[no-any-return]
-    best = sorted(candidates, key=lambda part: -part.options.get("priority", 1))
+    best = sorted(candidates, key=_priority, reverse=True)
     for part in best:
         if _finds_device(part):
+            _refuse_equals(value, part, best)
             return part.build()  # type: ignore[no-any-return]
     names = ", ".join(part.name for part in best)
     advice = f": {_advice('accelerator')}" if value == "auto" else ""
     raise MisconfigurationException(
         f"accelerator={value!r}: none of the installed {names} finds a device on this machine{advice}."
     )
+
+
+def _priority(part: Component) -> float:
+    """Which of several parts that could be used is: the one with the highest."""
+    return float(part.options.get("priority", 1))
+
+
+def _refuse_equals(value: str, chosen: Component, candidates: list[Component]) -> None:
+    """Refuse to choose between accelerators of one priority that both find a device."""
+    equals = [part for part in candidates if part is not chosen and _priority(part) == _priority(chosen)]
+    if other := next((part for part in equals if _finds_device(part)), None):
+        raise MisconfigurationException(
+            f"accelerator={value!r} could be {chosen.name!r} or {other.name!r}: both find a device and have "
+            f"the priority {_priority(chosen):g}; write accelerator={chosen.name!r} or accelerator={other.name!r}."
+        )
 
 
 def _finds_device(part: Component) -> bool:
@@ -134,8 +150,8 @@ def choose_environment(given: Environment | None, manager: PluginManager) -> Env
     if given is not None:
         return given
     found = [part for part in Registry(manager).components("environment") if part.load().detect()]
-    found.sort(key=lambda part: -part.options.get("priority", 1))
-    if len(found) > 1 and len({part.options.get("priority", 1) for part in found[:2]}) == 1:
+    found.sort(key=_priority, reverse=True)
+    if len(found) > 1 and _priority(found[0]) == _priority(found[1]):
         raise MisconfigurationException(
             f"Both {found[0].name} and {found[1].name} seem to have started this process; say which one to follow, "
             f"Trainer(plugins=[{found[0].name!r}])."
@@ -281,7 +297,9 @@ def choose_callbacks(value: Any, trainer: Trainer, manager: PluginManager) -> li
         rank_zero_warn(f"max_time={trainer.max_time} is not used: callbacks has a timer, which decides.")
     trainer.callbacks = callbacks
     for added in manager.hook.leyden_default_callbacks(trainer=trainer):
-        callbacks.extend(added)
+        for callback in added:  # one by one: a plugin may ask what the one before it has filled
+            if callback.role not in ROLES or trainer.wants(callback.role):
+                callbacks.append(callback)
     for role, asked in (
         *((r, getattr(trainer, f) is True) for r, f in ROLES.items()),
         ("timer", trainer.max_time is not None),

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from leyden import checkpoint
+from leyden.attribution import note_plugin
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.hooktable import HookTable, Member, run_manager
@@ -163,17 +164,24 @@ class Trainer(TrainerProperties):
         self.ran_elsewhere = False
         self.val_check_batch: int | float = math.inf
         self._module: LightningModule | None = None
-        self._build_parts(named)
+        self.plugin_manager, given = parts.sort_plugins(named.pop("plugins"))
+        try:
+            self._build_parts(given, **named)
+            self._build_loops()
+            self.plugin_manager.hook.leyden_configure(trainer=self)
+        except Exception as error:
+            note_plugin(error, self.plugin_manager)
+            raise
+
+    def _build_loops(self) -> None:
         self.logging = Logging(self)
         self.fit_loop = FitLoop(self)
         self.validate_loop = EvaluationLoop(self, RunningStage.VALIDATING)
         self.test_loop = EvaluationLoop(self, RunningStage.TESTING)
         self.predict_loop = PredictionLoop(self)
-        self.plugin_manager.hook.leyden_configure(trainer=self)
 
-    def _build_parts(self, named: dict[str, Any]) -> None:
-        """Look up and make everything that has a name."""
-        self.plugin_manager, given = parts.sort_plugins(named["plugins"])
+    def _build_parts(self, given: dict[type, Any], **named: Any) -> None:
+        """Look up and make everything that has a name; ``given`` are the component instances among the plugins."""
         manager = self.plugin_manager
         self.accelerator = parts.choose_accelerator(named["accelerator"], manager)
         self.parallel_devices = parts.choose_devices(named["devices"], self.accelerator)
@@ -328,6 +336,8 @@ class Trainer(TrainerProperties):
             self._fail(interruption)
             raise SystemExit(1) from interruption
         except BaseException as error:
+            participants = [*self.callbacks, self.datamodule, self._module, self.strategy]
+            note_plugin(error, getattr(self, "run_plugins", self.plugin_manager), participants)
             cause = self.strategy.first_cause(error)
             self._fail(cause)
             if cause is error:

@@ -57,6 +57,16 @@ class AcceleratorConformance(Conformance):
             pytest.skip(f"there is no {component.name} device on this machine")
 
     @pytest.fixture
+    def known(self, component: Component) -> None:
+        """Skips where there is no such device and PyTorch has no such type, as without a vendor's package."""
+        cls = component.load()
+        try:
+            torch.device(cls.device_type)
+        except RuntimeError:
+            if cls.is_available() is False:
+                pytest.skip(f"PyTorch knows no device type {cls.device_type!r} on this machine")
+
+    @pytest.fixture
     def device(self, part: Accelerator) -> torch.device:
         """The first device."""
         return part.get_parallel_devices(part.parse_devices(1))[0]
@@ -74,7 +84,7 @@ class AcceleratorConformance(Conformance):
 
     # -- the class, asked before there is an instance ---------------------------------------------------------
 
-    def test_it_says_what_device_it_is(self, component: Component) -> None:
+    def test_it_says_what_device_it_is(self, component: Component, known: None) -> None:
         """``device_type`` is one that PyTorch knows, ``name`` a word, and the order of copies is declared."""
         cls = component.load()
         assert torch.device(cls.device_type).type == cls.device_type
@@ -114,13 +124,13 @@ class AcceleratorConformance(Conformance):
     @pytest.mark.parametrize(
         "devices", [0, -2, 10**7, "two", "", "1.5", [], [0, 0], [-1], [10**7], [True], 1.5, True, None], ids=repr
     )
-    def test_devices_that_can_not_be_meant_are_refused(self, devices: Any, component: Component) -> None:
+    def test_devices_that_can_not_be_meant_are_refused(self, devices: Any, component: Component, known: None) -> None:
         """A number, list or text that means no devices of this machine is one sentence that shows it."""
         with pytest.raises(MisconfigurationException) as raised:
             component.load().parse_devices(devices)
         sentence(raised.value, repr(devices))
 
-    def test_processes_on_it_can_talk(self, component: Component) -> None:
+    def test_processes_on_it_can_talk(self, component: Component, known: None) -> None:
         """There is a backend of ``torch.distributed`` for it; or a sentence, as not every device has one."""
         try:
             backend = component.load().process_group_backend()

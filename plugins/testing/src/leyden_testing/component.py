@@ -17,8 +17,9 @@ import pytest
 import torch
 
 import leyden as pl
+from leyden.compatibility import CORE_DISTRIBUTION
 from leyden.interfaces.component import Component
-from leyden.manager import CORE_DISTRIBUTION, PluginRecord, discover
+from leyden.manager import PluginRecord, discover
 from leyden.registry import Registry, build
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only

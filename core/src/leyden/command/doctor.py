@@ -1,0 +1,78 @@
+"""``leyden doctor``: say what is installed, which devices there are, what is broken and the command that mends it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import warnings
+from collections import defaultdict
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from leyden import hooks
+from leyden.command import checks
+from leyden.command.choice import add_plugin_option
+from leyden.manager import PluginManager, discover, order_mark
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    add_plugin_option(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the report; 0 when nothing is broken, else 1."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # what is set aside is in the report, with its command
+        report = examine(discover())
+    print(json.dumps(report, indent=2) if options.json else _text(report))
+    return 1 if report["problems"] else 0
+
+
+def examine(manager: PluginManager) -> dict[str, Any]:
+    """Everything that the doctor sees, in plain data."""
+    return {
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "hooks": hooks.HOOKS_VERSION},
+        "distributions": checks.installed_distributions(manager),
+        "devices": [asdict(device) for device in checks.devices(manager)],
+        "order": _orders(manager),
+        "problems": [asdict(problem) for problem in checks.problems(manager)],
+    }
+
+
+def _orders(manager: PluginManager) -> dict[str, list[str]]:
+    """Who is asked first at each registration hook that several plugins implement."""
+    orders = {}
+    for name in vars(hooks.Registration):
+        implementations = getattr(manager.hook, name).get_hookimpls() if not name.startswith("_") else ()
+        if len(implementations) > 1 and name != "leyden_components":
+            orders[name] = [f"{impl.plugin_name}{order_mark(impl)}" for impl in reversed(implementations)]
+    return orders
+
+
+def _text(report: dict[str, Any]) -> str:
+    lines = [", ".join(f"{name} {version}" for name, version in report["versions"].items())]
+    by_version: dict[str, list[str]] = defaultdict(list)
+    for name, version in report["distributions"].items():
+        by_version[version].append(name)
+    lines += [f"{version}: {', '.join(names)}" for version, names in by_version.items()]
+    lines += ["", "Devices:", *(_device(device) for device in report["devices"])]
+    if report["order"]:
+        lines += ["", "Order of the hooks that several plugins implement:"]
+        lines += [f"  {hook}: {', '.join(names)}" for hook, names in report["order"].items()]
+    lines += ["", f"Broken ({len(report['problems'])}):" if report["problems"] else "Nothing is broken."]
+    for problem in report["problems"]:
+        lines += [f"  {problem['what'].rstrip('.')}.", f"    {problem['mend']}"]
+    return "\n".join(lines)
+
+
+def _device(device: dict[str, Any]) -> str:
+    if device["error"]:
+        return f"  {device['name']}: {device['error']}"
+    count = device["count"]
+    can = f": {', '.join(device['precisions'])}" if count else ""
+    return f"  {device['name']}: {count or 'no'} device{'' if count == 1 else 's'}{can}"

@@ -1,0 +1,86 @@
+"""``leyden hooks``: run a script for a few batches and print what its hooks call, in what order, at what cost."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+import sys
+from collections import defaultdict
+from time import perf_counter
+from typing import Any
+
+from leyden.command.choice import add_plugin_option
+from leyden.hooks import hookimpl
+from leyden.interfaces.profiler import Profiler
+from leyden.manager import PluginRecord, discover
+from leyden.utilities.exceptions import MisconfigurationException
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    add_plugin_option(parser)
+    parser.add_argument("--batches", type=int, default=20, help="training batches to measure (default: 20)")
+    parser.add_argument("script", help="a Python script that calls a Trainer")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own arguments")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the script until its first run has ended; 1 where it ends without one.
+
+    Raises:
+        MisconfigurationException: There is no such script.
+        SystemExit: The run has ended and its hooks are printed.
+    """
+    script = options.script
+    if not os.path.isfile(script):
+        raise MisconfigurationException(f"there is no script {script!r}.")
+    discover().admit(PluginRecord("leyden-hooks", plugin=_Observer(options.batches)))
+    sys.argv = [script, *options.arguments]
+    sys.path.insert(0, os.path.dirname(os.path.abspath(script)))  # as Python does for a script
+    runpy.run_path(script, run_name="__main__")
+    print(f"{script} ended without a run of a Trainer.", file=sys.stderr)
+    return 1
+
+
+class _Observer:
+    """A plugin that has every Trainer's runs measured; it takes part in none, so that no plan shows it."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+
+    @hookimpl
+    def leyden_configure(self, trainer: Any) -> None:
+        """Measure this Trainer's hooks."""
+        trainer.profiler = _HookTimer(trainer, self.batches)
+
+
+class _HookTimer(Profiler):
+    """Keeps how long each measured action took, and ends the script with its first run.
+
+    Args:
+        trainer: Whose run is measured.
+        batches: Training batches after which it stops, at an epoch's end like any other stop.
+    """
+
+    def __init__(self, trainer: Any, batches: int) -> None:
+        super().__init__()
+        self.trainer, self.batches = trainer, batches
+        self.recorded_durations: dict[str, list[float]] = defaultdict(list)
+        self._began: dict[str, float] = {}
+
+    def start(self, action_name: str) -> None:
+        self._began[action_name] = perf_counter()
+
+    def stop(self, action_name: str) -> None:
+        self.recorded_durations[action_name].append(perf_counter() - self._began.pop(action_name))
+        trainer = self.trainer
+        if action_name.endswith(".leyden_optimize_batch") and trainer.progress.total_batches >= self.batches:
+            trainer.should_stop, trainer.min_epochs, trainer.min_steps = True, None, None
+
+    def describe(self) -> None:
+        if self.trainer.is_global_zero:
+            print(self.trainer.describe_hooks())
+
+    def teardown(self, stage: str | None = None) -> None:
+        raise SystemExit(0)

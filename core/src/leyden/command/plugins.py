@@ -1,0 +1,69 @@
+"""``leyden plugins``: list the plugins that are installed, what each brings, and which of them clash."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from typing import Any
+
+from leyden.command.choice import add_plugin_option
+from leyden.manager import PluginManager, PluginRecord, discover, order_mark
+from leyden.registry import Registry
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    add_plugin_option(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the list; always 0, as a broken plugin is a matter for ``leyden doctor``."""
+    manager = discover()
+    rows = [_row(record, manager) for record in manager.records]
+    print(json.dumps(rows, indent=2) if options.json else "\n".join(map(_block, rows)))
+    return 0
+
+
+def _row(record: PluginRecord, manager: PluginManager) -> dict[str, Any]:
+    clashes = [
+        f"{kind}:{name} with {', '.join(str(owner) for owner in owners if owner is not record) or 'itself'}"
+        for kind, name, owners in Registry(manager).conflicts()
+        if any(owner is record for owner in owners)
+    ]
+    return {
+        "plugin": record.name,
+        "distribution": record.distribution,
+        "version": record.version,
+        "state": record.state,
+        "components": [f"{part.kind}:{part.name}" for part in record.components],
+        "clashes": clashes,
+        "hooks": record.hook_names,
+        "order": {hook: mark for hook in record.hook_names if (mark := _mark(record, manager, hook))},
+        "load_ms": round(record.load_time * 1e3, 2),
+        "error": f"{type(record.error).__name__}: {record.error}" if record.error is not None else None,
+    }
+
+
+def _mark(record: PluginRecord, manager: PluginManager, hook: str) -> str:
+    implementations = getattr(manager.hook, hook).get_hookimpls()
+    return next(order_mark(impl).strip(" ()") for impl in implementations if impl.plugin is record.plugin)
+
+
+def _block(row: dict[str, Any]) -> str:
+    """A line of facts, and what the plugin brings."""
+    head = f"{row['plugin']:<14} {row['distribution']} {row['version']}".ljust(44)
+    lines = [f"{head} {row['state']:<10} {row['load_ms']:8.2f} ms"]
+    by_kind: dict[str, list[str]] = defaultdict(list)
+    for component in row["components"]:
+        kind, _, name = component.partition(":")
+        by_kind[kind].append(name)
+    lines += [f"    {kind}: {', '.join(names)}" for kind, names in by_kind.items()]
+    hooks = [f"{name} ({row['order'][name]})" if name in row["order"] else name for name in row["hooks"]]
+    if own := [name for name in hooks if name != "leyden_components"]:
+        lines.append(f"    hooks: {', '.join(own)}")
+    lines += [f"    clash: {clash}" for clash in row["clashes"]]
+    if row["error"]:
+        lines.append(f"    {row['error']}")
+    return "\n".join(lines)

@@ -1,0 +1,13 @@
+"""What leyden-quux brings to Leyden; it imports nothing heavy, as it is loaded with every Trainer."""
+
+from collections.abc import Iterator
+
+from leyden import Component, hookimpl
+
+
+@hookimpl
+def leyden_components() -> Iterator[Component]:
+    """The checkpoint IO."""
+    yield Component(
+        "checkpoint_io", "quux", "leyden_quux.checkpoint_io:QuuxCheckpointIO", {"aliases": ["QuuxCheckpointIO"]}
+    )

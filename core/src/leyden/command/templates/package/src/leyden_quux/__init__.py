@@ -1,0 +1,1 @@
+"""Quux for Leyden; users import its parts from the modules of `leyden`."""

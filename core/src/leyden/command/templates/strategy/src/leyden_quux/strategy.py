@@ -1,0 +1,53 @@
+"""The quux strategy: one device, and what backward needs of the forward pass waits in the host's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from torch.autograd.graph import save_on_cpu
+from torch.nn import Module
+
+from leyden.interfaces.strategy import Strategy
+from leyden.utilities import MisconfigurationException
+
+
+class QuuxStrategy(Strategy):
+    """Trains on one device with its activations on the host: slower, for models that do not fit otherwise.
+
+    Args:
+        pin_memory: Keep them in page-locked memory, from which copies to a GPU are faster.
+
+    Example::
+
+        trainer = Trainer(strategy="quux", devices=1)
+    """
+
+    strategy_name: ClassVar[str] = "quux"
+
+    def __init__(self, pin_memory: bool = False) -> None:
+        self.pin_memory = pin_memory
+
+    def connect(self) -> None:
+        """Refuse more than one device.
+
+        Raises:
+            MisconfigurationException: ``devices`` and ``num_nodes`` make several.
+        """
+        count = len(self.parallel_devices) * self.num_nodes
+        if count > 1:
+            raise MisconfigurationException(
+                f"strategy='quux' uses one device, but devices and num_nodes make {count}; write devices=1."
+            )
+
+    def step_function(self, module: Module, name: str) -> Callable[..., Any]:
+        """The training step, with what autograd saves for backward kept on the host; other steps save nothing."""
+        step = super().step_function(module, name)
+        if name != "training_step":
+            return step
+
+        def training_step(*args: Any, **kwargs: Any) -> Any:
+            with save_on_cpu(pin_memory=self.pin_memory):
+                return step(*args, **kwargs)
+
+        return training_step
