@@ -21,10 +21,9 @@ class Accelerator:
     generator. The class is asked before any instance exists (``auto`` must not touch a device that is not there), so
     availability, counting and parsing are class methods.
 
-    A package with an accelerator is this module, the next, and an entry point ``npu = "leyden_npu.plugin"`` in the
-    group ``leyden``::
+    Example::
 
-        # leyden_npu/accelerator.py
+        # leyden_npu/accelerator.py; the package has an entry point npu = "leyden_npu.plugin" in the group leyden
         import torch_npu  # makes the device known to PyTorch
         from leyden.accelerators import Accelerator
 
