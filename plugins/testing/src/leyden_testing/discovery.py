@@ -11,9 +11,8 @@ from functools import cache
 _SCRIPT = """
 import sys, json, importlib_metadata, packaging.requirements, leyden
 from importlib_metadata import entry_points
-from leyden.manager import _discovery_order
 found = {}
-for point in sorted(entry_points(group="leyden"), key=_discovery_order):
+for point in sorted(entry_points(group="leyden"), key=lambda point: point.name):
     before = set(sys.modules)
     try:
         module = point.load()
