@@ -14,6 +14,37 @@ def test_loading_it_with_pytest_imports_neither_leyden_nor_torch():
     assert result.stdout.split() == []
 
 
+class Reports:
+    """Keeps what the checks of a run say."""
+
+    def __init__(self):
+        self.said = []
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self.said.append(report.longreprtext)
+
+
+def test_an_author_who_forgets_the_name_is_told(tmp_path):
+    lines = ["from leyden_testing import ProfilerConformance", "class TestMine(ProfilerConformance): pass", ""]
+    (tmp_path / "test_mine.py").write_text("\n".join(lines))
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    reports = Reports()
+    options = [
+        "-q",
+        "--no-summary",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        str(tmp_path / "pytest.ini"),
+        "-k",
+        "all_its_names",
+    ]
+    pytest.main([*options, "--import-mode=importlib", str(tmp_path / "test_mine.py")], [reports])
+    assert len(reports.said) == 1
+    assert "TestMine must override the fixture `name` with the name of a profiler." in reports.said[0]
+
+
 @pytest.mark.parametrize("name", leyden_testing.__all__)
 def test_each_class_of_checks_is_found_by_name(name):
     assert getattr(leyden_testing, name).__name__ == name

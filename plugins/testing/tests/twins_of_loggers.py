@@ -128,6 +128,12 @@ class Graphic(Lines):
         raise ValueError("there is no example to trace the model with")
 
 
+@broken("a_saved_checkpoint_is_taken", "== b'a checkpoint'")
+class Moving(Lines):
+    def after_save_checkpoint(self, checkpoint_callback):
+        Path(checkpoint_callback.best_model_path).write_text("moved")
+
+
 @broken("every_end_keeps_what_was_logged", "closed")
 class Closing(Lines):
     closed = False

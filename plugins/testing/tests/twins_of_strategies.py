@@ -130,6 +130,12 @@ class Vague(DDPStrategy):
         return error if self.global_rank else RuntimeError("something went wrong")
 
 
+@breaks(S, "a_process_that_is_asked_to_end_ends_all", "the run went on")
+class Deaf(DDPStrategy):
+    def must_end(self, reason):
+        return ""
+
+
 class Losing(Launcher):
     """Runs in this process, and loses the weights."""
 

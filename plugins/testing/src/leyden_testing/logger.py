@@ -43,6 +43,22 @@ class Recorder(Logger):
         """Keep nothing."""
 
 
+class Saved(pl.Callback):
+    """What loggers ask of a checkpoint callback that has saved one.
+
+    Args:
+        path: The checkpoint.
+    """
+
+    role = "checkpoint"
+
+    def __init__(self, path: str) -> None:
+        self.best_model_path = self.last_model_path = path
+        self.best_model_score = torch.tensor(0.5)
+        self.best_k_models = {path: self.best_model_score}
+        self.monitor, self.mode, self.save_top_k, self.dirpath = "val_loss", "min", 1, str(Path(path).parent)
+
+
 class LoggerConformance(Conformance):
     """The checks of a logger.
 
@@ -160,6 +176,17 @@ class LoggerConformance(Conformance):
         """A model without an example input is no error."""
         part.log_graph(Model())
         part.save()
+
+    def test_a_saved_checkpoint_is_taken(self, part: Any, read: Any, tmp_path: Path) -> None:
+        """After a checkpoint callback has saved, the logger may keep its files, and loses nothing for it."""
+        path = tmp_path / "best.ckpt"
+        path.write_bytes(b"a checkpoint")
+        self._log(part)
+        part.after_save_checkpoint(Saved(str(path)))
+        part.finalize("success")
+        assert path.read_bytes() == b"a checkpoint"
+        if read is not None:
+            assert self._read(read, part)["loss"] == [(3, 1.5), (4, 2.5)]
 
     @pytest.mark.parametrize("status", ["success", "failed", "finished"])
     def test_every_end_keeps_what_was_logged(self, status: str, part: Any, read: Any) -> None:

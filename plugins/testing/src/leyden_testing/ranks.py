@@ -57,6 +57,8 @@ def _rank(
 ) -> None:
     meeting = {"LOCAL_RANK": rank, "RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in meeting.items()} | variables)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)  # a forked process does not have the threads that its parent has started
     result = function(*args)
     torch.save(result, Path(directory, str(rank)))
     if torch.distributed.is_initialized():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,26 @@ def fail(make: MakeTrainer, root: Path, processes: int) -> str:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+class LastIsAsked(Model):
+    """The last process is asked to end, as a cluster does, in its second batch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Send the signal there."""
+        if batch_idx == 1 and self.trainer.global_rank == self.trainer.world_size - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().training_step(batch, batch_idx)
+
+
+def end_early(make: MakeTrainer, root: Path, processes: int) -> tuple[int, str]:
+    """After how many steps, and with what, a run ends in this process in which the last one gets SIGTERM."""
+    trainer = make(root)
+    try:
+        trainer.fit(LastIsAsked(), *data(processes))
+    except BaseException as error:
+        return trainer.global_step, type(error).__name__
+    return trainer.global_step, ""
 
 
 def train_unevenly(make: MakeTrainer, root: Path, processes: int) -> int:

@@ -269,6 +269,13 @@ class StrategyConformance(Conformance):
         for rank, ending in enumerate(endings):
             assert "the model's own error" in ending, f"rank {rank} ends with {ending or 'nothing'}"
 
+    def test_a_process_that_is_asked_to_end_ends_all(self, run: Any) -> None:
+        """Where a cluster's signal reaches one process, all end after the same step, and in the same way."""
+        _, endings = run(scenarios.end_early)
+        steps, _ = endings[0]
+        assert steps < 8, "a process was asked to end, and the run went on"
+        assert set(endings) == {endings[0]}
+
     def test_its_own_launcher_brings_the_results_back(
         self, part: Any, processes: int, tolerance: Any, tmp_path: Path
     ) -> None:
