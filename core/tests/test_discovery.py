@@ -18,6 +18,7 @@ from small_model import Batches, SmallModel, quiet_trainer
 import leyden as pl
 from leyden.manager import PluginRecord, discover
 from leyden.registry import Registry
+from leyden.utilities.exceptions import MisconfigurationException
 
 
 @pytest.fixture
@@ -103,6 +104,17 @@ def test_a_part_of_each_kind_is_used_by_its_name(plugin_site: PluginSite, tmp_pa
         for step in attribute.split("."):
             value = getattr(value, step)
         assert type(value[0] if argument == "callbacks" else value).__name__ == "Part"
+
+
+@pytest.mark.parametrize("argument", [argument for argument in PARTS if argument != "plugins"])
+def test_a_part_that_needs_arguments_can_not_be_built_by_its_name(plugin_site: PluginSite, tmp_path, argument):
+    base, kind = PARTS[argument][0], KINDS.get(argument, argument)
+    part = f'Component("{kind}", "acme-part", "acme_part:Part", {{"priority": 99}})'
+    plugin_site.add("acme-parts", f"@hookimpl\ndef leyden_components():\n    yield {part}\n")
+    plugin_site.module("acme_part", f"{base}\nclass Part(Base):\n    def __init__(self, size): ...\n")
+    for name in {"acme-part", "auto" if argument == "accelerator" else "acme-part"}:
+        with pytest.raises(MisconfigurationException, match=f"^The {kind} 'acme-part' can't be built: .*'size'; give"):
+            quiet_trainer(tmp_path, **{argument: name})
 
 
 def test_a_third_party_may_add_a_kind(plugin_site: PluginSite):

@@ -274,3 +274,27 @@ def test_barebones_turns_everything_off(tmp_path):
         trainer.fit(model, rows(2), rows(1))
     assert (trainer.loggers, trainer.callbacks, trainer.global_step) == ([], [], 2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fit_resumed_with_fewer_batches_ends_the_epoch_with_its_last_one(tmp_path):
+    class Save(pl.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            if trainer.global_step == 4:
+                trainer.save_checkpoint(tmp_path / "four.ckpt")
+
+    class Calls(pl.Callback):
+        def __init__(self):
+            self.calls = []
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.calls.append(batch_idx)
+
+        def on_validation_end(self, trainer, pl_module):
+            self.calls.append("validated")
+
+    quiet_trainer(tmp_path, callbacks=[Save()]).fit(ValidatedModel(), rows(8), rows(2))
+    calls = Calls()
+    trainer = quiet_trainer(tmp_path, callbacks=[calls], limit_train_batches=4)
+    trainer.fit(ValidatedModel(), rows(8), rows(2), ckpt_path=tmp_path / "four.ckpt")
+    assert calls.calls == [3, "validated"]
+    assert (trainer.current_epoch, trainer.global_step) == (1, 5)

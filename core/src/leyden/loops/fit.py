@@ -117,6 +117,8 @@ class FitLoop:
         trainer, progress = self.trainer, self.trainer.progress
         hooks, logging = trainer.hooks, trainer.logging
         self.setup_data()
+        if 0 < self.max_batches <= progress.batch_idx and not progress.is_last_batch:
+            progress.batch_idx = int(self.max_batches) - 1  # resumed with fewer batches: an epoch ends with its last
         resumed_at, behind = progress.phase, progress.batch_idx
         self._set_sampler_epoch()
         if resumed_at == EPOCH_START:

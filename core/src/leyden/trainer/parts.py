@@ -88,12 +88,12 @@ def choose_accelerator(value: Any, manager: PluginManager) -> Accelerator:
         candidates = [registry.get("accelerator", value)]
     if value != "auto" and len(candidates) == 1:
         _require_available(candidates[0].load(), candidates[0].name)
-        return candidates[0].build()  # type: ignore[no-any-return]
+        return build("accelerator", candidates[0].name, manager)  # type: ignore[no-any-return]
     best = sorted(candidates, key=_priority, reverse=True)
     for part in best:
         if _finds_device(part):
             _refuse_equals(value, part, best)
-            return part.build()  # type: ignore[no-any-return]
+            return build("accelerator", part.name, manager)  # type: ignore[no-any-return]
     names = ", ".join(part.name for part in best)
     advice = f": {_advice('accelerator')}" if value == "auto" else ""
     raise MisconfigurationException(
