@@ -69,15 +69,17 @@ def test_every_window_has_its_base_class_and_names_what_it_has_not(name):
 
 def test_authors_find_what_the_readme_says_that_they_derive_from():
     readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
-    section = readme.partition("## A plugin of your own")[2]
+    section = readme.partition("## What a part derives from")[2].partition("\n## ")[0]
     named = set(re.findall(r"`leyden\.(\w+)\.(\w+)`", section))
     assert {window for window, _ in named} == {*WINDOWS}
     for window, name in named:
         module = importlib.import_module(f"leyden.{window}")
         assert name in module.__all__
         assert getattr(module, name).__doc__
-    for name in re.findall(r"`(\w+)`", section.partition("`leyden.utilities` has ")[2].partition(" and their like")[0]):
-        assert name in pl.utilities.__all__
+    for window, until in (("utilities", " and their like"), ("loggers", ". ")):
+        also = re.findall(r"`(\w+)`", section.partition(f"`leyden.{window}` has ")[2].partition(until)[0])
+        assert also
+        assert set(also) <= {*importlib.import_module(f"leyden.{window}").__all__}
 
 
 def test_the_core_s_own_parts_are_there_by_their_class_names():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 
-from leyden.interfaces.accelerator import Accelerator
+from leyden.accelerators import Accelerator
 
 if importlib.util.find_spec("torch_quux") is not None:
     importlib.import_module("torch_quux")  # the vendor's package, whose import teaches PyTorch the device type

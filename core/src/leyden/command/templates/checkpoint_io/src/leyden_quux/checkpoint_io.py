@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from leyden.interfaces.checkpoint_io import CheckpointIO
+from leyden.plugins import CheckpointIO
 
 
 class QuuxCheckpointIO(CheckpointIO):

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from leyden.interfaces.run_directory import RunDirectoryLogger, as_mapping, save_hparams
+from leyden.loggers import RunDirectoryLogger, as_mapping, save_hparams
 from leyden.utilities import rank_zero_only
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from leyden.interfaces.accelerator import Accelerator
-from leyden.interfaces.precision import Precision
+from leyden.accelerators import Accelerator
+from leyden.plugins import Precision
 from leyden.utilities import MisconfigurationException
 
 

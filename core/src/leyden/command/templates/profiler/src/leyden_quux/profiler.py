@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from leyden.interfaces.profiler import Profiler
+from leyden.profilers import Profiler
 
 
 @dataclass

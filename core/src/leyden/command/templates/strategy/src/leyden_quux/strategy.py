@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch.autograd.graph import save_on_cpu
 from torch.nn import Module
 
-from leyden.interfaces.strategy import Strategy
+from leyden.strategies import Strategy
 from leyden.utilities import MisconfigurationException
 
 
