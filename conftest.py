@@ -6,6 +6,7 @@ from collections.abc import Iterator
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from torch.utils.data import BatchSampler, DataLoader
 
 from leyden.utilities.rank_zero import rank_zero_only
 
@@ -22,3 +23,14 @@ def _a_process_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
     os.environ.update(environment)
+    for cls in (DataLoader, BatchSampler):
+        _unwrap(cls)
+
+
+def _unwrap(cls: type) -> None:
+    """Undo what pytorch-lightning does to a class and leaves so where a loader that it asks for raises."""
+    for kind in (cls, *cls.__subclasses__()):
+        for name in ("__init__", "__setattr__", "__delattr__"):
+            if (old := f"__old{name}") in vars(kind):
+                setattr(kind, name, vars(kind)[old])
+                delattr(kind, old)

@@ -146,7 +146,7 @@ class ProgressBar(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the run, which a copy of the bar is not a part of."""
-        return {**vars(self), "_trainer": None}
+        return {**super().__getstate__(), "_trainer": None}
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What is shown beside the bar, by name; override it to show more, less or something else.
