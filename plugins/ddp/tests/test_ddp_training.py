@@ -317,7 +317,6 @@ def test_predictions_of_rank_zero_come_back(tmp_path):
 
 
 REFUSED = {
-    "synchronised batch norm on the CPU": ({"sync_batchnorm": True}, "SyncBatchNorm runs on a GPU only"),
     "an unknown start": ({"strategy": {"start_method": "forks"}}, "start_method='forks' is not known; write one of"),
     "an unknown policy": ({"strategy": {"uneven_inputs": "wait"}}, "uneven_inputs='wait'"),
     "an unknown option": ({"strategy": {"find_unused": True}}, "has no option 'find_unused'; it takes"),
