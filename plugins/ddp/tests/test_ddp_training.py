@@ -103,11 +103,6 @@ def test_evaluation_and_prediction_see_every_sample_once(tmp_path, count, world)
         assert len(set(map(len, ranks))) == 1 or stage == "predict"  # so that steps may call collectives
 
 
-def test_fewer_samples_than_processes_are_refused(tmp_path):
-    with pytest.raises(Exception, match="A dataset of 1 samples can't be evaluated by 2 processes"):
-        quiet(tmp_path)[0].test(Model(), loader(1))
-
-
 def test_a_rank_that_is_alone_in_a_collective_does_not_wait_for_ever(tmp_path):
     class Alone(Model):
         def test_step(self, batch, batch_idx):
