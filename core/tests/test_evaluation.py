@@ -189,6 +189,12 @@ def test_nothing_logged_is_one_empty_result_per_loader(tmp_path):
     assert quiet_trainer(tmp_path).test(model, [rows(1), rows(1)]) == [{}, {}]
 
 
+def test_an_empty_loader_among_others_keeps_its_place(tmp_path):
+    model = model_of("test", lambda self, batch, batch_idx, dataloader_idx: self.log("value", batch.mean()))
+    found = quiet_trainer(tmp_path).test(model, [Given(torch.ones(1)), Given(), Given(torch.zeros(1)), Given()])
+    assert found == [{"value/dataloader_idx_0": 1.0}, {}, {"value/dataloader_idx_2": 0.0}, {}]
+
+
 def test_predictions_of_one_and_of_several_loaders(tmp_path):
     model, trainer = LoggingModel(), quiet_trainer(tmp_path)
     model.predict_step = lambda batch, batch_idx, dataloader_idx=0: batch * 10

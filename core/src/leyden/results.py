@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from math import inf
 from numbers import Number
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -119,6 +120,7 @@ class Record:
         self.epoch_name = (f"{name}_epoch" if forked else name) + suffix
         self.strategy = strategy
         self.reduces_at_once = False  # in a hook of all processes, after which any one of them may ask
+        self.holders: int | None = None  # processes that have values of their own, where not all do
         self.reset()
 
     def reset(self) -> None:
@@ -233,9 +235,10 @@ class TensorRecord(Record):
 
     def _reduce_epoch(self) -> Tensor | None:
         if self.values:
-            function: Any = self.options.reduce_fx
-            result = function(torch.stack(self.values)) if callable(function) else self.reduced
-            return None if result is None else self._synchronise(result, "mean")
+            result = self.own_value()
+            if result is None or self.holders is None:
+                return None if result is None else self._synchronise(result, "mean")
+            return self._synchronise(result, "sum") / self.holders
         if self.total is None:
             return None
         total = self._synchronise(self.total, "sum" if self.reduction == "mean" else self.reduction)
@@ -243,6 +246,20 @@ class TensorRecord(Record):
             return total
         weight = self._synchronise(torch.tensor(self.weight), "sum") if self.options.sync_dist else self.weight
         return total / weight
+
+    def own_value(self) -> Any:
+        """What the values of this process come to; a sum where they are averaged. None if there are none."""
+        function: Any = self.options.reduce_fx
+        if not self.values:
+            return self.total
+        return function(torch.stack(self.values)) if callable(function) else self.reduced
+
+    def take_part(self, nothing: Tensor) -> None:
+        """Have no values of its own, but ``nothing``, which changes nothing in the reduction over processes."""
+        if self.reduction == "custom":
+            self.values, self.reduced = [nothing], nothing
+        else:
+            self.total = nothing
 
     def state_dict(self) -> dict[str, Any]:
         """What an exact resume in the middle of an epoch needs.
@@ -313,6 +330,7 @@ class Results:
         self.epoch_ended = True
         self.step_kept = False  # the step's values are known; those that came after them are newer
         self.dataloader_idx: int | None = None
+        self.batches: list[tuple[int | float, ...]] = []  # of each loader in each process, where they have told
 
     def reset(self) -> None:
         """Forget all values; torchmetrics objects are reset too."""
@@ -445,6 +463,7 @@ class Logging:
         self._refuse_name(name)
         metric = _is_metric(value)
         options = self._resolve(name, asked)
+        self._refuse_uneven_steps(results, name, options)
         kind = MetricRecord if metric else TensorRecord
         record = kind(name, asked, options, results.dataloader_idx, self._trainer.strategy)
         rule = HOOK_RULES[self.hook]
@@ -455,6 +474,17 @@ class Logging:
             record.load_state_dict(known.state_dict())
         results.records[self.hook, name, results.dataloader_idx] = record
         return record
+
+    def _refuse_uneven_steps(self, results: Results, name: str, options: LogOptions) -> None:
+        """Refuse a reduction in every batch where some processes have fewer batches; the others would wait."""
+        if not (options.on_step and options.sync_dist and options.sync_dist_group is None and results.batches):
+            return
+        counts = results.batches[results.dataloader_idx or 0]
+        if len(set(counts)) > 1 and inf not in counts and not options.rank_zero_only:
+            raise MisconfigurationException(
+                f"self.log({name!r}, on_step=True, sync_dist=True) needs all processes in every batch, but they have "
+                f"{', '.join(map(str, counts))} batches of this loader; leave out on_step, or sync_dist."
+            )
 
     def _refuse_name(self, name: str) -> None:
         if "/dataloader_idx_" in name:

@@ -103,11 +103,6 @@ def test_evaluation_and_prediction_see_every_sample_once(tmp_path, count, world)
         assert len(set(map(len, ranks))) == 1 or stage == "predict"  # so that steps may call collectives
 
 
-def test_fewer_samples_than_processes_are_refused(tmp_path):
-    with pytest.raises(Exception, match="A dataset of 1 samples can't be evaluated by 2 processes"):
-        quiet(tmp_path)[0].test(Model(), loader(1))
-
-
 def test_a_rank_that_is_alone_in_a_collective_does_not_wait_for_ever(tmp_path):
     class Alone(Model):
         def test_step(self, batch, batch_idx):
@@ -317,7 +312,6 @@ def test_predictions_of_rank_zero_come_back(tmp_path):
 
 
 REFUSED = {
-    "synchronised batch norm on the CPU": ({"sync_batchnorm": True}, "SyncBatchNorm runs on a GPU only"),
     "an unknown start": ({"strategy": {"start_method": "forks"}}, "start_method='forks' is not known; write one of"),
     "an unknown policy": ({"strategy": {"uneven_inputs": "wait"}}, "uneven_inputs='wait'"),
     "an unknown option": ({"strategy": {"find_unused": True}}, "has no option 'find_unused'; it takes"),

@@ -2,8 +2,9 @@
 
 import json
 import sys
+from contextlib import nullcontext
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -210,3 +211,19 @@ def test_fabric_is_told_to_take_the_twin():
     with pytest.raises(MisconfigurationException, match="this is a Linear; under Fabric write strategy='zero_2'"):
         DeepSpeedStrategy().setup_module(torch.nn.Linear(1, 1))
     assert issubclass(Model, pl.LightningModule)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_stage_3_refuses_an_evaluation_in_which_a_process_has_fewer_batches(monkeypatch, stage):
+    strategy = DeepSpeedStrategy(stage=stage)
+    trainer = SimpleNamespace(num_val_batches=[1], num_test_batches=[2], num_predict_batches=[1])
+    strategy._module = SimpleNamespace(trainer=trainer)
+    monkeypatch.setattr(strategy, "all_gather_object", lambda own: [own, own])
+    strategy.on_test_start()
+    monkeypatch.setattr(strategy, "all_gather_object", lambda own: [own, [0]])
+    for what, start in (
+        ("1 and 0 validation", strategy.on_validation_start),
+        ("1 and 0 predict", strategy.on_predict_start),
+    ):
+        with pytest.raises(MisconfigurationException, match=what) if stage == 3 else nullcontext():
+            start()

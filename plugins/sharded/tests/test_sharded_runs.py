@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from sharded_model import Model, furthest, quiet, rows, whole_state
+from sharded_model import STRATEGIES, Model, furthest, quiet, rows, whole_state
 from sharded_ranks import on_ranks
 from torch import nn
 
@@ -182,3 +182,29 @@ def test_collectives_that_diverge_are_named(tmp_path):
     for said in on_ranks(2, diverge, tmp_path):
         assert "reduce('mean')" in said
         assert "gradients" in said
+
+
+def evaluate_one_row(root):
+    """What a fit's validation, a test and a prediction make of one row, of each strategy."""
+    found = {}
+    for strategy in STRATEGIES:
+        model, trainer = Model(), quiet(root, strategy, 2)
+        trainer.fit(model, rows(8), rows(1))
+        validated = float(trainer.callback_metrics["val_loss"])
+        (tested,) = trainer.test(model, rows(1), verbose=False)
+        found[strategy] = {"validated": validated, **tested, "predicted": trainer.predict(model, rows(1))}
+    return found
+
+
+def test_one_row_for_two_processes(tmp_path):
+    single, trainer = Model(), quiet(tmp_path)
+    trainer.fit(single, rows(8, 4), rows(1))
+    (expected,) = trainer.test(single, rows(1), verbose=False)
+    (predicted,) = trainer.predict(single, rows(1))
+    for rank, found in enumerate(on_ranks(2, evaluate_one_row, tmp_path)):
+        for strategy, values in found.items():
+            assert values["test_loss"] == values["validated"] == pytest.approx(expected["test_loss"], abs=1e-5), (
+                strategy
+            )
+            assert len(values["predicted"]) == 1 - rank
+            assert all(torch.allclose(row, predicted, atol=1e-5) for row in values["predicted"])

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import leyden as pl
 from leyden.plugins import MixedPrecision
+from leyden.strategies import ModelParallelStrategy
 from leyden.utilities.exceptions import MisconfigurationException
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
@@ -231,3 +232,39 @@ def test_a_step_that_overflows_on_one_rank_is_skipped_on_all(tmp_path, strategy)
     for weights, skipped, scale in on_ranks(2, train_on_overflow, tmp_path, strategy):
         assert same(weights, whole_state(Model()))
         assert (skipped, scale) == (1, 32.0)
+
+
+class Normalised(Model):
+    """The model with a batch normalisation."""
+
+    def __init__(self):
+        super().__init__(SGD)
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 2))
+
+
+def train_normalised(root, strategy, batch_size):
+    """The weights after two runs of one module, with an evaluation between them."""
+    model = Normalised()
+    for _ in range(2):
+        trainer = quiet(
+            root, strategy, devices=1 if strategy == "auto" else 2, precision="64-true", sync_batchnorm=True
+        )
+        trainer.fit(model, rows(16, batch_size), rows(6, batch_size))
+        trainer.test(model, rows(7, batch_size), verbose=False)
+    return whole_state(model)
+
+
+def train_normalised_by_all(root):
+    found = {strategy: train_normalised(root, strategy, 4) for strategy in STRATEGIES}
+    for groups, batch_size in ((2, 4), (1, 8)):  # in one tensor-parallel group both see the whole batch
+        strategy = ModelParallelStrategy(groups, 2 // groups)
+        found[f"model_parallel, {groups}"] = train_normalised(root, strategy, batch_size)
+    return found
+
+
+def test_batch_normalisation_is_over_the_batches_of_all_processes(tmp_path):
+    expected = train_normalised(tmp_path, "auto", 8)
+    for found in on_ranks(2, train_normalised_by_all, tmp_path):
+        differences = {strategy: furthest(state, expected) for strategy, state in found.items()}
+        assert len(differences) == len(STRATEGIES) + 2
+        assert max(differences.values()) < 1e-12, differences

@@ -52,7 +52,7 @@ class EvenBatchSampler(Sampler[list[Any]]):
     """Batches of this process's samples, as many batches as every other process has, and no sample twice.
 
     Steps may so call collectives. A process that has one sample less, and would have one batch less, takes its last
-    batch in two parts; only where there are fewer samples than batches is it one batch short.
+    batch in two parts; only where there are fewer samples than batches is it one batch short, or has none at all.
 
     Args:
         sampler: This process's samples.

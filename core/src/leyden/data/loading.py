@@ -67,11 +67,16 @@ def load(trainer: Trainer, source: DataSource, stage: RunningStage, mode: Mode) 
         combined.flattened = [_seeding_samples(loader) for loader in combined.flattened]
     limit = getattr(trainer, f"limit_{stage.dataloader_prefix}_batches")
     combined.limits = [_limit(length_of(loader), limit, stage) for loader in combined.flattened]
-    if combined.flattened and combined.total() == 0 and limit != 0:
-        rank_zero_warn(f"There is nothing to do: {source} gave loaders of no batches.")
+    if stage == RunningStage.TRAINING and combined.flattened and combined.total() == 0 and limit != 0:
+        warn_of_no_batches(source)
     elif combined.mode == "max_size_cycle" and 0 in combined.sizes():
         raise ValueError(f"{source} gave a loader of no batches among others, so it can't be cycled beside them.")
     return combined
+
+
+def warn_of_no_batches(source: DataSource) -> None:
+    """Say that loaders are empty; in evaluation, those of all processes."""
+    rank_zero_warn(f"There is nothing to do: {source} gave loaders of no batches.")
 
 
 def refuse_if_not_iterable(loader: Any, source: DataSource) -> None:

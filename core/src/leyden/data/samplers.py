@@ -50,12 +50,7 @@ def with_sampler(trainer: Trainer, loader: Any, stage: RunningStage) -> Any:
 
 
 def _for_evaluation(loader: DataLoader[Any], sampler: DividedSampler) -> DataLoader[Any]:
-    batches, world = loader.batch_sampler, sampler.num_replicas
-    if len(loader.sampler) < world:  # type: ignore[arg-type]
-        raise MisconfigurationException(
-            f"A dataset of {len(loader.sampler)} samples can't be evaluated by {world} processes, "  # type: ignore[arg-type]
-            "some of which would have none; take fewer devices."
-        )
+    batches = loader.batch_sampler
     if type(batches) is not BatchSampler:
         return rebuild(loader, sampler)
     even = EvenBatchSampler(sampler, batches.batch_size, batches.drop_last, len(loader.sampler))  # type: ignore[arg-type]

@@ -17,11 +17,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from leyden.data.combined import INFINITE
 from leyden.data.hints import warn_of_shuffling
 from leyden.data.loading import load
 from leyden.data.samplers import set_sampler_epoch
 from leyden.data.transfer import transfer_function
 from leyden.hooktable import is_overridden
+from leyden.loops.absence import complete
 from leyden.loops.progress import VALIDATION_END
 from leyden.loops.single_pass import SinglePass, are_several
 from leyden.module import LightningModule
@@ -69,7 +71,7 @@ class EvaluationLoop(SinglePass):
         """Evaluate; returns for each loader what was logged for it."""
         trainer = self.trainer
         self.setup_data()
-        if not self.max_batches or sum(self.max_batches) == 0:
+        if not self.max_batches or not self._has_batches:
             return []
         outer = trainer.logging.enter(self.results)
         outputs = self.go_over()
@@ -108,12 +110,12 @@ class EvaluationLoop(SinglePass):
         batch_start = getattr(hooks, f"on_{self.name}_batch_start")
         batch_end = getattr(hooks, f"on_{self.name}_batch_end")
         outputs: list[dict[str, Any]] = []
-        previous, self.current_batch = 0, 0
+        ended, self.current_batch = 0, 0
         self._done.clear()
         for batch, batch_idx, dataloader_idx, _ in self._fetcher():
-            if dataloader_idx != previous:
-                outputs.extend(logging.end_dataloader() for _ in range(previous, dataloader_idx))
-                previous = dataloader_idx
+            if dataloader_idx != ended:
+                outputs.extend(self._end_dataloader(i) for i in range(ended, dataloader_idx))
+                ended = dataloader_idx
             batch = transfers[dataloader_idx](batch)
             logging.start_batch(batch, dataloader_idx if several else None)
             if batch_start is not None:
@@ -126,10 +128,19 @@ class EvaluationLoop(SinglePass):
                 batch_end(output, batch, batch_idx, dataloader_idx)
             logging.end_evaluation_batch(self.seen[dataloader_idx] + batch_idx)
             self._done[dataloader_idx] += 1
-        outputs.append(logging.end_dataloader())
+        outputs.extend(self._end_dataloader(i) for i in range(ended, len(self.batches)))
         self.results.dataloader_idx = None
         self.results.epoch_ended = True
         return outputs
+
+    def _end_dataloader(self, i: int) -> dict[str, Any]:
+        """What was logged for loader ``i``, of which some processes may have had fewer batches, or none."""
+        assert self.loader is not None
+        self.results.dataloader_idx = i if are_several(self.loader) else None
+        counts = self.batches[i]
+        if len(set(counts)) > 1 or (INFINITE in counts and len(counts) > 1):
+            complete(self.trainer, self.results)
+        return self.trainer.logging.end_dataloader()
 
     def setup_data(self) -> None:
         """Ask for the loaders: in every run alone; within a fit, once and whenever they are due again."""
@@ -147,6 +158,8 @@ class EvaluationLoop(SinglePass):
                 self.seen.clear()
             self.loader = load(trainer, self.source, self.stage, "sequential")
             self._require_dataloader_idx()
+            self._tell_batches()
+            self.results.batches = self.batches
             if first and not trainer.barebones:
                 warn_of_shuffling(self.loader.flattened, self.source)
             self.sizes = self.loader.sizes()

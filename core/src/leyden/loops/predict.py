@@ -46,7 +46,7 @@ class PredictionLoop(SinglePass):
     def run(self) -> list[Any] | None:
         """Predict; returns the predictions if they are wanted."""
         self.setup_data()
-        if not self.max_batches or sum(self.max_batches) == 0:
+        if not self.max_batches or not self._has_batches:
             return None
         self.go_over()
         return self.predictions if self.return_predictions else None
@@ -65,6 +65,7 @@ class PredictionLoop(SinglePass):
                 f"mode={self.loader.mode!r}) can't be predicted on; write mode='sequential'."
             )
         self._require_dataloader_idx()
+        self._tell_batches()
         if not trainer.barebones:
             warn_of_shuffling(self.loader.flattened, self.source)
         pairs = [recording(loader) for loader in self.loader.flattened]

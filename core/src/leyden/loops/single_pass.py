@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import Module
 
-from leyden.data.combined import CombinedLoader
+from leyden.data.combined import INFINITE, CombinedLoader, length_of
 from leyden.data.fetch import Fetcher
-from leyden.data.loading import DataSource
+from leyden.data.loading import DataSource, warn_of_no_batches
 from leyden.hooktable import is_overridden
 from leyden.interfaces.precision import Precision
 from leyden.loops.step import takes_any, takes_arguments, takes_named
@@ -40,6 +40,7 @@ class SinglePass:
     Attributes:
         name: The stage's part of the names of steps and hooks.
         loader: The loaders, combined; None before the first run.
+        batches: Batches of each loader in each process, within the limits; inf where a loader has no length.
     """
 
     def __init__(self, trainer: Trainer, stage: RunningStage, within_fit: bool = False) -> None:
@@ -47,6 +48,7 @@ class SinglePass:
         self.name = "validation" if stage == RunningStage.VALIDATING else stage.dataloader_prefix
         self.source: DataSource | None = None
         self.loader: CombinedLoader | None = None
+        self.batches: list[tuple[int | float, ...]] = []
 
     def go_over(self) -> list[Any]:
         """The pass, in evaluation mode; puts every submodule's mode back and returns what came of the batches."""
@@ -67,6 +69,25 @@ class SinglePass:
             else:
                 restore_modes(modes)
         return outputs
+
+    def _tell_batches(self) -> None:
+        """Tell the other processes how many batches there are here: one without any waits for those of the others."""
+        loader, source = self.loader, self.source
+        assert loader is not None
+        assert source is not None
+        has_length = [length_of(one) != INFINITE for one in loader.flattened]
+        if are_several(loader):
+            own = [size if known else INFINITE for size, known in zip(loader.sizes(), has_length, strict=True)]
+        else:
+            own = [loader.total() if all(has_length) else INFINITE]
+        self.batches = list(zip(*self.trainer.strategy.all_gather_object(own), strict=True))
+        if loader.flattened and not self._has_batches:
+            warn_of_no_batches(source)
+
+    @property
+    def _has_batches(self) -> bool:
+        """Whether any process has a batch, so that all of them make the pass."""
+        return any(any(counts) for counts in self.batches)
 
     def _run_batches(self, step: Callable[..., Any]) -> list[Any]:
         """Give every batch to ``step``, which takes batch, batch_idx and dataloader_idx."""

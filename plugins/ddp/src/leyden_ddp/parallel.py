@@ -18,6 +18,7 @@ from leyden.hooks import hookimpl
 from leyden.interfaces.strategy import Strategy
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
+from leyden_ddp.batchnorm import synchronise_batchnorm
 from leyden_ddp.environments.local import LocalEnvironment
 from leyden_ddp.failure import print_briefly_what_others_tell
 from leyden_ddp.launchers import choose_launcher
@@ -133,6 +134,15 @@ class ParallelStrategy(Strategy):
     def process_group_backend(self) -> str:
         """The backend of ``torch.distributed``."""
         return self._backend or self.accelerator.process_group_backend()
+
+    @property
+    def batchnorm_group(self) -> Any:
+        """The processes whose batches synchronised batch normalisation sees; None for all."""
+        return None
+
+    def convert_sync_batchnorm(self, module: Module) -> Module:
+        """Replace batch normalisation by the one that sees the batches of all processes."""
+        return synchronise_batchnorm(module, self.root_device, self.batchnorm_group)
 
     # -- meeting ------------------------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from leyden import Component, hookimpl
-from leyden.utilities.exceptions import MisconfigurationException
 
 # torchrun first, as it is started by what the cluster starts; 0 is for those that only a user chooses
 ENVIRONMENTS = (
@@ -26,15 +25,6 @@ UNUSED = {"": {}, "_find_unused_parameters_true": {"find_unused_parameters": Tru
 def leyden_default_strategy(trainer: Any, num_processes: int) -> str:
     """Several processes average their gradients, unless the user says otherwise."""
     return "ddp"
-
-
-@hookimpl
-def leyden_configure(trainer: Any) -> None:
-    """Refuse what only PyTorch's documentation would have told."""
-    if trainer.sync_batchnorm and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
-        raise MisconfigurationException(
-            "sync_batchnorm=True: PyTorch's SyncBatchNorm runs on a GPU only, and this run is on the CPU."
-        )
 
 
 @hookimpl

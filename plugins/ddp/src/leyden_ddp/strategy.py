@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module, SyncBatchNorm
+from torch.nn import Module
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parallel.distributed import _find_tensors
 
@@ -148,11 +148,6 @@ class DDPStrategy(ParallelStrategy):
             f"{', '.join(names) or 'unknown'}. Leave them out of the model, or write "
             "strategy='ddp_find_unused_parameters_true'."
         )
-
-    def convert_sync_batchnorm(self, module: Module) -> Module:
-        """Replace batch normalisation by the one that sees the batches of all processes."""
-        converted: Module = SyncBatchNorm.convert_sync_batchnorm(module)
-        return converted
 
     def teardown(self, module: Module | None = None) -> None:
         """Take the model out of ``DistributedDataParallel`` again."""

@@ -201,6 +201,29 @@ class DeepSpeedStrategy(EngineCheckpoints):
         """DeepSpeed's engine; None before a run."""
         return self._engine
 
+    def on_validation_start(self) -> None:
+        """Refuse what stage 3 can't validate."""
+        self._require_even("validation", self._module.trainer.num_val_batches)
+
+    def on_test_start(self) -> None:
+        """Refuse what stage 3 can't test."""
+        self._require_even("test", self._module.trainer.num_test_batches)
+
+    def on_predict_start(self) -> None:
+        """Refuse what stage 3 can't predict."""
+        self._require_even("prediction", self._module.trainer.num_predict_batches)
+
+    def _require_even(self, what: str, batches: list[int | float]) -> None:
+        """Parameters are gathered in every batch, by all processes; one that has fewer batches would be waited for."""
+        if self.stage != 3:
+            return
+        counts = [sum(count) for count in self.all_gather_object(list(batches))]
+        if len(set(counts)) > 1:
+            raise MisconfigurationException(
+                f"The processes have {' and '.join(map(str, counts))} {what} batches, but stage 3 of DeepSpeed needs "
+                "all of them in every batch; limit their number to one that all have, or take fewer devices."
+            )
+
     # -- the steps -------------------------------------------------------------------------------------------------
 
     def leyden_optimize_batch(self, batch: Any, batch_idx: int) -> dict[str, Any] | None:

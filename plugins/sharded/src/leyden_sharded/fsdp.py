@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy
-from torch.nn import Module, SyncBatchNorm
+from torch.nn import Module
 
 from leyden.interfaces.precision import Precision
 from leyden.utilities.empty_init import EmptyInit
@@ -280,11 +280,6 @@ class FSDPStrategy(ShardedCheckpoints):
         kept, self._gradients = self._gradients, {}
         if kept:
             gradients.put_back(self._module, self._sharding, kept, self._module.automatic_optimization)
-
-    def convert_sync_batchnorm(self, module: Module) -> Module:
-        """Replace batch normalisation by the one that sees the batches of all processes."""
-        converted: Module = SyncBatchNorm.convert_sync_batchnorm(module)
-        return converted
 
     # -- evaluation ----------------------------------------------------------------------------------------------
 

@@ -75,3 +75,8 @@ class ModelParallelStrategy(FSDPStrategy):
     @property
     def _sharding_mesh(self) -> DeviceMesh | None:
         return self.device_mesh["data_parallel"] if self._mesh_dimensions()[0][0] > 1 else None
+
+    @property
+    def batchnorm_group(self) -> Any:
+        """Those who see different data."""
+        return self.device_mesh["data_parallel"].get_group()
