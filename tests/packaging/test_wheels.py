@@ -6,6 +6,8 @@ pip installs and uninstalls the wheels for real.
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -135,3 +137,20 @@ def test_the_core_alone_asks_for_an_accelerator(
 def test_the_command_line_lists_every_plugin(environment: CleanEnvironment, tmp_path: Path) -> None:
     listed = run(environment.bin / "leyden", "plugins", cwd=tmp_path)
     assert all(distribution in listed for distribution in EVERYTHING)
+
+
+CONFORMANCE = {name: sorted((ROOT / "plugins" / name / "tests").glob("test_*conformance.py")) for name in PLUGINS}
+
+
+@pytest.mark.parametrize("name", [name for name, files in CONFORMANCE.items() if files])
+def test_a_wheel_alone_passes_the_conformance_kit(
+    name: str, environment: CleanEnvironment, wheels: dict[str, Path], tmp_path: Path
+) -> None:
+    """With what it needs, the kit, and the host's processor to train on."""
+    text = (ROOT / "plugins" / name / "pyproject.toml").read_text(encoding="utf-8")
+    there = {f"leyden-{name}", "leyden-core", "leyden-cpu", f"leyden-{KIT}", *re.findall(r'"(leyden-\w+)>=', text)}
+    for file in CONFORMANCE[name]:
+        shutil.copy(file, tmp_path)
+    with environment.without(wheels, *(distribution for distribution in wheels if distribution not in there)):
+        printed = run(environment.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path)
+    assert re.search(r"^\d+ (passed|skipped)", printed, re.MULTILINE), printed

@@ -49,6 +49,7 @@ class SinglePass:
         self.source: DataSource | None = None
         self.loader: CombinedLoader | None = None
         self.batches: list[tuple[int | float, ...]] = []
+        self._has_batches = False  # of any loader in any process, so that all of them make the pass
 
     def go_over(self) -> list[Any]:
         """The pass, in evaluation mode; puts every submodule's mode back and returns what came of the batches."""
@@ -80,14 +81,11 @@ class SinglePass:
             own = [size if known else INFINITE for size, known in zip(loader.sizes(), has_length, strict=True)]
         else:
             own = [loader.total() if all(has_length) else INFINITE]
-        self.batches = list(zip(*self.trainer.strategy.all_gather_object(own), strict=True))
-        if loader.flattened and not self._has_batches:
+        told = self.trainer.strategy.all_gather_object((own, any(loader.sizes())))
+        self.batches = list(zip(*(counts for counts, _ in told), strict=True))
+        self._has_batches = any(has_batches for _, has_batches in told)
+        if loader.flattened and not any(map(any, self.batches)):
             warn_of_no_batches(source)
-
-    @property
-    def _has_batches(self) -> bool:
-        """Whether any process has a batch, so that all of them make the pass."""
-        return any(any(counts) for counts in self.batches)
 
     def _run_batches(self, step: Callable[..., Any]) -> list[Any]:
         """Give every batch to ``step``, which takes batch, batch_idx and dataloader_idx."""
