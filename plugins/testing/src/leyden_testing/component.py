@@ -274,7 +274,7 @@ class Conformance:
         other = build(self.kind, name, **arguments)
         self.run_everything(tmp_path / "second", other)
         gc.collect()
-        assert traces.grown(held, traces.held()) == []
+        assert traces.left_behind(held) == []
 
     def test_a_model_that_raises_is_heard_and_leaves_the_process_as_it_was(self, part: Any, tmp_path: Path) -> None:
         """The model's own error comes out of a run with the part, the settings are put back, and it trains again."""

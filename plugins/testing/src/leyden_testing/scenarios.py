@@ -176,7 +176,7 @@ def trace(make: MakeTrainer, root: Path, processes: int) -> list[str]:
     held = traces.held()
     make(root / "second").fit(models[1], *data(processes))
     gc.collect()
-    return [*traces.changed(before, after), *traces.grown(held, traces.held())]
+    return [*traces.changed(before, after), *traces.left_behind(held)]
 
 
 def build_module(make: MakeTrainer, root: Path, processes: int) -> bool:

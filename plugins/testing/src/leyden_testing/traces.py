@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,18 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         for name in {**before, **after}
         if before.get(name, missing) != after.get(name, missing)
     ]
+
+
+def left_behind(before: list[str], patience: float = 2.0) -> list[str]:
+    """What is held that was not held before, and stays held.
+
+    A thread that was there before may read a file at the moment of the look, and one that was told to end may not
+    have ended yet: the look is repeated until nothing more is held, for ``patience`` seconds at most.
+    """
+    deadline = time.monotonic() + patience
+    while (more := grown(before, held())) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return more
 
 
 def grown(before: list[str], after: list[str]) -> list[str]:
