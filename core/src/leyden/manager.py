@@ -65,8 +65,8 @@ class PluginManager(pluggy.PluginManager):
 
     def __init__(self) -> None:
         super().__init__(hooks.PROJECT)
-        for group in (hooks.Registration, hooks.Observation, hooks.Behaviour):
-            self.add_hookspecs(group)
+        names = (*hooks.REGISTRATION, *hooks.OBSERVATION, *hooks.BEHAVIOUR)
+        self.add_hookspecs(type("Specifications", (), {name: hooks.specification(name) for name in names}))
         self.records: list[PluginRecord] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -194,10 +194,14 @@ def names_in(variable: str) -> list[str]:
     return [name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()]
 
 
+def is_wrapper(impl: pluggy.HookImpl) -> bool:
+    """Whether an implementation runs around the others, in pluggy's new style or the old."""
+    return bool(impl.wrapper or impl.hookwrapper)
+
+
 def order_mark(impl: pluggy.HookImpl) -> str:
     """How an implementation changes the order of its hook, in parentheses; "" where it does not."""
-    around = impl.wrapper or impl.hookwrapper
-    marks = {"wrapper": around, "tryfirst": impl.tryfirst, "trylast": impl.trylast}
+    marks = {"wrapper": is_wrapper(impl), "tryfirst": impl.tryfirst, "trylast": impl.trylast}
     return f" ({', '.join(mark for mark, given in marks.items() if given)})" if any(marks.values()) else ""
 
 
