@@ -72,9 +72,8 @@ class Member:
     def _implementation(self, name: str, marks: dict[str, Any]) -> Any:
         """A function that pluggy accepts for a method, whatever the method calls its arguments."""
         method = getattr(self.target, name)
-        offered = [
-            a for a in hooks.arguments(name) if isinstance(self.target, hooks.Observation) or a not in RUN_ARGUMENTS
-        ]
+        takes_run = issubclass(self.base or object, hooks.Observation)
+        offered = [a for a in hooks.arguments(name) if takes_run or a not in RUN_ARGUMENTS]
         taken = _arguments_taken(method, name, offered)
         kind = self.base.__name__ if self.base is not None else "Plugin"
         owner = f"{kind} {type(self.target).__module__}.{type(self.target).__qualname__}"
@@ -102,9 +101,8 @@ def run_manager(installed: PluginManager, members: Sequence[Member]) -> PluginMa
         manager.register(last)
     for ordinary, _ in reversed(pairs):
         manager.register(ordinary)
-    for record in reversed(installed.records):
-        if record.state == "active":
-            manager.register(record.plugin, record.name)
+    for record in reversed(installed.active):
+        manager.register(record.plugin, record.name)
     manager.records = list(installed.records)
     return manager
 
@@ -250,10 +248,9 @@ class HookTable:
         """The implementations of one hook in their order, each timed, for pluggy to call; a wrapper with its inside."""
         manager = PluginManager()
         for impl in reversed(self.implementations(name)):
-            timed = _passing(
-                self._profiled(impl.function, impl, name), impl.argnames, impl.argnames, wraps=is_wrapper(impl)
-            )
-            marked = hooks.hookimpl(timed, wrapper=impl.wrapper, hookwrapper=impl.hookwrapper)
+            timed, names = self._profiled(impl.function, impl, name), impl.argnames
+            passing = _passing(timed, names, names, wraps=is_wrapper(impl))
+            marked = hooks.hookimpl(passing, wrapper=impl.wrapper, hookwrapper=impl.hookwrapper)
             manager.register(Participant({name: marked}))
         return manager
 

@@ -69,6 +69,11 @@ class PluginManager(pluggy.PluginManager):
         self.add_hookspecs(type("Specifications", (), {name: hooks.specification(name) for name in names}))
         self.records: list[PluginRecord] = []
 
+    @property
+    def active(self) -> list[PluginRecord]:
+        """The records of the plugins that take part."""
+        return [record for record in self.records if record.state == "active"]
+
     def __reduce__(self) -> tuple[Any, ...]:
         """In another process: what is installed there, and the plugins that were given here."""
         given = [r.plugin for r in self.records if r.given]
@@ -124,9 +129,8 @@ class PluginManager(pluggy.PluginManager):
     def extended(self, plugins: list[Any]) -> PluginManager:
         """A manager of the same plugins and more; those that can't be registered raise."""
         manager = PluginManager()
-        for record in self.records:
-            if record.state == "active":
-                manager.register(record.plugin, record.name)
+        for record in self.active:
+            manager.register(record.plugin, record.name)
         manager.records = list(self.records)
         for plugin in plugins:
             manager.admit_object(plugin)

@@ -40,24 +40,30 @@ class Registry:
         """The components that answer to ``name``; several where an alias stands for a group of them."""
         return [component for _, component in self._of_kind(kind) if name in component.names]
 
-    def get(self, kind: str, name: str) -> Component:
+    def get(self, kind: str | Sequence[str], name: str) -> Component:
         """The one component with that name or alias.
+
+        Args:
+            kind: Its kind, or several: the first that has such a component.
+            name: What the user wrote.
 
         Raises:
             UnknownComponentError: There is none; the message lists the known names, the nearest spelling, and
                 the distribution that has it where that is known.
             MisconfigurationException: Two distributions bring one of that name.
         """
-        found = [(record, part) for record, part in self._of_kind(kind) if name in part.names]
-        if len(found) > 1:
-            owners = " and the ".join(str(record) for record, _ in found)
-            raise MisconfigurationException(
-                f"The {kind} {name!r} is brought by the {owners}; uninstall or disable one of them "
-                f"(LEYDEN_PLUGINS_DISABLED={found[-1][0].name})."
-            )
-        if not found:
-            raise self.unknown((kind,), name)
-        return found[0][1]
+        kinds = (kind,) if isinstance(kind, str) else kind
+        for one in kinds:
+            found = [(record, part) for record, part in self._of_kind(one) if name in part.names]
+            if len(found) > 1:
+                owners = " and the ".join(str(record) for record, _ in found)
+                raise MisconfigurationException(
+                    f"The {one} {name!r} is brought by the {owners}; uninstall or disable one of them "
+                    f"(LEYDEN_PLUGINS_DISABLED={found[-1][0].name})."
+                )
+            if found:
+                return found[0][1]
+        raise self.unknown(kinds, name)
 
     def conflicts(self) -> list[tuple[str, str, list[PluginRecord]]]:
         """Kind, name and plugins of each name for which :meth:`get` is an error because several parts have it.
@@ -65,8 +71,8 @@ class Registry:
         An alias that several accelerators share is none: it stands for the best of them.
         """
         found: dict[tuple[str, str], list[tuple[PluginRecord, Component]]] = {}
-        for record in self.manager.records:
-            for part in record.components if record.state == "active" else ():
+        for record in self.manager.active:
+            for part in record.components:
                 for name in dict.fromkeys(part.names):
                     found.setdefault((part.kind, name), []).append((record, part))
         return [
@@ -110,13 +116,7 @@ class Registry:
         return f" Did you mean {near[0]!r}{known[near[0]]}?" if near else ""
 
     def _of_kind(self, kind: str) -> list[tuple[PluginRecord, Component]]:
-        return [
-            (record, component)
-            for record in self.manager.records
-            if record.state == "active"
-            for component in record.components
-            if component.kind == kind
-        ]
+        return [(record, part) for record in self.manager.active for part in record.components if part.kind == kind]
 
     def _out_of_use(self, name: str, distribution: str) -> PluginRecord | None:
         """The plugin, set aside or disabled, that would have brought ``name``."""
