@@ -31,6 +31,7 @@ PAGES = {
     "accelerator": "leyden.accelerators",
     "callback": "leyden.callbacks",
     "cli": "leyden.cli",
+    "demo": "leyden.demos",
     "environment": "leyden.plugins",
     "fabric": "leyden.fabric",
     "logger": "leyden.loggers",
