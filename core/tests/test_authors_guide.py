@@ -11,7 +11,6 @@ from types import ModuleType
 import pytest
 
 from leyden import hooks
-from leyden.command import COMMANDS
 
 CORE = Path(__file__).parents[1]
 README = (CORE / "README.md").read_text(encoding="utf-8")
@@ -71,10 +70,8 @@ def test_every_interface_says_what_an_author_must_and_may_write(target):
         assert docs.sentences(value), f"{name}.{member} has no docstring"
 
 
-def test_the_guide_has_the_version_of_the_hooks_and_every_command():
+def test_the_guide_has_the_version_of_the_hooks():
     assert f"`leyden.hooks.HOOKS_VERSION`, now {hooks.HOOKS_VERSION}." in README
-    for command in COMMANDS:
-        assert f"| `leyden {command.__name__.rpartition('.')[2]}" in README
 
 
 def test_the_variables_of_the_guide_are_those_of_the_code():

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -341,3 +341,27 @@ def test_a_method_that_is_put_on_an_instance_is_a_hook(tmp_path):
     model.on_train_end = lambda: calls.append("module")
     quiet_trainer(tmp_path, callbacks=callback).fit(model, Batches(1))
     assert calls == ["callback", "module"]
+
+
+def test_a_wrapper_s_result_is_the_same_when_it_is_measured(tmp_path):
+    """The values that a wrapper takes, gives and raises pass through the measuring."""
+
+    @pl.hookimpl(wrapper=True)
+    def around(batch_idx):
+        outputs = yield
+        return {**outputs, "number": batch_idx}
+
+    class Seen(pl.Callback):
+        numbers: ClassVar[list[int]] = []
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.numbers.append(outputs["number"])
+
+    given = SimpleNamespace(leyden_optimize_batch=around)
+    quiet_trainer(tmp_path, plugins=[given], callbacks=Seen(), profiler="simple").fit(SmallModel(), Batches(3))
+    assert Seen.numbers == [0, 1, 2]
+
+
+def test_the_report_before_any_run(tmp_path):
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
+    assert trainer.describe_hooks() == "No run yet: hooks are resolved when fit, validate, test or predict begins."

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from leyden import hooks
-from leyden.command import checks
-from leyden.command.choice import add_plugin_option
 from leyden.manager import PluginManager, discover, order_mark
+from leyden_command import checks
+from leyden_command.choice import add_plugin_option
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,9 +7,9 @@ import json
 from collections import defaultdict
 from typing import Any
 
-from leyden.command.choice import add_plugin_option
 from leyden.manager import PluginManager, PluginRecord, discover, order_mark
-from leyden.registry import Registry
+from leyden_command.choice import add_plugin_option
+from leyden_command.clashes import clashing_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
 def _row(record: PluginRecord, manager: PluginManager) -> dict[str, Any]:
     clashes = [
         f"{kind}:{name} with {', '.join(str(owner) for owner in owners if owner is not record) or 'itself'}"
-        for kind, name, owners in Registry(manager).conflicts()
+        for kind, name, owners in clashing_names(manager)
         if any(owner is record for owner in owners)
     ]
     return {
