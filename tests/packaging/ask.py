@@ -85,6 +85,8 @@ def ask(kind: str, name: str) -> None:
         exec(f"from {UTILITY_PAGES[name]} import {name}")
     elif name[0].isupper() or kind in ("cli", "fabric", "tuner"):
         exec(f"from {PAGES[kind]} import {name}")
+    elif kind == "exporter":
+        getattr(Line(), f"to_{name}")()
     elif kind == "environment":
         trainer(plugins=[name])
     else:

@@ -1,4 +1,4 @@
-"""Lets the tests import the modules that the core's tests share: plugins that are made for one test, a small model."""
+"""Lets the tests import what the core's tests share: plugins that are made for one test."""
 
 import sys
 from pathlib import Path
