@@ -11,7 +11,7 @@ import difflib
 import importlib
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from itertools import count
 from typing import Any, Literal
@@ -51,7 +51,6 @@ class PluginRecord:
     components: tuple[Component, ...] = ()
     load_time: float = 0.0
     error: BaseException | None = None
-    hook_names: list[str] = field(default_factory=list)
     given: bool = False
     mend: str = ""
 
@@ -94,7 +93,6 @@ class PluginManager(pluggy.PluginManager):
             own = self._implementations_of(record)
             self._refuse_unknown_hooks(own)
             record.components = self._components_of(own)
-            record.hook_names = sorted(own)
         except BaseException:
             if self.has_plugin(record.name):  # some versions of pluggy keep what they could not register
                 self.unregister(name=record.name)
@@ -178,9 +176,8 @@ def discover() -> PluginManager:
     for point in found:
         record, needs = _read_metadata(point)
         names = {record.name, record.distribution}
-        if _is_core(record):
-            _load(manager, record, point, needs)
-        elif names.intersection(disabled) or not (autoload or names.intersection(wanted)):
+        unwanted = names.intersection(disabled) or not (autoload or names.intersection(wanted))
+        if unwanted and not _is_core(record):
             record.state = "disabled"
             manager.records.append(record)
         elif twin := next((r for r in manager.records if r.name == record.name and r.state != "disabled"), None):
