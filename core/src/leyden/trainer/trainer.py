@@ -41,7 +41,7 @@ from leyden.module import LightningModule
 from leyden.optimizers import LRSchedulerConfig, read_optimizers
 from leyden.results import Logging
 from leyden.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
-from leyden.trainer import parts, returned, setup, verify
+from leyden.trainer import parts, setup, verify
 from leyden.trainer.arguments import settle
 from leyden.trainer.ckpt_path import select_checkpoint
 from leyden.trainer.describe import describe
@@ -193,7 +193,7 @@ class Trainer(TrainerProperties):
         self.strategy.accelerator, self.strategy.precision = self.accelerator, self.precision_plugin
         self.strategy.checkpoint_io = parts.choose_checkpoint_io(given.get(CheckpointIO))
         self.strategy.parallel_devices, self.strategy.num_nodes = self.parallel_devices, self.num_nodes
-        self.strategy.environment = environment
+        self.strategy.environment, self.strategy.plugin_manager = environment, manager
         self.strategy.connect()
         rank_zero_only.rank = self.strategy.global_rank
         self.profiler = parts.choose_profiler(self.profiler, manager)
@@ -314,17 +314,8 @@ class Trainer(TrainerProperties):
         path = select_checkpoint(self, fn, ckpt_path, provided)
         self.ckpt_path = path
         launcher = self.strategy.launcher
-        if launcher is None:
-            return self._execute(fn, path, weights_only)
-        if launcher.takes_part:
-            return launcher.launch(self._execute, fn, path, weights_only)
-        results, state = launcher.launch(self._elsewhere, fn, path, weights_only)
-        returned.take_over(self, state)
-        return results
-
-    def _elsewhere(self, *arguments: Any) -> tuple[Any, dict[str, Any]]:
-        """A run in a process that was started for it alone: its results, and the state that would go with it."""
-        return self._execute(*arguments), returned.state_of(self)
+        execute = self._execute if launcher is None else partial(launcher.launch, self._execute)
+        return execute(fn, path, weights_only)
 
     @contextmanager
     def _ending_well(self) -> Generator[None, None, None]:
@@ -388,7 +379,6 @@ class Trainer(TrainerProperties):
             self.logging.reset()
             self.strategy.setup_environment()
             rank_zero_only.rank = self.strategy.global_rank
-            setup.compare_plugins(self)
             setup.set_device_options(self)
             saved = self.strategy.load_checkpoint(ckpt_path, weights_only) if ckpt_path is not None else None
             setup.attach_module_callbacks(self)

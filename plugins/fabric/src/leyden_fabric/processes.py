@@ -23,7 +23,6 @@ from leyden.interfaces.precision import Precision
 from leyden.interfaces.run_directory import RunDirectoryLogger
 from leyden.interfaces.strategy import Strategy
 from leyden.trainer import parts
-from leyden.trainer.setup import compare_plugins
 from leyden.utilities.batch import map_collection
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
@@ -38,10 +37,9 @@ class Processes:
     See there for the arguments.
     """
 
-    # With ``strategy``, ``plugin_manager``, ``parallel_devices``, ``num_nodes`` and ``default_root_dir`` what parts,
-    # samplers and the like ask of the Trainer that they are for.
+    # With ``strategy``, ``plugin_manager``, ``parallel_devices``, ``num_nodes`` and ``default_root_dir`` what parts and
+    # their hooks ask of the Trainer that they are for.
     fast_dev_run = False
-    use_distributed_sampler = True
 
     def __init__(
         self,
@@ -70,7 +68,7 @@ class Processes:
         self._strategy.accelerator, self._strategy.precision = self._accelerator, self._precision
         self._strategy.checkpoint_io = parts.choose_checkpoint_io(given.get(CheckpointIO))
         self._strategy.parallel_devices, self._strategy.num_nodes = self.parallel_devices, num_nodes
-        self._strategy.environment = environment
+        self._strategy.environment, self._strategy.plugin_manager = environment, manager
         self._strategy.connect()
         rank_zero_only.rank = self._strategy.global_rank
         self._loggers = parts.choose_loggers(False if loggers is None else loggers, owner, manager)
@@ -205,8 +203,6 @@ class Processes:
     def _meet(self) -> None:
         self._strategy.setup_environment()
         rank_zero_only.rank = self.global_rank
-        owner: Any = self
-        compare_plugins(owner)
         for logger in self._loggers:
             if isinstance(logger, RunDirectoryLogger) and self.world_size > 1:
                 logger.take_version(self._strategy.broadcast(logger.version if self.is_global_zero else 0))
