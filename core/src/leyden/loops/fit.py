@@ -22,13 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from leyden.data.combined import INFINITE, CombinedLoader, every_loader, length_of
+from leyden.data.combined import INFINITE, CombinedLoader, every_loader
 from leyden.data.fetch import Fetcher
 from leyden.data.hints import has_idle_processors, watched
 from leyden.data.loading import DataSource, load
 from leyden.data.samplers import set_sampler_epoch
 from leyden.data.transfer import transfer_function
-from leyden.data.uneven import Uneven
 from leyden.hooktable import is_overridden
 from leyden.interfaces.strategy import Strategy
 from leyden.loops.ending import obey
@@ -53,6 +52,7 @@ class FitLoop:
     Attributes:
         loader: The training loaders, combined; None before the first fit.
         max_batches: Batches in an epoch; infinite where that is not known.
+        weight: How much this process's batch counts among those of the others: 0 for one that it only repeats.
         validation: The validation within the fit.
         resume_rng: Random states from a checkpoint: at the start of its epoch, before a batch that was read
             ahead, and at its moment.
@@ -69,13 +69,13 @@ class FitLoop:
         self.validation = EvaluationLoop(trainer, RunningStage.VALIDATING, within_fit=True)
         self.schedule = ValidationSchedule(trainer)
         self.fetcher: Fetcher | None = None
+        self.weight = 1.0
         self.epoch_rng: dict[str, Any] | None = None
         self.resume_rng: dict[str, Any] | None = None
         self.validation_rng: dict[str, Any] | None = None
         self._loaded_in_epoch = -1
         self._watches = False
         self._must_end: Callable[[str], str] | None = None
-        self._uneven: Uneven | None = None
 
     @property
     def max_epochs(self) -> int | None:
@@ -140,7 +140,8 @@ class FitLoop:
             progress.batch_idx += 1
             progress.total_batches += 1
             progress.is_last_batch = is_last
-            logging.start_batch(batch, counts=fetcher.weight > 0)
+            self.weight = fetcher.weight
+            logging.start_batch(batch, counts=self.weight > 0)
             if batch is None:
                 outputs = None
                 self._skip_batch(batch_idx)
@@ -315,11 +316,8 @@ class FitLoop:
         loader = load(trainer, self.source, RunningStage.TRAINING, "max_size_cycle")
         if loader.mode == "sequential":
             raise ValueError('A CombinedLoader(mode="sequential") can\'t be trained on; take one of the other modes.')
-        total, self._uneven = loader.total(), None
-        if trainer.strategy.world_size > 1:
-            has_length = all(length_of(one) != INFINITE for one in loader.flattened)
-            self._uneven = Uneven(trainer.strategy, total, has_length)
-        self.loader, self.max_batches = loader, total if self._uneven is None else self._uneven.total
+        self.loader, self.fetcher = loader, trainer.strategy.agree_on_epoch(Fetcher(loader))
+        self.max_batches = self.fetcher.total()
         self._loaded_in_epoch = trainer.current_epoch
         self.schedule.plan(self.max_batches)
         if trainer.loggers and self.max_batches < trainer.log_every_n_steps and not trainer.fast_dev_run:
@@ -333,6 +331,7 @@ class FitLoop:
         """The epoch's batches; a resumed epoch draws the same ones and passes over those that are behind."""
         trainer = self.trainer
         assert self.loader is not None
+        assert self.fetcher is not None
         saved, self.resume_rng = self.resume_rng, None
         if resumed_at == EPOCH_END or (behind and trainer.progress.is_last_batch):
             self._restore(saved, "now")
@@ -340,17 +339,12 @@ class FitLoop:
         self._restore(saved, "epoch")
         self.loader.replay(saved["restarts"] if saved is not None else {})
         self.epoch_rng = self.random_states()
-        self.fetcher = Fetcher(self.loader, behind, trainer.measure("[FitLoop].train_dataloader_next"), self._uneven)
+        self.fetcher.start(behind, trainer.measure("[FitLoop].train_dataloader_next"))
         self.fetcher.read_ahead(lambda: self._restore(saved, "ahead"))
         if behind:  # else the first batch is still to be drawn, also by a sampler that draws its seed with it
             self._restore(saved, "now")
         watches, self._watches = self._watches and has_idle_processors(self.loader.flattened), False
         return watched(self.fetcher, self.source) if watches else self.fetcher
-
-    @property
-    def weight(self) -> float:
-        """How much this process's batch counts among those of the others: 0 for one that it only repeats."""
-        return self.fetcher.weight if self.fetcher is not None else 1.0
 
     def random_states(self) -> dict[str, Any]:
         """The random states of this moment, those of the user's generators in the loaders included."""

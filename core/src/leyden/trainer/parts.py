@@ -197,7 +197,7 @@ def choose_strategy(value: Any, precision: Any, instances: dict[type, Any], owne
         raise MisconfigurationException(
             f"strategy='single_device' uses one device, but devices and num_nodes make {devices}."
         )
-    strategy.accelerator, strategy.environment = owner.accelerator, environment
+    strategy.accelerator, strategy.environment, strategy.plugin_manager = owner.accelerator, environment, manager
     strategy.precision = _choose_precision(precision, instances.get(Precision), owner.accelerator, manager)
     strategy.checkpoint_io = instances.get(CheckpointIO, TorchCheckpointIO())
     strategy.parallel_devices, strategy.num_nodes = owner.parallel_devices, owner.num_nodes

@@ -43,7 +43,6 @@ from leyden.trainer.arguments import PARTS, settle
 from leyden.trainer.ckpt_path import select_checkpoint
 from leyden.trainer.describe import describe
 from leyden.trainer.properties import TrainerProperties
-from leyden.trainer.returned import state_of, take_over
 from leyden.trainer.signals import watch_signals
 from leyden.trainer.verify import find_module, verify_run
 from leyden.utilities.exceptions import MisconfigurationException
@@ -296,17 +295,8 @@ class Trainer(TrainerProperties):
         path = select_checkpoint(self, fn, ckpt_path, provided)
         self.ckpt_path = path
         launcher = self.strategy.launcher
-        if launcher is None:
-            return self._execute(fn, path, weights_only)
-        if launcher.takes_part:
-            return launcher.launch(self._execute, fn, path, weights_only)
-        results, state = launcher.launch(self._elsewhere, fn, path, weights_only)
-        take_over(self, state)
-        return results
-
-    def _elsewhere(self, *arguments: Any) -> tuple[Any, dict[str, Any]]:
-        """A run in a process that was started for it alone: its results, and the state that would go with it."""
-        return self._execute(*arguments), state_of(self)
+        execute = self._execute if launcher is None else partial(launcher.launch, self._execute)
+        return execute(fn, path, weights_only)
 
     @contextmanager
     def _ending_well(self) -> Generator[None, None, None]:
@@ -372,7 +362,6 @@ class Trainer(TrainerProperties):
             self.logging.reset()
             self.strategy.setup_environment()
             rank_zero_only.rank = self.strategy.global_rank
-            setup.compare_plugins(self)
             setup.set_device_options(self)
             saved = self.strategy.load_checkpoint(ckpt_path, weights_only) if ckpt_path is not None else None
             setup.attach_module_callbacks(self)

@@ -20,7 +20,6 @@ from leyden.interfaces.logger import Logger
 from leyden.interfaces.run_directory import RunDirectoryLogger
 from leyden.interfaces.strategy import Strategy
 from leyden.trainer.parts import choose_accelerator, choose_devices, choose_loggers, choose_strategy, sort_plugins
-from leyden.trainer.setup import compare_plugins
 from leyden.utilities.batch import map_collection
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
@@ -35,10 +34,9 @@ class Processes:
     See there for the arguments.
     """
 
-    # With ``strategy``, ``plugin_manager``, ``parallel_devices``, ``num_nodes`` and ``default_root_dir`` what parts,
-    # samplers and the like ask of the Trainer that they are for.
+    # With ``strategy``, ``plugin_manager``, ``parallel_devices``, ``num_nodes`` and ``default_root_dir`` what parts and
+    # their hooks ask of the Trainer that they are for.
     fast_dev_run = False
-    use_distributed_sampler = True
 
     def __init__(
         self,
@@ -193,8 +191,6 @@ class Processes:
     def _meet(self) -> None:
         self._strategy.setup_environment()
         rank_zero_only.rank = self.global_rank
-        owner: Any = self
-        compare_plugins(owner)
         for logger in self._loggers:
             if isinstance(logger, RunDirectoryLogger) and self.world_size > 1:
                 logger.take_version(self._strategy.broadcast(logger.version if self.is_global_zero else 0))
