@@ -10,10 +10,11 @@ import torch
 from typing_extensions import Self
 
 from leyden.hparams import HyperparametersMixin, takes
-from leyden.serialization import local_path, read_checkpoint
+from leyden.serialization import read_checkpoint
 from leyden.utilities.attribute_dict import AttributeDict
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
+from leyden.utilities.storage import local_path
 
 if TYPE_CHECKING:
     _class_only = classmethod
