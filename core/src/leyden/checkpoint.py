@@ -77,9 +77,7 @@ def _add_hparams(checkpoint: dict[str, Any], owner: HyperparametersMixin) -> Non
 
 def _tell_of_dropped(trainer: Trainer, dropped: list[str]) -> None:
     """Say once per key what could not be saved; hyperparameters were named when the run began."""
-    told: set[str] = trainer.__dict__.setdefault("_told_of_dropped", set())
-    news = [path for path in dropped if path not in told and "hyper_parameters." not in path]
-    told.update(news)
+    news = [path for path in dropped if "hyper_parameters." not in path and not _is_told(trainer, path)]
     if news:
         rank_zero_warn(f"Left out of the checkpoint, since loading it would mean running code: {', '.join(news)}.")
 
@@ -89,7 +87,7 @@ def warn_of_hparams(trainer: Trainer) -> None:
     for owner in (trainer.lightning_module, trainer.datamodule):
         dropped: list[str] = []
         to_plain(dict(owner.hparams) if owner is not None else {}, dropped=dropped)
-        if dropped and not _is_known(trainer, owner):
+        if dropped and not _is_told(trainer, id(owner)):
             names = ", ".join(dropped)
             rank_zero_warn(
                 f"Hyperparameters of {type(owner).__name__} that are no plain data are not saved: {names}. "
@@ -98,16 +96,16 @@ def warn_of_hparams(trainer: Trainer) -> None:
             )
 
 
-def _is_known(trainer: Trainer, owner: Any) -> bool:
-    known: set[int] = trainer.__dict__.setdefault("_told_of_hparams", set())
-    if id(owner) in known:
-        return True
-    known.add(id(owner))
-    return False
+def _is_told(trainer: Trainer, of: str | int) -> bool:
+    """Whether this was asked before: what can't be saved is told once for each Trainer."""
+    told: set[str | int] = vars(trainer).setdefault("_told_of_unsaved", set())
+    known = of in told
+    told.add(of)
+    return known
 
 
 def _plugins(trainer: Trainer) -> list[list[str]]:
-    return [[record.name, record.version] for record in trainer.plugin_manager.records if record.state == "active"]
+    return [[record.name, record.version] for record in trainer.plugin_manager.active]
 
 
 def _states_of_ranks(trainer: Trainer) -> list[dict[str, Any]]:
@@ -267,7 +265,7 @@ def _restore_metric(metric: Any, saved: dict[str, Any] | None) -> None:
 
 
 def _tell_of_plugins(trainer: Trainer, saved: list[list[str]]) -> None:
-    now = [[record.name, record.version] for record in trainer.plugin_manager.records if record.state == "active"]
+    now = _plugins(trainer)
     if now != saved:
         gone = [f"{name} {version}" for name, version in saved if [name, version] not in now]
         new = [f"{name} {version}" for name, version in now if [name, version] not in saved]

@@ -37,11 +37,11 @@ from leyden.loops.step import BatchStep
 from leyden.manager import PluginManager
 from leyden.module import LightningModule
 from leyden.optimizers import read_optimizers
+from leyden.registry import Registry
 from leyden.results import Logging
 from leyden.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
 from leyden.trainer.arguments import PARTS, settle
 from leyden.trainer.ckpt_path import select_checkpoint
-from leyden.trainer.describe import describe
 from leyden.trainer.properties import TrainerProperties
 from leyden.trainer.signals import watch_signals
 from leyden.trainer.verify import find_module, verify_run
@@ -554,5 +554,10 @@ class Trainer(TrainerProperties):
         return {name: value for name, value in self.__dict__.items() if name not in ("hooks", "step")}
 
     def describe_hooks(self) -> str:
-        """For each hook of the last or running run: what is called, in what order, from which plugin."""
-        return describe(self)
+        """For each hook of the last or running run: what is called, in what order, from which plugin.
+
+        Raises:
+            UnknownComponentError: The distribution that describes them is not installed.
+        """
+        description: str = Registry(self.plugin_manager).get("command", "describe_hooks").load()(self)
+        return description
