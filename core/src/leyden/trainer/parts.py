@@ -51,7 +51,8 @@ def sort_plugins(plugins: Any) -> tuple[PluginManager, dict[type, Any]]:
     own: list[Any] = []
     for plugin in given:
         if isinstance(plugin, (str, type)):
-            plugin = _part_by_name(plugin) if isinstance(plugin, str) else build("plugin", plugin)
+            named = Registry().get(tuple(PLUGIN_KINDS), plugin).kind if isinstance(plugin, str) else "plugin"
+            plugin = build(named, plugin)
         kind = next((base for base in PLUGIN_KINDS.values() if isinstance(plugin, base)), None)
         if kind is None:
             own.append(plugin)
@@ -60,14 +61,6 @@ def sort_plugins(plugins: Any) -> tuple[PluginManager, dict[type, Any]]:
         else:
             parts[kind] = plugin
     return (manager.extended(own) if own else manager), parts
-
-
-def _part_by_name(name: str) -> Any:
-    registry = Registry()
-    for kind in PLUGIN_KINDS:
-        if registry.named(kind, name):
-            return build(kind, name)
-    raise registry.unknown(tuple(PLUGIN_KINDS), name)
 
 
 def _build_as(base: type[T], kind: str, value: Any, manager: PluginManager, write: str, **arguments: Any) -> T:

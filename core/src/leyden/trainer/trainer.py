@@ -414,7 +414,8 @@ class Trainer(TrainerProperties):
             self.strategy.convert_sync_batchnorm(module)
         self.strategy.setup_module(module, training=fn == TrainerFn.FITTING)
         if fn == TrainerFn.FITTING:
-            self._make_optimizers(module)
+            optimizers, self.lr_scheduler_configs = read_optimizers(module)
+            self.optimizers = self.strategy.setup_optimizers(optimizers)
             if self.hooks.on_fit_start is not None:
                 self.hooks.on_fit_start()
         if self.enable_autolog_hparams:
@@ -422,10 +423,6 @@ class Trainer(TrainerProperties):
         module.zero_grad()
         if saved is not None and fn == TrainerFn.FITTING:
             checkpoint.restore_training(self, saved)
-
-    def _make_optimizers(self, module: LightningModule) -> None:
-        optimizers, self.lr_scheduler_configs = read_optimizers(module)
-        self.optimizers = self.strategy.setup_optimizers(optimizers)
 
     def _sanity_check(self, resumed: bool) -> None:
         """Try a few validation batches, and leave no trace of them in random states and metrics."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from leyden.data.combined import CombinedLoader
@@ -107,11 +108,9 @@ def _require_arguments(model: LightningModule, name: str, offered: Sequence[str]
             "be resumed exactly; take batch. What should be read ahead of it belongs into the loader."
         )
     for count in range(len(offered), 0, -1):
-        try:
+        with suppress(TypeError):
             signature.bind(*offered[:count])
-        except TypeError:
-            continue
-        return
+            return
     raise MisconfigurationException(
         f"{type(model).__name__}.{name}{signature} can't be called: it is given {', '.join(offered)}, or fewer; take "
         "these, and give others a default."
