@@ -11,7 +11,7 @@ name. The module, the data module and the strategy are not given ``trainer`` and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
@@ -81,6 +81,10 @@ class Registration:
     @hookspec(firstresult=True)
     def leyden_default_strategy(self, trainer: Any, num_processes: int) -> Any:
         """Return the strategy (instance or name) for ``strategy="auto"`` and more than one process."""
+
+    @hookspec(firstresult=True)
+    def leyden_show_results(self, trainer: Any, stage: str, results: Sequence[Mapping[str, float]]) -> Any:
+        """Show the results of a ``validate`` or ``test``, which are by dataloader, and return True; only on rank 0."""
 
 
 class Observation:

@@ -29,7 +29,6 @@ from leyden.loops.single_pass import SinglePass, are_several
 from leyden.module import LightningModule
 from leyden.results import Results
 from leyden.states import RunningStage
-from leyden.utilities.table import results_table
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
@@ -41,10 +40,10 @@ class EvaluationLoop(SinglePass):
     Args:
         trainer: The Trainer.
         stage: ``VALIDATING`` or ``TESTING``.
-        within_fit: Whether this is the validation of a fit, which prints no table and keeps autograd usable.
+        within_fit: Whether this is the validation of a fit, which shows no results and keeps autograd usable.
 
     Attributes:
-        verbose: Whether the results are printed, outside of a fit.
+        verbose: Whether the results are shown, outside of a fit.
         sizes: Batches of each loader, within the limits.
         current_batch: Batches of this pass that are done.
         seen: Batches of each loader in all passes since it was made; the step under which evaluation steps are logged.
@@ -79,13 +78,9 @@ class EvaluationLoop(SinglePass):
         if self.within_fit:
             return outputs
         numbers = [{name: value.item() for name, value in output.items()} for output in outputs]
-        if (
-            self.verbose
-            and trainer.is_global_zero
-            and not trainer.barebones
-            and (table := results_table(numbers, self.stage.value))
-        ):
-            trainer.print(table)
+        if self.verbose and trainer.is_global_zero and not trainer.barebones:
+            show = trainer.plugin_manager.hook.leyden_show_results
+            show(trainer=trainer, stage=self.stage.value, results=numbers)
         return numbers
 
     def _end_epoch(self, outputs: list[Any]) -> None:
