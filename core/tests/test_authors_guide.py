@@ -48,7 +48,7 @@ def test_a_deprecated_hook_is_listed_as_one(monkeypatch):
     def on_test_start(self, trainer, pl_module):
         """Testing begins."""
 
-    old = hooks.deprecated("implement 'on_test_epoch_start' instead")(hooks.hookspec(on_test_start))
+    old = hooks.deprecated("implement 'on_test_epoch_start' instead")(on_test_start)
     monkeypatch.setattr(hooks.Observation, "on_test_start", old)
     line = next(line for line in docs.hook_lines() if line.startswith("- `on_test_start("))
     assert line.endswith("Testing begins. Deprecated: implement 'on_test_epoch_start' instead.")

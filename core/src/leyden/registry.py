@@ -40,24 +40,30 @@ class Registry:
         """The components that answer to ``name``; several where an alias stands for a group of them."""
         return [component for _, component in self._of_kind(kind) if name in component.names]
 
-    def get(self, kind: str, name: str) -> Component:
+    def get(self, kind: str | Sequence[str], name: str) -> Component:
         """The one component with that name or alias.
+
+        Args:
+            kind: Its kind, or several: the first that has such a component.
+            name: What the user wrote.
 
         Raises:
             UnknownComponentError: There is none; the message lists the known names, the nearest spelling, and
                 the distribution that has it where that is known.
             MisconfigurationException: Two distributions bring one of that name.
         """
-        found = [(record, part) for record, part in self._of_kind(kind) if name in part.names]
-        if len(found) > 1:
-            owners = " and the ".join(str(record) for record, _ in found)
-            raise MisconfigurationException(
-                f"The {kind} {name!r} is brought by the {owners}; uninstall or disable one of them "
-                f"(LEYDEN_PLUGINS_DISABLED={found[-1][0].name})."
-            )
-        if not found:
-            raise self.unknown((kind,), name)
-        return found[0][1]
+        kinds = (kind,) if isinstance(kind, str) else kind
+        for one in kinds:
+            found = [(record, part) for record, part in self._of_kind(one) if name in part.names]
+            if len(found) > 1:
+                owners = " and the ".join(str(record) for record, _ in found)
+                raise MisconfigurationException(
+                    f"The {one} {name!r} is brought by the {owners}; uninstall or disable one of them "
+                    f"(LEYDEN_PLUGINS_DISABLED={found[-1][0].name})."
+                )
+            if found:
+                return found[0][1]
+        raise self.unknown(kinds, name)
 
     def unknown(self, kinds: Sequence[str], name: str) -> Exception:
         """The error for a name that nothing answers to; caused by the plugin's own where one was set aside for it.
@@ -94,13 +100,7 @@ class Registry:
         return f" Did you mean {near[0]!r}{known[near[0]]}?" if near else ""
 
     def _of_kind(self, kind: str) -> list[tuple[PluginRecord, Component]]:
-        return [
-            (record, component)
-            for record in self.manager.records
-            if record.state == "active"
-            for component in record.components
-            if component.kind == kind
-        ]
+        return [(record, part) for record in self.manager.active for part in record.components if part.kind == kind]
 
     def _out_of_use(self, name: str, distribution: str) -> PluginRecord | None:
         """The plugin, set aside or disabled, that would have brought ``name``."""

@@ -66,7 +66,7 @@ def call_setup(trainer: Trainer, stage: str) -> None:
         trainer.callbacks = order_callbacks(trainer.callbacks)
         known = list(trainer.callbacks)
         trainer.compile_hooks(trainer.run_plugins)  # not the installed ones: some may have joined for this run
-        members = [Member(callback, Callback, takes_run=True) for callback in added]
+        members = [Member(callback, Callback) for callback in added]
         hook = trainer.hook_table(run_manager(PluginManager(), members)).setup
 
 

@@ -411,7 +411,7 @@ class Trainer(TrainerProperties):
 
     def compile_hooks(self, plugins: PluginManager) -> None:
         """Resolve every hook for these plugins, the module, the data module and the callbacks as they are now."""
-        members = [Member(callback, Callback, takes_run=True) for callback in self.callbacks]
+        members = [Member(callback, Callback) for callback in self.callbacks]
         for callback in self.callbacks:
             callback._logging_module = self.lightning_module
         if self.datamodule is not None:

@@ -14,7 +14,7 @@ import torch
 from importlib_metadata import PackageNotFoundError, distribution, version
 
 from leyden.compatibility import CORE_DISTRIBUTION, normalized
-from leyden.manager import PluginManager, names_in
+from leyden.manager import PluginManager, names_in, order_mark
 from leyden.registry import Registry, published_by
 from leyden.trainer import Trainer
 from leyden.trainer.parts import ROLES
@@ -132,8 +132,8 @@ def entry_points(manager: PluginManager) -> Iterator[Problem]:
 
 def parts(manager: PluginManager) -> Iterator[Problem]:
     """Parts that can't be imported; each is imported for it."""
-    for record in manager.records:
-        for part in record.components if record.state == "active" else ():
+    for record in manager.active:
+        for part in record.components:
             try:
                 part.load()
             except Exception as error:
@@ -160,7 +160,7 @@ def equal_defaults(manager: PluginManager) -> Iterator[Problem]:
     """Plugins between whose defaults only their order decides, since none is marked tryfirst or trylast."""
     for role in ("logger", "strategy"):
         implementations = getattr(manager.hook, f"leyden_default_{role}").get_hookimpls()[::-1]
-        first = [i.plugin_name for i in implementations if not (i.tryfirst or i.trylast or i.wrapper or i.hookwrapper)]
+        first = [i.plugin_name for i in implementations if not order_mark(i)]
         if len(first) > 1:
             what = f"The plugins {', '.join(map(repr, first))} all bring a default {role}; {first[0]!r} is taken"
             yield Problem(what, f"export LEYDEN_PLUGINS_DISABLED={','.join(first[1:])}")

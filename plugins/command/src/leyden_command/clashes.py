@@ -12,8 +12,8 @@ def clashing_names(manager: PluginManager) -> list[tuple[str, str, list[PluginRe
     An alias that several accelerators share is none: it stands for the best of them.
     """
     found: dict[tuple[str, str], list[tuple[PluginRecord, Component]]] = {}
-    for record in manager.records:
-        for part in record.components if record.state == "active" else ():
+    for record in manager.active:
+        for part in record.components:
             for name in dict.fromkeys(part.names):
                 found.setdefault((part.kind, name), []).append((record, part))
     return [
