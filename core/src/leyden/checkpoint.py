@@ -238,7 +238,7 @@ def _restore_place(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     metrics = dict(_metrics(trainer.lightning_module))
     for name, metric in metrics.items():
         _restore_metric(metric, own["metrics"].get(name))
-    trainer.logging.load_state_dict(trainer.fit_loop.results, own["results"], metrics)
+    trainer.fit_loop.results.load_state_dict(own["results"], metrics, trainer.strategy)
     trainer.logging.restore_callback_metrics(own["callback_metrics"])
 
 

@@ -62,7 +62,7 @@ class FitLoop:
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
-        self.results = Results()
+        self.results = Results(training=True)
         self.source: DataSource | None = None
         self.loader: CombinedLoader | None = None
         self.max_batches: int | float = INFINITE
@@ -85,6 +85,14 @@ class FitLoop:
     @max_epochs.setter
     def max_epochs(self, epochs: int | None) -> None:
         self.trainer.max_epochs = epochs
+
+    def restart(self) -> None:
+        """A new fit begins at the start of an epoch, whatever ended the one before."""
+        self.trainer.progress.restart_epoch()
+        self.results.reset()
+        self.resume_rng = self.validation_rng = None
+        self.loader = self.validation.loader = None
+        self.validation.seen.clear()
 
     def run(self) -> None:
         """Train until a limit is reached or something asks to stop."""
@@ -237,10 +245,10 @@ class FitLoop:
             trainer.logging.end_epoch()
             if trainer.hooks.on_train_epoch_end is not None:
                 trainer.hooks.on_train_epoch_end()
-        trainer.logging.end_epoch()
         if trainer.lr_scheduler_configs and progress.is_last_batch:
             step_schedulers(trainer, "epoch", progress.epoch, plateau=True)
-        trainer.logging.end_train_epoch()
+        trainer.logging.send(trainer.logging.end_epoch(), offset=-1)
+        self.results.reset()
         progress.epoch += 1
         progress.batch_idx, progress.phase = 0, EPOCH_START
         self._end_if_asked()
