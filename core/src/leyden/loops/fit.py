@@ -167,9 +167,7 @@ class FitLoop:
             progress.batch_idx = int(self.max_batches) - 1  # resumed with fewer batches: an epoch ends with its last
         is_over = progress.batch_idx > 0 and progress.is_last_batch
         batches = () if is_over else self._fetch()
-        if (
-            progress.batch_idx
-        ):  # else the first batch is still to be drawn, also by a sampler that draws its seed with it
+        if progress.batch_idx:  # else the first batch is still to come, with which a sampler may draw its seed
             self.random_states.restore("now")
         self.random_states.saved = None
         if progress.phase in (BATCH_END, VALIDATION_END):
