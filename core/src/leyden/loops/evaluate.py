@@ -87,8 +87,7 @@ class EvaluationLoop(SinglePass):
         trainer, logging = self.trainer, self.trainer.logging
         if trainer.sanity_checking:
             return
-        logging.end_epoch()
-        epoch_metrics = logging.metrics_for_loggers()
+        epoch_metrics = logging.end_epoch()
         for output in outputs:
             output.update(epoch_metrics)
         logging.send({name: value for output in reversed(outputs) for name, value in output.items()})
@@ -135,7 +134,7 @@ class EvaluationLoop(SinglePass):
         counts = self.batches[i]
         if len(set(counts)) > 1 or (INFINITE in counts and len(counts) > 1):
             complete(self.trainer, self.results)
-        return self.trainer.logging.end_dataloader()
+        return self.trainer.logging.end_epoch()
 
     def setup_data(self) -> None:
         """Ask for the loaders: in every run alone; within a fit, once and whenever they are due again."""

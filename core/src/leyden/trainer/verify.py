@@ -69,9 +69,7 @@ def _fit(trainer: Trainer, loaders: dict[str, Any]) -> None:
     _require(trainer, "training_step", TrainerFn.FITTING)
     _require(trainer, "configure_optimizers", TrainerFn.FITTING)
     _require_arguments(model, "training_step", TRAINING)
-    trainer.progress.restart_epoch()
-    loop.loader, loop.validation.loader = None, None
-    loop.validation.seen.clear()
+    loop.restart()
     loop.source = _required(trainer, "train", loaders["train"], TrainerFn.FITTING)
     loop.validation.source = _source(trainer, "val", loaders["val"])
     steps = is_overridden("validation_step", model, LightningModule)

@@ -19,20 +19,12 @@ _LATER = {
     "set_shared_parameters": "leyden.utilities.parameter_tying",
 }
 __all__ = [
-    "AttributeDict",
-    "CombinedLoader",
     "MisconfigurationException",
-    "disable_possible_user_warnings",
-    "find_shared_parameters",
-    "grad_norm",
-    "isolate_rng",
-    "measure_flops",
-    "move_data_to_device",
     "rank_zero_deprecation",
     "rank_zero_info",
     "rank_zero_only",
     "rank_zero_warn",
-    "set_shared_parameters",
+    *_LATER,
 ]
 
 
