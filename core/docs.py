@@ -43,12 +43,12 @@ def generated(text: str) -> str:
 
 def hook_lines() -> Iterator[str]:
     """Each group of hooks: its docstring, and for each hook arguments and docstring."""
-    for group in (hooks.Registration, hooks.Observation, hooks.Behaviour):
+    names = (hooks.REGISTRATION, hooks.OBSERVATION, hooks.BEHAVIOUR)
+    for group, own in zip(hooks.GROUPS, names, strict=True):
         yield from (f"### {group.__name__}", "", sentences(group), "")
-        for name, hook in vars(group).items():
-            if name.startswith("_"):
-                continue
-            arguments = ", ".join(list(inspect.signature(hook).parameters)[1:])
+        for name in own:
+            hook = hooks.specification(name)
+            arguments = ", ".join(hooks.arguments(name))
             first = " The first result that is not None is taken." if hook.leyden_spec["firstresult"] else ""
             gone = getattr(hook, hooks.DEPRECATED, {})
             old = "".join(f" Deprecated{f' ({a})' if a else ''}: {instead}." for a, instead in gone.items())
@@ -63,20 +63,14 @@ def interface_lines() -> Iterator[str]:
         interface = getattr(importlib.import_module(module), name)
         yield from (f"### {name} (`{module}`)", "", sentences(interface), "")
         must = getattr(interface, "__abstractmethods__", frozenset())
-        hidden = observations() if "on_fit_start" in vars(interface) else set()
-        members = [member for member in public_members(interface) if member[0] not in hidden]
+        members = public_members(interface)
         for heading, wanted in (("Must be written", True), ("May be overridden", False)):
             if some := [member for member in members if (member[0] in must) is wanted]:
                 yield from (f"{heading}:", "")
                 yield from (f"- {signature(*member)}: {sentences(member[1])}" for member in some)
                 yield ""
-        if "on_fit_start" in vars(interface):
+        if issubclass(interface, hooks.Observation):
             yield from ("Every hook of the group Observation is a method of it, too.", "")
-
-
-def observations() -> set[str]:
-    """The names of the hooks of a run."""
-    return {name for name in vars(hooks.Observation) if not name.startswith("_")}
 
 
 def public_members(interface: type) -> list[tuple[str, Any]]:

@@ -80,8 +80,8 @@ def deprecated_hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def on_fit_start(self: Any, trainer: Any, pl_module: Any) -> None:
         """The fit begins."""
 
-    whole = hooks.deprecated("implement 'on_test_epoch_start' instead")(hooks.hookspec(on_test_start))
-    argument = hooks.deprecated("ask trainer.lightning_module", argument="pl_module")(hooks.hookspec(on_fit_start))
+    whole = hooks.deprecated("implement 'on_test_epoch_start' instead")(on_test_start)
+    argument = hooks.deprecated("ask trainer.lightning_module", argument="pl_module")(on_fit_start)
     monkeypatch.setattr(hooks.Observation, "on_test_start", whole)
     monkeypatch.setattr(hooks.Observation, "on_fit_start", argument)
     compatibility._tell_once.cache_clear()

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -15,14 +15,9 @@ from small_model import Batches, EveryStep, SmallModel, quiet_trainer
 
 import leyden as pl
 from leyden import hookimpl, hooks
-from leyden.hooktable import BEHAVIOUR, OBSERVATION
+from leyden.hooks import BEHAVIOUR, OBSERVATION, REGISTRATION
 from leyden.strategies import Strategy
 from leyden.utilities import MisconfigurationException
-
-REGISTRATION = [name for name in vars(hooks.Registration) if not name.startswith("_")]
-SPECIFIED = {
-    name: getattr(g, name) for g in (hooks.Registration, hooks.Observation, hooks.Behaviour) for name in vars(g)
-}
 
 
 @pytest.fixture
@@ -35,7 +30,7 @@ def recorder(names: list[str], record: Callable[[str, dict[str, Any]], Any]) -> 
     """A plugin that implements hooks with all their arguments and passes each call to ``record``."""
     plugin = SimpleNamespace()
     for name in names:
-        arguments = ", ".join(list(inspect.signature(SPECIFIED[name]).parameters)[1:])
+        arguments = ", ".join(hooks.arguments(name))
         function = eval(f"lambda {arguments}: record({name!r}, locals())", {"record": record})
         setattr(plugin, name, hookimpl(function))
     return plugin
@@ -46,16 +41,18 @@ def recorder(names: list[str], record: Callable[[str, dict[str, Any]], Any]) -> 
 
 @pytest.mark.parametrize("name", [*REGISTRATION, *OBSERVATION, *BEHAVIOUR])
 def test_every_hook_says_when_it_is_called(name):
-    first_line = (SPECIFIED[name].__doc__ or "").split("\n")[0]
-    assert len(first_line.split()) >= 3
-    assert (SPECIFIED[name].__doc__ or "").rstrip().endswith(".")
+    said = hooks.specification(name).__doc__ or ""
+    assert len(said.split("\n")[0].split()) >= 3
+    assert said.rstrip().endswith(".")
 
 
-def test_a_callback_has_a_method_for_every_observation_with_the_arguments_that_are_specified():
+def test_a_callback_s_methods_can_be_called_without_the_number_of_the_loader_and_plugins_ask_for_it():
+    """As ``super().on_test_batch_end(…)`` does; pluggy takes an argument with a default for none of a specification."""
+    callback = pl.Callback()
     for name in OBSERVATION:
-        assert list(inspect.signature(getattr(pl.Callback, name)).parameters) == list(
-            inspect.signature(SPECIFIED[name]).parameters
-        ), name
+        given = [argument for argument in hooks.arguments(name) if argument != "dataloader_idx"]
+        assert getattr(callback, name)(*given) is None
+    assert hooks.arguments("on_test_batch_end")[-1] == "dataloader_idx"
 
 
 @pytest.mark.parametrize("base", [pl.LightningModule, pl.LightningDataModule])
@@ -64,8 +61,8 @@ def test_the_module_s_hooks_have_the_arguments_that_are_specified_without_traine
     assert "setup" in shared
     for name in shared:
         taken = list(inspect.signature(getattr(base, name)).parameters)
-        offered = [a for a in inspect.signature(SPECIFIED[name]).parameters if a not in ("trainer", "pl_module")]
-        assert taken == offered, name
+        offered = [a for a in hooks.arguments(name) if a not in ("trainer", "pl_module")]
+        assert taken == ["self", *offered], name
 
 
 # -- when and with what -----------------------------------------------------------------------------------
@@ -344,3 +341,27 @@ def test_a_method_that_is_put_on_an_instance_is_a_hook(tmp_path):
     model.on_train_end = lambda: calls.append("module")
     quiet_trainer(tmp_path, callbacks=callback).fit(model, Batches(1))
     assert calls == ["callback", "module"]
+
+
+def test_a_wrapper_s_result_is_the_same_when_it_is_measured(tmp_path):
+    """The values that a wrapper takes, gives and raises pass through the measuring."""
+
+    @pl.hookimpl(wrapper=True)
+    def around(batch_idx):
+        outputs = yield
+        return {**outputs, "number": batch_idx}
+
+    class Seen(pl.Callback):
+        numbers: ClassVar[list[int]] = []
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.numbers.append(outputs["number"])
+
+    given = SimpleNamespace(leyden_optimize_batch=around)
+    quiet_trainer(tmp_path, plugins=[given], callbacks=Seen(), profiler="simple").fit(SmallModel(), Batches(3))
+    assert Seen.numbers == [0, 1, 2]
+
+
+def test_the_report_before_any_run(tmp_path):
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
+    assert trainer.describe_hooks() == "No run yet: hooks are resolved when fit, validate, test or predict begins."

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import SGD
 
 import leyden as pl
+from leyden.manager import PluginManager
 from leyden.utilities.exceptions import MisconfigurationException
 
 
@@ -348,3 +349,10 @@ def test_before_a_run_a_trainer_has_no_module_and_divides_nothing(tmp_path):
     assert trainer.lightning_module is None
     assert trainer.model is None
     assert trainer.distributed_sampler_kwargs is None
+
+
+@pytest.mark.parametrize("name", ["onnx", "torchscript"])
+def test_an_export_without_its_exporter_names_the_distribution(monkeypatch, name):
+    monkeypatch.setattr("leyden.registry.discover", PluginManager)
+    with pytest.raises(ImportError, match=rf"There is no exporter '{name}'; .*pip install leyden-export\.$"):
+        getattr(pl.LightningModule(), f"to_{name}")()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 from importlib.resources import files
 from types import SimpleNamespace
@@ -184,3 +185,14 @@ def test_the_same_name_of_another_kind_is_no_conflict():
     manager = registry(lamp("table")).manager
     manager.admit(PluginRecord("market", plugin=brings(Component("chair", "table", "nowhere:Table"))))
     assert Registry(manager).get("lamp", "table").kind == "lamp"
+
+
+def test_the_command_that_is_not_installed_is_answered_with_its_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib_metadata.entry_points", lambda **wanted: [])
+    monkeypatch.setattr("leyden.registry.discover", PluginManager)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("leyden", run_name="__main__")
+    assert ended.value.code == (
+        "python -m leyden: There is no command 'leyden'; installed: none. "
+        "It comes with leyden-command: pip install leyden-command."
+    )

@@ -6,6 +6,7 @@ python -I ask.py '{"callback": ["EarlyStopping"], "logger": ["csv"]}'
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -30,6 +31,7 @@ PAGES = {
     "accelerator": "leyden.accelerators",
     "callback": "leyden.callbacks",
     "cli": "leyden.cli",
+    "demo": "leyden.demos",
     "environment": "leyden.plugins",
     "fabric": "leyden.fabric",
     "logger": "leyden.loggers",
@@ -72,12 +74,19 @@ def fit() -> None:
 
 def ask(kind: str, name: str) -> None:
     """Ask for a part the way a user does: classes and functions are imported, a name is an argument of the Trainer."""
-    if kind == "role":
+    if kind == "command":
+        command = [sys.executable, "-I", "-m", name, "plugins"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip())
+    elif kind == "role":
         trainer(**ROLE_ARGUMENTS[name])
     elif kind == "utility":
         exec(f"from {UTILITY_PAGES[name]} import {name}")
     elif name[0].isupper() or kind in ("cli", "fabric", "tuner"):
         exec(f"from {PAGES[kind]} import {name}")
+    elif kind == "exporter":
+        getattr(Line(), f"to_{name}")()
     elif kind == "environment":
         trainer(plugins=[name])
     else:

@@ -1,10 +1,14 @@
-"""``python -m leyden`` is the command ``leyden``; see :mod:`leyden.command`."""
+"""``python -m leyden`` is the command ``leyden``, which an installed distribution brings."""
 
 from __future__ import annotations
 
 import sys
 
-from leyden.command import main
+from importlib_metadata import entry_points
+
+from leyden.registry import Registry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Found as a program and not as a component: which plugins are discovered is for the command's options to say.
+    programs = list(entry_points(group="console_scripts", name="leyden"))
+    sys.exit(programs[0].load()() if programs else f"python -m leyden: {Registry().unknown(('command',), 'leyden')}")

@@ -5,4 +5,4 @@ from leyden.windows import window
 
 __all__ = ["Callback"]
 
-__getattr__, __dir__ = window(__name__, ("callback",), dict.fromkeys(__all__))
+__getattr__, __dir__ = window(__name__, ("callback",), __all__)

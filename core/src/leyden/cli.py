@@ -2,4 +2,4 @@
 
 from leyden.windows import window
 
-__getattr__, __dir__ = window(__name__, ("cli",), {})
+__getattr__, __dir__ = window(__name__, ("cli",), ())

@@ -36,7 +36,7 @@ def _refusal_by(requirement: str, core: str) -> str:
     from packaging.requirements import Requirement
 
     need = Requirement(requirement)
-    if not _names_the_core(need.name) or (need.marker is not None and not need.marker.evaluate({"extra": ""})):
+    if need.marker is not None and not need.marker.evaluate({"extra": ""}):
         return ""
     if not need.specifier.contains(core, prereleases=True):
         return f"it asks for {need}, and {CORE_DISTRIBUTION} is {core}"

@@ -5,4 +5,4 @@ from leyden.windows import window
 
 __all__ = ["seed_everything"]
 
-__getattr__, __dir__ = window(__name__, ("fabric",), dict.fromkeys(__all__))
+__getattr__, __dir__ = window(__name__, ("fabric",), __all__)

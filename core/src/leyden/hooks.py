@@ -6,18 +6,25 @@ wins). The signatures are the specification: an implementation takes any subset 
 
 An installed plugin implements a hook with a function marked by :data:`hookimpl`; a callback, the
 ``LightningModule``, the ``LightningDataModule`` and the strategy implement it by a method of the same
-name. The module, the data module and the strategy are not given ``trainer`` and ``pl_module``.
+name. Callbacks inherit the observations, and override those that they need. The module, the data module
+and the strategy are not given ``trainer`` and ``pl_module``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 
 if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
     from leyden.interfaces.component import Component
+    from leyden.module import LightningModule
+    from leyden.trainer import Trainer
 
 PROJECT = "leyden"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -45,8 +52,7 @@ def deprecated(instead: str, argument: str | None = None) -> Callable[[Specifica
     Example::
 
         @deprecated("implement 'on_train_start' instead")
-        @hookspec
-        def on_pretrain_routine_start(self, trainer: Any) -> None: ...
+        def on_pretrain_routine_start(self, trainer: Trainer) -> None: ...
     """
 
     def mark(specification: Specification) -> Specification:
@@ -62,24 +68,21 @@ def deprecated(instead: str, argument: str | None = None) -> Callable[[Specifica
 class Registration:
     """What a plugin brings. Called outside of the training loop, the latest registered plugin first."""
 
-    @hookspec
     def leyden_components(self) -> Iterable[Component]:
         """Yield the named parts that this plugin brings; called once, when plugins are discovered."""
 
-    @hookspec
-    def leyden_configure(self, trainer: Any) -> None:
+    def leyden_configure(self, trainer: Trainer) -> None:
         """A Trainer has been built and its arguments are resolved; raise to refuse a combination."""
 
-    @hookspec
-    def leyden_default_callbacks(self, trainer: Any) -> Iterable[Any]:
+    def leyden_default_callbacks(self, trainer: Trainer) -> Iterable[Any]:
         """Return callbacks to add to a Trainer; ask ``trainer.wants(role)`` before adding a role's default."""
 
     @hookspec(firstresult=True)
-    def leyden_default_logger(self, trainer: Any) -> Any:
+    def leyden_default_logger(self, trainer: Trainer) -> Any:
         """Return the logger of a Trainer made with ``logger=True`` or without ``logger``."""
 
     @hookspec(firstresult=True)
-    def leyden_default_strategy(self, trainer: Any, num_processes: int) -> Any:
+    def leyden_default_strategy(self, trainer: Trainer, num_processes: int) -> Any:
         """Return the strategy (instance or name) for ``strategy="auto"`` and more than one process."""
 
 
@@ -89,164 +92,147 @@ class Observation:
     Nothing that an implementation returns is used, except the -1 of ``on_train_batch_start``.
     """
 
-    @hookspec
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A run begins; ``stage`` is "fit", "validate", "test" or "predict". The model is still where it was built."""
 
-    @hookspec
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The model is on its device and has its optimizers; before the sanity check."""
 
-    @hookspec
-    def on_sanity_check_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A few validation batches are about to be tried before training."""
 
-    @hookspec
-    def on_sanity_check_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The sanity check is over; its metrics are forgotten."""
 
-    @hookspec
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training is about to begin, after the sanity check."""
 
-    @hookspec
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A training epoch begins."""
 
-    @hookspec
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> Any:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> Any:
         """A batch, already on the device, is about to be trained on. Return -1 to skip the rest of the epoch."""
 
-    @hookspec
-    def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Gradients are about to be cleared."""
 
-    @hookspec
-    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Before ``loss.backward()``; ``loss`` is divided by ``accumulate_grad_batches`` already."""
 
-    @hookspec
-    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gradients exist; under mixed precision they are still scaled."""
 
-    @hookspec
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Gradients are unscaled and not yet clipped; the optimizer is about to step."""
 
-    @hookspec
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """A batch has been trained on; ``outputs`` is ``{"loss": …}`` and what the step's dict held, detached."""
 
-    @hookspec
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A training epoch ends. Implementations that read epoch metrics mark themselves ``trylast``."""
 
-    @hookspec
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training is over."""
 
-    @hookspec
-    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation begins; the model is in evaluation mode."""
 
-    @hookspec
-    def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The pass over the validation loaders begins."""
 
-    @hookspec
     def on_validation_batch_start(
-        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A validation batch, already on the device, is about to be evaluated."""
 
-    @hookspec
     def on_validation_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """A validation batch has been evaluated; ``outputs`` is what ``validation_step`` returned."""
 
-    @hookspec
-    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The pass over the validation loaders is over; the last place to log from."""
 
-    @hookspec
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation is over and ``trainer.callback_metrics`` holds its results."""
 
-    @hookspec
-    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Testing begins; the model is in evaluation mode."""
 
-    @hookspec
-    def on_test_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The pass over the test loaders begins."""
 
-    @hookspec
     def on_test_batch_start(
-        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A test batch, already on the device, is about to be evaluated."""
 
-    @hookspec
     def on_test_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """A test batch has been evaluated; ``outputs`` is what ``test_step`` returned."""
 
-    @hookspec
-    def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The pass over the test loaders is over; the last place to log from."""
 
-    @hookspec
-    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Testing is over and ``trainer.callback_metrics`` holds its results."""
 
-    @hookspec
-    def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prediction begins; the model is in evaluation mode."""
 
-    @hookspec
-    def on_predict_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The pass over the prediction loaders begins."""
 
-    @hookspec
     def on_predict_batch_start(
-        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A batch, already on the device, is about to be predicted."""
 
-    @hookspec
     def on_predict_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """A batch has been predicted; ``outputs`` is what ``predict_step`` returned."""
 
-    @hookspec
-    def on_predict_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The pass over the prediction loaders is over."""
 
-    @hookspec
-    def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prediction is over."""
 
-    @hookspec
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A fit is over; the last hook of a fit before ``teardown``."""
 
-    @hookspec
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A run is over and went well; after an error there is ``on_exception``."""
 
-    @hookspec
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """A run is ending because of ``exception`` (Ctrl-C included), which is raised again afterwards."""
 
-    @hookspec
-    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """A checkpoint is complete and about to be written; add to it or change it in place."""
 
-    @hookspec
-    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """A checkpoint has been read and nothing is restored from it yet; change it in place."""
 
 
@@ -254,10 +240,31 @@ class Behaviour:
     """How one thing is done. The first result that is not None wins."""
 
     @hookspec(firstresult=True)
-    def leyden_optimize_batch(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> dict[str, Any]:
+    def leyden_optimize_batch(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> dict[str, Any]:
         """Train on one batch that is already on the device and return the outputs (``{}`` for a skipped batch).
 
         The core's implementation is ``trylast``; a plugin that returns a dict replaces it, one that
         returns None leaves the batch to it. An implementation counts its optimizer steps in
         ``trainer.progress.optimizer_steps``.
         """
+
+
+GROUPS = (Registration, Observation, Behaviour)
+REGISTRATION, OBSERVATION, BEHAVIOUR = ([name for name in vars(group) if not name.startswith("_")] for group in GROUPS)
+
+
+def specification(name: str) -> Any:
+    """A hook as pluggy takes it: marked, and without the defaults, which are for those who call a callback's method."""
+    method = next(vars(group)[name] for group in GROUPS if name in vars(group))
+    function = FunctionType(method.__code__, {}, name)
+    function.__qualname__ = method.__qualname__
+    function.__dict__.update(method.__dict__)
+    return hookspec(function, **method.__dict__.get(f"{PROJECT}_spec", {}))
+
+
+def arguments(name: str) -> tuple[str, ...]:
+    """The arguments that a hook offers, in order."""
+    code = specification(name).__code__
+    return code.co_varnames[1 : code.co_argcount]  # type: ignore[no-any-return]

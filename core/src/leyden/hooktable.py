@@ -18,11 +18,10 @@ import pluggy
 
 from leyden import hooks
 from leyden.compatibility import tell_of_deprecation
-from leyden.manager import PluginManager
+from leyden.hooks import BEHAVIOUR, OBSERVATION
+from leyden.manager import PluginManager, is_wrapper
 from leyden.utilities.exceptions import MisconfigurationException
 
-OBSERVATION = [name for name in vars(hooks.Observation) if not name.startswith("_")]
-BEHAVIOUR = [name for name in vars(hooks.Behaviour) if not name.startswith("_")]
 RUN_ARGUMENTS = ("trainer", "pl_module")
 
 
@@ -44,16 +43,17 @@ class Participant:
 class Member:
     """One who takes part in a run with the methods that it overrides.
 
+    A callback's methods take ``trainer`` and ``pl_module`` first.
+
     Args:
-        target: The callback, module, data module or strategy.
-        base: The class whose methods do not count as overridden; None where every method counts.
-        takes_run: Whether its methods take ``trainer`` and ``pl_module`` first.
+        target: The callback, module, data module, strategy or step.
+        base: The public class that it derives from, whose methods do not count as overridden; None where every method
+            counts.
         first: Hooks that it implements before all others.
     """
 
     target: Any
     base: type | None
-    takes_run: bool = False
     first: Sequence[str] = ()
 
     def participants(self) -> tuple[Participant, Participant]:
@@ -66,15 +66,27 @@ class Member:
                 if name in self.first:
                     marks["tryfirst"] = True
                 chosen = last if marks.get("trylast") else ordinary
-                chosen[name] = implementation = _adapt(self.target, name, self.takes_run, marks)
-                taken = inspect.signature(implementation).parameters
-                tell_of_deprecation(specification(name), implementation.method, taken, _described(self.target))
+                chosen[name] = self._implementation(name, marks)
         return Participant(ordinary), Participant(last)
+
+    def _implementation(self, name: str, marks: dict[str, Any]) -> Any:
+        """A function that pluggy accepts for a method, whatever the method calls its arguments."""
+        method = getattr(self.target, name)
+        takes_run = issubclass(self.base or object, hooks.Observation)
+        offered = [a for a in hooks.arguments(name) if takes_run or a not in RUN_ARGUMENTS]
+        taken = _arguments_taken(method, name, offered)
+        kind = self.base.__name__ if self.base is not None else "Plugin"
+        owner = f"{kind} {type(self.target).__module__}.{type(self.target).__qualname__}"
+        tell_of_deprecation(hooks.specification(name), method, taken, owner)
+        wraps = bool(marks.get("wrapper") or marks.get("hookwrapper"))
+        implementation = hooks.hookimpl(_passing(method, taken, taken, wraps=wraps), **marks)
+        implementation.__dict__.update(method=method, target=self.target, kind=kind)
+        return implementation
 
     def _means_another(self, name: str) -> bool:
         """Whether the base has a method of a hook's name that is not the hook, as ``Strategy.teardown(module)``."""
         method = getattr(self.base, name, None)
-        return method is not None and not set(inspect.signature(method).parameters) <= {"self", *spec_arguments(name)}
+        return method is not None and not set(inspect.signature(method).parameters) <= {"self", *hooks.arguments(name)}
 
 
 def run_manager(installed: PluginManager, members: Sequence[Member]) -> PluginManager:
@@ -89,9 +101,8 @@ def run_manager(installed: PluginManager, members: Sequence[Member]) -> PluginMa
         manager.register(last)
     for ordinary, _ in reversed(pairs):
         manager.register(ordinary)
-    for record in reversed(installed.records):
-        if record.state == "active":
-            manager.register(record.plugin, record.name)
+    for record in reversed(installed.active):
+        manager.register(record.plugin, record.name)
     manager.records = list(installed.records)
     return manager
 
@@ -104,47 +115,28 @@ def is_overridden(name: str, target: Any, base: type | None) -> bool:
     return callable(own) and own is not getattr(base, name, None)
 
 
-def spec_arguments(name: str) -> list[str]:
-    """The arguments that a hook offers, in order."""
-    return list(inspect.signature(specification(name)).parameters)[1:]
+def _passing(
+    function: Callable[..., Any],
+    given: Sequence[str],
+    taken: Sequence[str],
+    run: Mapping[str, Any] | None = None,
+    wraps: bool = False,
+) -> Any:
+    """A function that passes arguments on by position: it has those ``given``, and hands over those ``taken``.
 
-
-def specification(name: str) -> Any:
-    """The specification of an observation or a behaviour."""
-    return getattr(hooks.Observation if hasattr(hooks.Observation, name) else hooks.Behaviour, name)
-
-
-def _described(target: Any) -> str:
-    return f"{participant_kind(target)} {type(target).__module__}.{type(target).__qualname__}"
-
-
-def _adapt(target: Any, name: str, takes_run: bool, marks: dict[str, Any]) -> Any:
-    """A function that pluggy accepts for ``target.name``, whatever the method calls its arguments."""
-    method = getattr(target, name)
-    implementation = _with_arguments(method, _arguments_taken(method, name, takes_run), marks)
-    implementation.__dict__.update(method=method, target=target)
-    return implementation
-
-
-def _with_arguments(function: Callable[..., Any], arguments: Sequence[str], marks: dict[str, Any]) -> Any:
-    """A hook implementation that hands arguments of these names to ``function`` by position."""
+    What is taken and not given is a value of ``run``. A function around other implementations is a generator.
+    """
     # pluggy reads the names off the code object, so the function must really have them
-    names = ", ".join(arguments)
-    call = f"(yield from function({names}))" if _wraps(marks) else f"function({names})"
-    return hooks.hookimpl(eval(f"lambda {names}: {call}", {"function": function}), **marks)
+    call = f"function({', '.join(taken)})"
+    body = f"(yield from {call})" if wraps else call
+    return eval(f"lambda {', '.join(given)}: {body}", {**(run or {}), "function": function})
 
 
-def _wraps(marks: Mapping[str, Any]) -> bool:
-    """Whether the options of ``@hookimpl`` are a wrapper's, of the new style or the old."""
-    return bool(marks.get("wrapper") or marks.get("hookwrapper"))
-
-
-def _arguments_taken(method: Callable[..., Any], name: str, takes_run: bool) -> list[str]:
-    """Which of the hook's arguments a method wants: by position, or by their names where it takes fewer.
+def _arguments_taken(method: Callable[..., Any], name: str, offered: list[str]) -> list[str]:
+    """Which of the arguments that a hook offers a method wants: by position, or by their names where it takes fewer.
 
     By position as long as no argument of the hook stands in another one's place.
     """
-    offered = [a for a in spec_arguments(name) if takes_run or a not in RUN_ARGUMENTS]
     parameters = list(inspect.signature(method).parameters.values())
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return offered
@@ -202,10 +194,8 @@ class HookTable:
         self._compile()
 
     def _compile(self) -> None:
-        for name in OBSERVATION:
-            setattr(self, name, self._compile_observation(name))
-        for name in BEHAVIOUR:
-            setattr(self, name, self._compile_behaviour(name))
+        for name in (*OBSERVATION, *BEHAVIOUR):
+            setattr(self, name, self._compiled(name))
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"There is no hook {name!r}.")
@@ -214,20 +204,19 @@ class HookTable:
         """Who implements a hook, in calling order."""
         return getattr(self._manager.hook, name).get_hookimpls()[::-1]  # type: ignore[no-any-return]
 
-    def _compile_observation(self, name: str) -> Callable[..., Any] | None:
+    def _compiled(self, name: str) -> Callable[..., Any] | None:
+        """One callable for all who implement a hook.
+
+        They are called directly, but through pluggy where some are wrappers, or where the first result is taken.
+        """
         implementations = self.implementations(name)
         if not implementations:
             return None
-        if any(impl.wrapper or impl.hookwrapper for impl in implementations):
-            return self._in_scope(name, (self._through_pluggy(name),))
-        return self._in_scope(name, tuple(self._bind(impl, name) for impl in implementations))
-
-    def _compile_behaviour(self, name: str) -> Callable[..., Any] | None:
-        """One implementation is called directly; several, or wrappers, go through pluggy's first-result call."""
-        implementations = self.implementations(name)
-        if len(implementations) == 1 and not (implementations[0].wrapper or implementations[0].hookwrapper):
-            return self._bind(implementations[0], name)
-        return self._through_pluggy(name) if implementations else None
+        if any(map(is_wrapper, implementations)) or (name in BEHAVIOUR and len(implementations) > 1):
+            calls = [self._through_pluggy(name)]
+        else:
+            calls = [self._bind(impl, name) for impl in implementations]
+        return calls[0] if name in BEHAVIOUR else self._in_scope(name, tuple(calls))
 
     def _in_scope(self, name: str, calls: tuple[Callable[..., Any], ...]) -> Callable[..., Any]:
         scope = self._scope
@@ -245,7 +234,7 @@ class HookTable:
         return hook
 
     def _through_pluggy(self, name: str) -> Callable[..., Any]:
-        varying = [a for a in spec_arguments(name) if a not in self._run]
+        varying = self._varying(name)
         manager = self._manager if self._profile is None else self._measured(name)
         caller, run = getattr(manager.hook, name), self._run
 
@@ -259,31 +248,26 @@ class HookTable:
         """The implementations of one hook in their order, each timed, for pluggy to call; a wrapper with its inside."""
         manager = PluginManager()
         for impl in reversed(self.implementations(name)):
-            marks = {"wrapper": impl.wrapper, "hookwrapper": impl.hookwrapper}
-            timed = self._profiled(impl.function, impl, name)
-            manager.register(Participant({name: _with_arguments(timed, impl.argnames, marks)}))
+            timed, names = self._profiled(impl.function, impl, name), impl.argnames
+            passing = _passing(timed, names, names, wraps=is_wrapper(impl))
+            marked = hooks.hookimpl(passing, wrapper=impl.wrapper, hookwrapper=impl.hookwrapper)
+            manager.register(Participant({name: marked}))
         return manager
 
     def _bind(self, impl: pluggy.HookImpl, name: str) -> Callable[..., Any]:
         """One callable that takes the hook's varying arguments and passes on those that the implementation wants."""
         function = getattr(impl.function, "method", impl.function)
-        taken = list(impl.argnames)
-        leading = [self._run[a] for a in taken if a in self._run]
-        varying = [a for a in spec_arguments(name) if a not in self._run]
-        rest = taken[len(leading) :]
-        if any(a in self._run for a in rest) or rest != varying:
-            bound = self._select(function, taken, varying)
-        else:
-            bound = partial(function, *leading) if leading else function
-        return self._profiled(bound, impl, name) if self._profile else bound
+        varying = self._varying(name)
+        leading = [a for a in impl.argnames if a in self._run]
+        if list(impl.argnames) != [*leading, *varying]:
+            function = _passing(function, varying, impl.argnames, self._run)
+        elif leading:
+            function = partial(function, *(self._run[a] for a in leading))
+        return self._profiled(function, impl, name) if self._profile else function
 
-    def _select(self, function: Callable[..., Any], taken: list[str], varying: list[str]) -> Callable[..., Any]:
-        """For an implementation that takes fewer arguments, or takes them in another order."""
-        run, places = self._run, {a: i for i, a in enumerate(varying)}
-        if taken and not any(a in run for a in taken) and taken == varying[: len(taken)]:
-            count = len(taken)
-            return lambda *values: function(*values[:count])
-        return lambda *values: function(*[run[a] if a in run else values[places[a]] for a in taken])
+    def _varying(self, name: str) -> list[str]:
+        """The arguments of a hook that are not the same in every call of a run."""
+        return [a for a in hooks.arguments(name) if a not in self._run]
 
     def _profiled(self, call: Callable[..., Any], impl: pluggy.HookImpl, name: str) -> Callable[..., Any]:
         action, profile = self.action(impl, name), self._profile
@@ -297,7 +281,7 @@ class HookTable:
             with profile(action):
                 return (yield from call(*values))
 
-        return measured_wrapper if impl.wrapper or impl.hookwrapper else measured
+        return measured_wrapper if is_wrapper(impl) else measured
 
     def action(self, impl: pluggy.HookImpl, name: str) -> str:
         """What a profiler calls this implementation of a hook; no two of a hook have the same."""
@@ -307,17 +291,7 @@ class HookTable:
 
 
 def _action(impl: pluggy.HookImpl, name: str) -> str:
+    """What an implementation is called in reports: a callback by its state key, others by their class or plugin."""
     target = getattr(impl.function, "target", None)
-    return f"[{participant_kind(target)}]{participant_label(target, impl.plugin_name)}.{name}"
-
-
-def participant_kind(target: Any) -> str:
-    """What a participant is, by the public class that it derives from; "Plugin" for an installed plugin."""
-    names = [cls.__name__ for cls in type(target).__mro__]
-    kinds = ("LightningModule", "LightningDataModule", "Callback", "Strategy")
-    return next((kind for kind in kinds if kind in names), "Plugin")
-
-
-def participant_label(target: Any, plugin_name: str) -> str:
-    """A participant's name in reports: a callback's state key, a class's name, or the plugin's name."""
-    return str(getattr(target, "state_key", None) or (type(target).__name__ if target is not None else plugin_name))
+    own = type(target).__name__ if target is not None else impl.plugin_name
+    return f"[{getattr(impl.function, 'kind', 'Plugin')}]{getattr(target, 'state_key', None) or own}.{name}"

@@ -14,4 +14,4 @@ __all__ = [
     "save_hparams",
 ]
 
-__getattr__, __dir__ = window(__name__, ("logger",), dict.fromkeys(__all__))
+__getattr__, __dir__ = window(__name__, ("logger",), __all__)

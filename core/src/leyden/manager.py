@@ -11,7 +11,7 @@ import difflib
 import importlib
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from itertools import count
 from typing import Any, Literal
@@ -51,7 +51,6 @@ class PluginRecord:
     components: tuple[Component, ...] = ()
     load_time: float = 0.0
     error: BaseException | None = None
-    hook_names: list[str] = field(default_factory=list)
     given: bool = False
     mend: str = ""
 
@@ -65,9 +64,14 @@ class PluginManager(pluggy.PluginManager):
 
     def __init__(self) -> None:
         super().__init__(hooks.PROJECT)
-        for group in (hooks.Registration, hooks.Observation, hooks.Behaviour):
-            self.add_hookspecs(group)
+        names = (*hooks.REGISTRATION, *hooks.OBSERVATION, *hooks.BEHAVIOUR)
+        self.add_hookspecs(type("Specifications", (), {name: hooks.specification(name) for name in names}))
         self.records: list[PluginRecord] = []
+
+    @property
+    def active(self) -> list[PluginRecord]:
+        """The records of the plugins that take part."""
+        return [record for record in self.records if record.state == "active"]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """In another process: what is installed there, and the plugins that were given here."""
@@ -89,7 +93,6 @@ class PluginManager(pluggy.PluginManager):
             own = self._implementations_of(record)
             self._refuse_unknown_hooks(own)
             record.components = self._components_of(own)
-            record.hook_names = sorted(own)
         except BaseException:
             if self.has_plugin(record.name):  # some versions of pluggy keep what they could not register
                 self.unregister(name=record.name)
@@ -124,9 +127,8 @@ class PluginManager(pluggy.PluginManager):
     def extended(self, plugins: list[Any]) -> PluginManager:
         """A manager of the same plugins and more; those that can't be registered raise."""
         manager = PluginManager()
-        for record in self.records:
-            if record.state == "active":
-                manager.register(record.plugin, record.name)
+        for record in self.active:
+            manager.register(record.plugin, record.name)
         manager.records = list(self.records)
         for plugin in plugins:
             manager.admit_object(plugin)
@@ -174,9 +176,8 @@ def discover() -> PluginManager:
     for point in found:
         record, needs = _read_metadata(point)
         names = {record.name, record.distribution}
-        if _is_core(record):
-            _load(manager, record, point, needs)
-        elif names.intersection(disabled) or not (autoload or names.intersection(wanted)):
+        unwanted = names.intersection(disabled) or not (autoload or names.intersection(wanted))
+        if unwanted and not _is_core(record):
             record.state = "disabled"
             manager.records.append(record)
         elif twin := next((r for r in manager.records if r.name == record.name and r.state != "disabled"), None):
@@ -194,10 +195,14 @@ def names_in(variable: str) -> list[str]:
     return [name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()]
 
 
+def is_wrapper(impl: pluggy.HookImpl) -> bool:
+    """Whether an implementation runs around the others, in pluggy's new style or the old."""
+    return bool(impl.wrapper or impl.hookwrapper)
+
+
 def order_mark(impl: pluggy.HookImpl) -> str:
     """How an implementation changes the order of its hook, in parentheses; "" where it does not."""
-    around = impl.wrapper or impl.hookwrapper
-    marks = {"wrapper": around, "tryfirst": impl.tryfirst, "trylast": impl.trylast}
+    marks = {"wrapper": is_wrapper(impl), "tryfirst": impl.tryfirst, "trylast": impl.trylast}
     return f" ({', '.join(mark for mark, given in marks.items() if given)})" if any(marks.values()) else ""
 
 

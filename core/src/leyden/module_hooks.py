@@ -5,7 +5,7 @@ When each is called is said in :mod:`leyden.hooks`; here they come without ``tra
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +13,9 @@ from torch.optim import Optimizer
 
 from leyden.utilities.exceptions import MisconfigurationException
 
-if TYPE_CHECKING:
-    from leyden.trainer import Trainer
-
 
 class DataHooks:
     """Where data comes from and how a batch reaches the device; for modules and data modules."""
-
-    _trainer: Trainer | None
 
     def prepare_data(self) -> None:
         """Download and write to disk; called in one process (of each node, or in all: ``prepare_data_per_node``).
@@ -110,9 +105,7 @@ class ModelHooks:
 
     def on_validation_model_zero_grad(self) -> None:
         """Validation within a fit is about to start; frees the gradients."""
-        zero_grad = getattr(self, "zero_grad", None)
-        if zero_grad is not None:
-            zero_grad()
+        self.zero_grad()  # type: ignore[attr-defined]
 
     def on_validation_model_eval(self) -> None:
         """Put the module into evaluation mode for validation."""

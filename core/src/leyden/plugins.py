@@ -7,12 +7,4 @@ from leyden.windows import window
 
 __all__ = ["CheckpointIO", "Environment", "Precision"]
 
-__getattr__, __dir__ = window(
-    __name__,
-    (
-        "precision",
-        "checkpoint_io",
-        "environment",
-    ),
-    dict.fromkeys(__all__),
-)
+__getattr__, __dir__ = window(__name__, ("precision", "checkpoint_io", "environment"), __all__)

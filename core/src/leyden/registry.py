@@ -40,40 +40,30 @@ class Registry:
         """The components that answer to ``name``; several where an alias stands for a group of them."""
         return [component for _, component in self._of_kind(kind) if name in component.names]
 
-    def get(self, kind: str, name: str) -> Component:
+    def get(self, kind: str | Sequence[str], name: str) -> Component:
         """The one component with that name or alias.
+
+        Args:
+            kind: Its kind, or several: the first that has such a component.
+            name: What the user wrote.
 
         Raises:
             UnknownComponentError: There is none; the message lists the known names, the nearest spelling, and
                 the distribution that has it where that is known.
             MisconfigurationException: Two distributions bring one of that name.
         """
-        found = [(record, part) for record, part in self._of_kind(kind) if name in part.names]
-        if len(found) > 1:
-            owners = " and the ".join(str(record) for record, _ in found)
-            raise MisconfigurationException(
-                f"The {kind} {name!r} is brought by the {owners}; uninstall or disable one of them "
-                f"(LEYDEN_PLUGINS_DISABLED={found[-1][0].name})."
-            )
-        if not found:
-            raise self.unknown((kind,), name)
-        return found[0][1]
-
-    def conflicts(self) -> list[tuple[str, str, list[PluginRecord]]]:
-        """Kind, name and plugins of each name for which :meth:`get` is an error because several parts have it.
-
-        An alias that several accelerators share is none: it stands for the best of them.
-        """
-        found: dict[tuple[str, str], list[tuple[PluginRecord, Component]]] = {}
-        for record in self.manager.records:
-            for part in record.components if record.state == "active" else ():
-                for name in dict.fromkeys(part.names):
-                    found.setdefault((part.kind, name), []).append((record, part))
-        return [
-            (kind, name, [record for record, _ in owners])
-            for (kind, name), owners in found.items()
-            if len(owners) > 1 and (kind != "accelerator" or any(part.name == name for _, part in owners))
-        ]
+        kinds = (kind,) if isinstance(kind, str) else kind
+        for one in kinds:
+            found = [(record, part) for record, part in self._of_kind(one) if name in part.names]
+            if len(found) > 1:
+                owners = " and the ".join(str(record) for record, _ in found)
+                raise MisconfigurationException(
+                    f"The {one} {name!r} is brought by the {owners}; uninstall or disable one of them "
+                    f"(LEYDEN_PLUGINS_DISABLED={found[-1][0].name})."
+                )
+            if found:
+                return found[0][1]
+        raise self.unknown(kinds, name)
 
     def unknown(self, kinds: Sequence[str], name: str) -> Exception:
         """The error for a name that nothing answers to; caused by the plugin's own where one was set aside for it.
@@ -104,19 +94,13 @@ class Registry:
         """A question after the nearest name, of those installed and those that are known to be published."""
         known = {alias: "" for kind in kinds for part in self.components(kind) for alias in part.names}
         for kind in kinds:
-            for published, distribution in _catalogue()["published"].get(kind, {}).items():
+            for published, distribution in catalogue()["published"].get(kind, {}).items():
                 known.setdefault(published, f" (pip install {distribution})")
         near = difflib.get_close_matches(name, known, n=1)
         return f" Did you mean {near[0]!r}{known[near[0]]}?" if near else ""
 
     def _of_kind(self, kind: str) -> list[tuple[PluginRecord, Component]]:
-        return [
-            (record, component)
-            for record in self.manager.records
-            if record.state == "active"
-            for component in record.components
-            if component.kind == kind
-        ]
+        return [(record, part) for record in self.manager.active for part in record.components if part.kind == kind]
 
     def _out_of_use(self, name: str, distribution: str) -> PluginRecord | None:
         """The plugin, set aside or disabled, that would have brought ``name``."""
@@ -134,30 +118,19 @@ def _reason(record: PluginRecord) -> str:
 
 
 @cache
-def _catalogue() -> dict[str, dict[str, dict[str, str]]]:
+def catalogue() -> dict[str, dict[str, dict[str, str]]]:
     """Which published or planned distribution brings which name: data, so that the code knows no plugin."""
     text = files("leyden").joinpath("catalogue.json").read_text(encoding="utf-8")
-    catalogue: dict[str, dict[str, dict[str, str]]] = json.loads(text)
-    return catalogue
+    sections: dict[str, dict[str, dict[str, str]]] = json.loads(text)
+    return sections
 
 
 def published_by(kind: str, name: str) -> tuple[str, bool]:
     """The distribution that is known to bring a name, or ""; and whether it is published already."""
     for section in ("published", "planned"):
-        if distribution := _catalogue()[section].get(kind, {}).get(name):
+        if distribution := catalogue()[section].get(kind, {}).get(name):
             return distribution, section == "published"
     return "", False
-
-
-def published_distributions() -> list[str]:
-    """Leyden's own distributions that bring a plugin, beside the core, sorted."""
-    return sorted({name for names in _catalogue()["published"].values() for name in names.values()})
-
-
-def known_distributions() -> set[str]:
-    """Leyden's own distributions: those that are published and those that are planned."""
-    of_plugins = {name for section in _catalogue().values() for names in section.values() for name in names.values()}
-    return of_plugins | {"leyden-core", "leyden-testing"}
 
 
 def build(kind: str, value: Any, manager: PluginManager | None = None, **arguments: Any) -> Any:

@@ -21,11 +21,11 @@ from typing import Any
 
 from leyden.registry import Registry, UnknownComponentError
 
-_windows: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {}
+_windows: dict[str, tuple[Sequence[str], Sequence[str]]] = {}
 
 
 def window(
-    module: str, kinds: tuple[str, ...], own: dict[str, Any]
+    module: str, kinds: Sequence[str], own: Sequence[str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """The ``__getattr__`` and ``__dir__`` of a module that shows the components of some kinds by name.
 
@@ -40,14 +40,10 @@ def window(
             return []
         if name.startswith("_"):
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        registry = Registry()
         try:
             if f"{module}.{name}" in _paths():
                 return import_module(f"{module}.{name}")
-            for kind in kinds:
-                if registry.named(kind, name):
-                    return registry.get(kind, name).load()
-            raise registry.unknown(kinds, name)
+            return Registry().get(kinds, name).load()
         except UnknownComponentError as unknown:
             if _is_import(sys._getframe(1)):
                 raise

@@ -13,7 +13,7 @@ from leyden.utilities import MisconfigurationException
 
 
 def test_every_hook_of_callbacks_is_called(tmp_path: Path, small: Any) -> None:
-    names = [name for name in vars(leyden.Callback) if name.startswith("on_")] + ["setup", "teardown"]
+    names = [name for name in dir(leyden.Callback) if name.startswith("on_")] + ["setup", "teardown"]
     called: set[str] = set()
 
     def note(name: str) -> Any:

@@ -17,7 +17,7 @@ class Component:
 
     Args:
         kind: What it is: "accelerator", "strategy", "precision", "environment", "logger", "profiler",
-            "callback", "checkpoint_io", or a kind of a third party's own.
+            "callback", "checkpoint_io", "exporter", or a kind of a third party's own.
         name: The name that users write, as in ``Trainer(accelerator="npu")``; for callbacks and other
             classes that users import, the class's name.
         target: ``"module:attribute"``, imported on first use.

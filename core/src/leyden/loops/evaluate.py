@@ -17,13 +17,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from leyden.data.combined import INFINITE
 from leyden.data.hints import warn_of_shuffling
 from leyden.data.loading import load
 from leyden.data.samplers import set_sampler_epoch
 from leyden.data.transfer import transfer_function
 from leyden.hooktable import is_overridden
-from leyden.loops.absence import complete
 from leyden.loops.progress import VALIDATION_END
 from leyden.loops.single_pass import SinglePass, are_several
 from leyden.module import LightningModule
@@ -136,9 +134,7 @@ class EvaluationLoop(SinglePass):
         """What was logged for loader ``i``, of which some processes may have had fewer batches, or none."""
         assert self.loader is not None
         self.results.dataloader_idx = i if are_several(self.loader) else None
-        counts = self.batches[i]
-        if len(set(counts)) > 1 or (INFINITE in counts and len(counts) > 1):
-            complete(self.trainer, self.results)
+        self.trainer.strategy.agree_on_results(self.results, self.trainer.lightning_module, self.batches[i])
         return self.trainer.logging.end_epoch()
 
     def setup_data(self) -> None:

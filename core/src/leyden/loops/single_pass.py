@@ -97,7 +97,8 @@ class SinglePass:
     def _fetcher(self) -> Fetcher:
         assert self.loader is not None
         action = f"[{type(self).__name__}].{self.stage.dataloader_prefix}_dataloader_next"
-        fetcher = Fetcher(self.loader, measure=self.trainer.measure(action))
+        fetcher = Fetcher(self.loader)
+        fetcher.start(measure=self.trainer.measure(action))
         fetcher.read_ahead(lambda: None)
         return fetcher
 

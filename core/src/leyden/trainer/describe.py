@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pluggy
-
-from leyden.hooktable import BEHAVIOUR, OBSERVATION, HookTable
-from leyden.manager import order_mark
+from leyden.hooks import BEHAVIOUR, OBSERVATION
+from leyden.hooktable import HookTable
+from leyden.manager import is_wrapper, order_mark
 
 if TYPE_CHECKING:
     from leyden.trainer.trainer import Trainer
@@ -55,11 +54,7 @@ def _costs(table: HookTable, hook: str, durations: Mapping[str, Sequence[float]]
     for impl in reversed(table.implementations(hook)):
         measured = durations.get(table.action(impl, hook), ())
         seconds = sum(measured)
-        own = seconds - inside if _is_wrapper(impl) else seconds
-        inside = seconds if _is_wrapper(impl) else inside + seconds
+        own = seconds - inside if is_wrapper(impl) else seconds
+        inside = seconds if is_wrapper(impl) else inside + seconds
         costs.append(f"{own / len(measured) * 1e6:10.1f} µs a call" if measured else "")
     return costs[::-1]
-
-
-def _is_wrapper(impl: pluggy.HookImpl) -> Any:
-    return impl.wrapper or impl.hookwrapper

@@ -7,10 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from leyden.callback import Callback
-from leyden.hooks import Observation
+from leyden.hooks import OBSERVATION
 from leyden.utilities import MisconfigurationException
-
-HOOKS = tuple(name for name in vars(Observation) if hasattr(Callback, name) and not name.startswith("_"))
 
 
 class LambdaCallback(Callback):
@@ -32,9 +30,9 @@ class LambdaCallback(Callback):
 
     def __init__(self, **hooks: Callable[..., Any] | None) -> None:
         for name, function in hooks.items():
-            if name not in HOOKS:
-                near = difflib.get_close_matches(name, HOOKS, n=1)
-                advice = f"did you mean {near[0]!r}?" if near else f"the hooks are {', '.join(HOOKS)}."
+            if name not in OBSERVATION:
+                near = difflib.get_close_matches(name, OBSERVATION, n=1)
+                advice = f"did you mean {near[0]!r}?" if near else f"the hooks are {', '.join(OBSERVATION)}."
                 raise MisconfigurationException(f"LambdaCallback({name}=...) names no hook of callbacks; {advice}")
             if function is None:
                 continue

@@ -14,7 +14,8 @@ import torch
 
 import leyden as pl
 from leyden.callback import Callback
-from leyden.hooktable import BEHAVIOUR, OBSERVATION, Member, run_manager
+from leyden.hooks import BEHAVIOUR, OBSERVATION
+from leyden.hooktable import Member, run_manager
 from leyden.manager import PluginManager
 from leyden.registry import Registry, build
 from leyden.serialization import to_plain
@@ -71,7 +72,7 @@ class CallbackConformance(Conformance):
 
     def test_its_hooks_take_what_hooks_offer(self, part: Any) -> None:
         """Each hook that it overrides takes arguments that the hook has."""
-        manager = run_manager(PluginManager(), [Member(part, Callback, takes_run=True)])
+        manager = run_manager(PluginManager(), [Member(part, Callback)])
         assert manager is not None
 
     def test_no_method_misspells_a_hook(self, part: Any) -> None:

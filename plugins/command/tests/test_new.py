@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from leyden.command import main, new
 from leyden.hooks import HOOKS_VERSION
+from leyden_command import new
+from leyden_command.main import main
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import importlib_metadata as metadata
 
-from leyden.registry import known_distributions
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_command import distributions
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
 
-TEMPLATES = files("leyden.command").joinpath("templates")
+TEMPLATES = files("leyden_command").joinpath("templates")
 KINDS = ("accelerator", "callback", "checkpoint_io", "environment", "logger", "precision", "profiler", "strategy")
 SHARED = "package"  # the template of what every package has
 
@@ -60,7 +60,7 @@ def checked_name(given: str) -> str:
     if name in sys.stdlib_module_names:
         raise MisconfigurationException(f"{given!r} is the name of a module of Python's own; choose another.")
     distribution = f"leyden-{name.replace('_', '-')}"
-    if distribution in known_distributions():
+    if distribution in distributions.known():
         raise MisconfigurationException(f"{distribution} is one of Leyden's own distributions; choose another name.")
     for taken in (name, distribution):
         try:

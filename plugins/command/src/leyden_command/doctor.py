@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from leyden import hooks
-from leyden.command import checks
-from leyden.command.choice import add_plugin_option
 from leyden.manager import PluginManager, discover, order_mark
+from leyden_command import checks
+from leyden_command.choice import add_plugin_option
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +47,8 @@ def examine(manager: PluginManager) -> dict[str, Any]:
 def _orders(manager: PluginManager) -> dict[str, list[str]]:
     """Who is asked first at each registration hook that several plugins implement."""
     orders = {}
-    for name in vars(hooks.Registration):
-        implementations = getattr(manager.hook, name).get_hookimpls() if not name.startswith("_") else ()
+    for name in hooks.REGISTRATION:
+        implementations = getattr(manager.hook, name).get_hookimpls()
         if len(implementations) > 1 and name != "leyden_components":
             orders[name] = [f"{impl.plugin_name}{order_mark(impl)}" for impl in reversed(implementations)]
     return orders

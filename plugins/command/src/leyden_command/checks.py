@@ -14,10 +14,12 @@ import torch
 from importlib_metadata import PackageNotFoundError, distribution, version
 
 from leyden.compatibility import CORE_DISTRIBUTION, normalized
-from leyden.manager import PluginManager, names_in
-from leyden.registry import Registry, published_by, published_distributions
+from leyden.manager import PluginManager, names_in, order_mark
+from leyden.registry import Registry, published_by
 from leyden.trainer import Trainer
 from leyden.trainer.parts import ROLES
+from leyden_command import distributions
+from leyden_command.clashes import clashing_names
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Device:
 def installed_distributions(manager: PluginManager) -> dict[str, str]:
     """Name and version of each installed distribution that is Leyden's own or brings a plugin, sorted."""
     found = {record.distribution: record.version for record in manager.records if record.distribution}
-    for name in ("leyden", *published_distributions()):
+    for name in ("leyden", *distributions.published()):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -111,7 +113,7 @@ def versions(manager: PluginManager) -> Iterator[Problem]:
     """Distributions of Leyden's own that are not of the core's version, with which they are made and tested."""
     installed = installed_distributions(manager)
     core = installed.get(CORE_DISTRIBUTION)
-    for name in ("leyden", *published_distributions()):
+    for name in ("leyden", *distributions.published()):
         if core is not None and installed.get(name, core) != core:
             yield Problem(
                 f"{name} is {installed[name]} and {CORE_DISTRIBUTION} is {core}; they are made to be of one version",
@@ -122,7 +124,7 @@ def versions(manager: PluginManager) -> Iterator[Problem]:
 def entry_points(manager: PluginManager) -> Iterator[Problem]:
     """Distributions of Leyden's own that are installed and whose plugin is not found."""
     found = {record.distribution for record in manager.records}
-    for name in published_distributions():
+    for name in distributions.published():
         if name in installed_distributions(manager) and name not in found:
             mend = f"pip install --force-reinstall --no-deps {name}"
             yield Problem(f"{name} is installed, but its metadata has no entry point of a plugin", mend)
@@ -130,8 +132,8 @@ def entry_points(manager: PluginManager) -> Iterator[Problem]:
 
 def parts(manager: PluginManager) -> Iterator[Problem]:
     """Parts that can't be imported; each is imported for it."""
-    for record in manager.records:
-        for part in record.components if record.state == "active" else ():
+    for record in manager.active:
+        for part in record.components:
             try:
                 part.load()
             except Exception as error:
@@ -145,7 +147,7 @@ def clashes(manager: PluginManager) -> Iterator[Problem]:
     """Names that several plugins bring, so that asking for one is an error."""
     by_owners: dict[tuple[str, ...], list[str]] = {}
     handles = {}
-    for kind, name, owners in Registry(manager).conflicts():
+    for kind, name, owners in clashing_names(manager):
         key = tuple(dict.fromkeys(str(owner) for owner in owners))
         by_owners.setdefault(key, []).append(f"{kind} {name!r}")
         handles[key] = owners[-1].name
@@ -158,7 +160,7 @@ def equal_defaults(manager: PluginManager) -> Iterator[Problem]:
     """Plugins between whose defaults only their order decides, since none is marked tryfirst or trylast."""
     for role in ("logger", "strategy"):
         implementations = getattr(manager.hook, f"leyden_default_{role}").get_hookimpls()[::-1]
-        first = [i.plugin_name for i in implementations if not (i.tryfirst or i.trylast or i.wrapper or i.hookwrapper)]
+        first = [i.plugin_name for i in implementations if not order_mark(i)]
         if len(first) > 1:
             what = f"The plugins {', '.join(map(repr, first))} all bring a default {role}; {first[0]!r} is taken"
             yield Problem(what, f"export LEYDEN_PLUGINS_DISABLED={','.join(first[1:])}")

@@ -17,9 +17,10 @@ import torch
 from fake_plugins import PluginSite, new_plugin_site
 
 import leyden as pl
-from leyden.command import checks, main
-from leyden.command.checks import Device, Problem
 from leyden.manager import discover
+from leyden_command import checks, distributions
+from leyden_command.checks import Device, Problem
+from leyden_command.main import main
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_requirements_that_are_not_met(plugin_site: PluginSite):
 
 def test_leyden_s_own_distributions_are_of_one_version_and_have_their_entry_points(monkeypatch):
     assert (found(checks.versions), found(checks.entry_points)) == ([], [])
-    name = checks.published_distributions()[0]
+    name = distributions.published()[0]
     installed = {**checks.installed_distributions(discover()), name: "0.0.1"}
     monkeypatch.setattr(checks, "installed_distributions", lambda manager: installed)
     (problem,) = found(checks.versions)

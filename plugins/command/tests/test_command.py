@@ -11,16 +11,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
-from types import SimpleNamespace
-from typing import ClassVar
 
 import pytest
 from fake_plugins import PluginSite, new_plugin_site
-from small_model import Batches, SmallModel, quiet_trainer
 
 import leyden as pl
-from leyden.command import main
 from leyden.manager import discover
+from leyden_command.main import COMMANDS, main
 
 
 @pytest.fixture
@@ -257,25 +254,6 @@ def test_hooks_behind_wrappers_are_timed_each_by_itself(script, plugin_site: Plu
     assert start[1:5] == ["1.", "around", "(wrapper,", "tryfirst)"]
 
 
-def test_a_wrapper_s_result_is_the_same_when_it_is_measured(tmp_path):
-    """The values that a wrapper takes, gives and raises pass through the measuring."""
-
-    @pl.hookimpl(wrapper=True)
-    def around(batch_idx):
-        outputs = yield
-        return {**outputs, "number": batch_idx}
-
-    class Seen(pl.Callback):
-        numbers: ClassVar[list[int]] = []
-
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            self.numbers.append(outputs["number"])
-
-    given = SimpleNamespace(leyden_optimize_batch=around)
-    quiet_trainer(tmp_path, plugins=[given], callbacks=Seen(), profiler="simple").fit(SmallModel(), Batches(3))
-    assert Seen.numbers == [0, 1, 2]
-
-
 def test_hooks_without_a_plugin(script, plugin_site: PluginSite, capsys):
     plugin_site.add("acme-around", WRAPPER, plugin="around")
     with pytest.raises(SystemExit):
@@ -296,6 +274,7 @@ def test_a_script_that_is_not_there(tmp_path, capsys):
     assert "there is no script" in capsys.readouterr().err
 
 
-def test_the_report_before_any_run(tmp_path):
-    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
-    assert trainer.describe_hooks() == "No run yet: hooks are resolved when fit, validate, test or predict begins."
+def test_the_authors_guide_has_every_command():
+    guide = (Path(__file__).parents[3] / "core" / "README.md").read_text(encoding="utf-8")
+    for command in COMMANDS:
+        assert f"| `leyden {command.__name__.rpartition('.')[2]}" in guide

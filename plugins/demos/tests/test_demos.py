@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -152,11 +153,20 @@ def test_the_net_sees_digits() -> None:
     assert in_both(outputs).exp().sum(1).tolist() == pytest.approx([1.0, 1.0])
 
 
-def test_the_usual_ones_are_in_the_package_too() -> None:
+def test_the_usual_ones_are_a_level_up_too() -> None:
     from leyden import demos
 
-    assert {getattr(demos, name) for name in demos.__all__} == {
-        boring_classes.BoringDataModule,
-        boring_classes.BoringModel,
-        boring_classes.DemoModel,
+    assert {name: getattr(demos, name) for name in dir(demos)} == {
+        "BoringDataModule": boring_classes.BoringDataModule,
+        "BoringModel": boring_classes.BoringModel,
+        "DemoModel": boring_classes.DemoModel,
     }
+
+
+def test_the_module_is_found_by_every_form_of_import() -> None:
+    import leyden.demos.boring_classes as one
+    from leyden.demos.boring_classes import BoringModel
+
+    assert one is pl.demos.boring_classes is boring_classes
+    assert BoringModel is one.BoringModel
+    assert pickle.loads(pickle.dumps(BoringModel)) is BoringModel

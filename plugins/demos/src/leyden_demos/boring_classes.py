@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
-from leyden.datamodule import LightningDataModule
-from leyden.module import LightningModule
+from leyden import LightningDataModule, LightningModule
 
 # In which stages which part of the data is needed.
 STAGES = {"train": ("fit",), "val": ("fit", "validate"), "test": ("test",), "predict": ("predict",)}

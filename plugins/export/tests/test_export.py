@@ -15,12 +15,14 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from fake_plugins import new_plugin_site
 from small_model import quiet_trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
 import leyden as pl
+import leyden_export
 
 # PyTorch's own, of TorchScript and in its ONNX exporter; one test sees that they reach the user.
 pytestmark = [
@@ -332,4 +334,28 @@ def test_pytorch_s_warnings_reach_the_user_and_there_are_no_others(tmp_path):
         warnings.simplefilter("always")
         Net().to_torchscript(tmp_path / "net.pt")
     assert any("torch.jit.script` is deprecated" in str(warning.message) for warning in caught)
-    assert not [warning for warning in caught if Path(pl.__file__).parent in Path(warning.filename).parents]
+    ours = {Path(module.__file__ or "").parent for module in (pl, leyden_export)}
+    assert not [warning for warning in caught if ours.intersection(Path(warning.filename).parents)]
+
+
+def test_a_third_party_brings_another_exporter(tmp_path):
+    with new_plugin_site(tmp_path / "site") as site:
+        source = """
+        @hookimpl
+        def leyden_components():
+            yield Component("exporter", "names", "acme_names:to_names")
+        """
+        site.add("acme-names", source)
+        site.module("acme_names", "def to_names(module, file): file.write_text(' '.join(module.state_dict()))")
+        from leyden import exporters
+
+        assert {"names", "onnx", "torchscript"} <= set(dir(exporters))
+        exporters.names(Pair(), tmp_path / "names.txt")
+    assert (tmp_path / "names.txt").read_text() == "layer.weight layer.bias"
+
+
+def test_the_exporters_by_name_are_those_of_the_methods(tmp_path):
+    from leyden import exporters
+
+    model, x = Net(), torch.randn(2, 3)
+    assert torch.equal(exporters.torchscript(model)(x), expected(model, x))

@@ -1,17 +1,12 @@
-"""The command ``leyden``, for those who look at an installation and those who write plugins; one file for each part.
-
-``leyden plugins`` lists what is installed; ``leyden hooks SCRIPT`` prints what a script's run calls, in what order and
-at what cost; ``leyden doctor`` says what is broken and the command that mends it; ``leyden new KIND NAME`` writes a
-plugin's package. Nothing of it is imported by ``import leyden``.
-"""
+"""The command ``leyden``: its words are those of its parts, one file for each."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from leyden.command import doctor, hooks, new, plugins
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_command import doctor, hooks, new, plugins
 
 COMMANDS = (plugins, hooks, doctor, new)
 

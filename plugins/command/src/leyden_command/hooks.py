@@ -10,11 +10,11 @@ from collections import defaultdict
 from time import perf_counter
 from typing import Any
 
-from leyden.command.choice import add_plugin_option
 from leyden.hooks import hookimpl
 from leyden.interfaces.profiler import Profiler
 from leyden.manager import PluginRecord, discover
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_command.choice import add_plugin_option
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,9 +7,9 @@ import json
 from collections import defaultdict
 from typing import Any
 
-from leyden.command.choice import add_plugin_option
 from leyden.manager import PluginManager, PluginRecord, discover, order_mark
-from leyden.registry import Registry
+from leyden_command.choice import add_plugin_option
+from leyden_command.clashes import clashing_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +27,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _row(record: PluginRecord, manager: PluginManager) -> dict[str, Any]:
+    hooks = sorted(caller.name for caller in manager.get_hookcallers(record.plugin) or ())
     clashes = [
         f"{kind}:{name} with {', '.join(str(owner) for owner in owners if owner is not record) or 'itself'}"
-        for kind, name, owners in Registry(manager).conflicts()
+        for kind, name, owners in clashing_names(manager)
         if any(owner is record for owner in owners)
     ]
     return {
@@ -39,8 +40,8 @@ def _row(record: PluginRecord, manager: PluginManager) -> dict[str, Any]:
         "state": record.state,
         "components": [f"{part.kind}:{part.name}" for part in record.components],
         "clashes": clashes,
-        "hooks": record.hook_names,
-        "order": {hook: mark for hook in record.hook_names if (mark := _mark(record, manager, hook))},
+        "hooks": hooks,
+        "order": {hook: mark for hook in hooks if (mark := _mark(record, manager, hook))},
         "load_ms": round(record.load_time * 1e3, 2),
         "error": f"{type(record.error).__name__}: {record.error}" if record.error is not None else None,
     }

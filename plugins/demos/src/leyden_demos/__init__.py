@@ -1,0 +1,1 @@
+"""Models and data to try things with; import them from ``leyden.demos``."""
