@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from leyden.interfaces.logger import Logger, add_prefix
 from leyden.utilities.rank_zero import rank_zero_warn
-from leyden.utilities.storage import directories, move, open_text, sync
+from leyden.utilities.storage import directories, replacing
 
 
 class RunDirectoryLogger(Logger):
@@ -99,10 +99,8 @@ def save_hparams(path: str, hparams: Mapping[str, Any]) -> None:
 
     as_text: list[str] = []
     text = yaml.safe_dump(_plain(hparams, "", as_text))
-    with open_text(f"{path}.new", "w") as file:
+    with replacing(path, "w") as file:
         file.write(text)
-        sync(file)
-    move(f"{path}.new", path)
     if as_text:
         rank_zero_warn(
             f"{path} keeps these hyperparameters as text, since they are no plain data: {', '.join(as_text)}. "

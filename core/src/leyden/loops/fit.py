@@ -23,13 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from leyden.data.combined import INFINITE, CombinedLoader, length_of
+from leyden.data.combined import INFINITE, CombinedLoader
 from leyden.data.fetch import Fetcher
 from leyden.data.hints import has_idle_processors, watched
 from leyden.data.loading import DataSource, load
 from leyden.data.samplers import set_sampler_epoch
 from leyden.data.transfer import transfer_function
-from leyden.data.uneven import Uneven
 from leyden.hooktable import is_overridden
 from leyden.interfaces.strategy import Strategy
 from leyden.loops.ending import obey
@@ -54,6 +53,7 @@ class FitLoop:
     Attributes:
         loader: The training loaders, combined; None before the first fit.
         max_batches: Batches in an epoch; infinite where that is not known.
+        weight: How much this process's batch counts among those of the others: 0 for one that it only repeats.
         validation: The validation within the fit.
         random_states: Those that an exact resume needs.
     """
@@ -67,11 +67,11 @@ class FitLoop:
         self.validation = EvaluationLoop(trainer, RunningStage.VALIDATING, within_fit=True)
         self.schedule = ValidationSchedule(trainer)
         self.fetcher: Fetcher | None = None
+        self.weight = 1.0
         self.random_states = RandomStates(self)
         self._loaded_in_epoch = -1
         self._watches = False
         self._must_end: Callable[[str], str] | None = None
-        self._uneven: Uneven | None = None
 
     @property
     def max_epochs(self) -> int | None:
@@ -133,7 +133,8 @@ class FitLoop:
             progress.batch_idx += 1
             progress.total_batches += 1
             progress.is_last_batch = is_last
-            logging.start_batch(batch, counts=fetcher.weight > 0)
+            self.weight = fetcher.weight
+            logging.start_batch(batch, counts=self.weight > 0)
             if batch is None:
                 outputs = None
                 self._skip_batch(batch_idx)
@@ -324,11 +325,8 @@ class FitLoop:
         loader = load(trainer, self.source, RunningStage.TRAINING, "max_size_cycle")
         if loader.mode == "sequential":
             raise ValueError('A CombinedLoader(mode="sequential") can\'t be trained on; take one of the other modes.')
-        total, self._uneven = loader.total(), None
-        if trainer.strategy.world_size > 1:
-            has_length = all(length_of(one) != INFINITE for one in loader.flattened)
-            self._uneven = Uneven(trainer.strategy, total, has_length)
-        self.loader, self.max_batches = loader, total if self._uneven is None else self._uneven.total
+        self.loader, self.fetcher = loader, trainer.strategy.agree_on_epoch(Fetcher(loader))
+        self.max_batches = self.fetcher.total()
         self._loaded_in_epoch = trainer.current_epoch
         self.schedule.plan(self.max_batches)
         if trainer.loggers and self.max_batches < trainer.log_every_n_steps and not trainer.fast_dev_run:
@@ -342,19 +340,14 @@ class FitLoop:
         """The epoch's batches; a resumed epoch draws the same ones and passes over those that are behind."""
         trainer, random_states = self.trainer, self.random_states
         assert self.loader is not None
+        assert self.fetcher is not None
         random_states.restore("epoch")
         self.loader.replay(random_states.saved["restarts"] if random_states.saved is not None else {})
         random_states.epoch = random_states.now()
-        measure = trainer.measure("[FitLoop].train_dataloader_next")
-        self.fetcher = Fetcher(self.loader, trainer.progress.batch_idx, measure, self._uneven)
+        self.fetcher.start(trainer.progress.batch_idx, trainer.measure("[FitLoop].train_dataloader_next"))
         self.fetcher.read_ahead(partial(random_states.restore, "ahead"))
         watches, self._watches = self._watches and has_idle_processors(self.loader.flattened), False
         return watched(self.fetcher, self.source) if watches else self.fetcher
-
-    @property
-    def weight(self) -> float:
-        """How much this process's batch counts among those of the others: 0 for one that it only repeats."""
-        return self.fetcher.weight if self.fetcher is not None else 1.0
 
     def _accumulated(self) -> bool:
         """Whether the batch after which a checkpoint was taken only added to the gradients."""

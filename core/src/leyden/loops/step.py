@@ -55,7 +55,6 @@ class BatchStep:
         self._clip = precision.clip_gradients
         self._precision_step = precision.optimizer_step
         self._plain_precision = _own(precision, "optimizer_step", Precision) is None
-        self._weighs_losses = trainer.strategy.uneven_inputs == "join" and trainer.strategy.world_size > 1
         self._warned_of_none = False
 
     def connect(self, optimizers: list[Any]) -> None:
@@ -147,8 +146,9 @@ class BatchStep:
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Backward with its hooks, on the scaled loss where the precision scales."""
         hooks = self.trainer.hooks
-        if self._weighs_losses:  # a process without batches of its own adds nothing to the gradients
-            loss = loss * self.trainer.fit_loop.weight
+        weight = self.trainer.fit_loop.weight
+        if weight != 1.0:  # a process without batches of its own adds nothing to the gradients
+            loss = loss * weight
         if self._scale_loss is not None:
             loss = self._scale_loss(loss)
         if hooks.on_before_backward is not None:

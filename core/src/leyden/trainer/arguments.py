@@ -10,6 +10,8 @@ from typing import Any
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_info
 
+# What the Trainer has of these is chosen or built from what was written.
+PARTS = ("accelerator", "strategy", "devices", "precision", "plugins", "profiler", "logger", "callbacks")
 LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches")
 COUNTS = {
     "accumulate_grad_batches": 1, "log_every_n_steps": 0, "reload_dataloaders_every_n_epochs": 0,
@@ -51,7 +53,6 @@ def settle(given: dict[str, Any]) -> dict[str, Any]:
     _settle_fast_dev_run(values)
     if values["num_sanity_val_steps"] == -1:
         values["num_sanity_val_steps"] = float("inf")
-    values["logger_argument"] = values.pop("logger")
     values["default_root_dir"] = _check_directory(values["default_root_dir"])
     return values
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from leyden.interfaces.run_directory import RunDirectoryLogger, save_hparams
 from leyden.utilities.rank_zero import rank_zero_warn
-from leyden.utilities.storage import is_file, move, open_text, sync
+from leyden.utilities.storage import is_file, open_text, replacing
 
 
 class ExperimentWriter:
@@ -69,14 +69,11 @@ class ExperimentWriter:
         self.metrics = []
 
     def _write_with_columns(self, keys: list[str], begun: bool) -> None:
-        """Write a whole file with these columns beside the old one (its rows too, if ``begun``) and replace it."""
-        beside = f"{self.metrics_file_path}.new"
-        with open_text(beside, "w") as new:
+        """Replace the file by one with these columns, with the rows of the old one too if it is ``begun``."""
+        with replacing(self.metrics_file_path, "w") as new:
             writer = csv.DictWriter(new, keys)
             writer.writeheader()
             if begun:
                 with open_text(self.metrics_file_path, "r") as old:
                     writer.writerows(csv.DictReader(old))
             writer.writerows(self.metrics)
-            sync(new)
-        move(beside, self.metrics_file_path)
