@@ -29,6 +29,7 @@ ROLE_ARGUMENTS = {
 }
 PAGES = {
     "accelerator": "leyden.accelerators",
+    "accelerator_function": "leyden.accelerators",
     "callback": "leyden.callbacks",
     "cli": "leyden.cli",
     "demo": "leyden.demos",
@@ -39,10 +40,7 @@ PAGES = {
     "profiler": "leyden.profilers",
     "strategy": "leyden.strategies",
     "tuner": "leyden.tuner",
-}
-UTILITY_PAGES = {
-    "ModelSummary": "leyden.utilities.model_summary",
-    "find_usable_cuda_devices": "leyden.accelerators",
+    "utility": "leyden.utilities",
 }
 
 
@@ -81,9 +79,7 @@ def ask(kind: str, name: str) -> None:
             raise RuntimeError(done.stderr.strip())
     elif kind == "role":
         trainer(**ROLE_ARGUMENTS[name])
-    elif kind == "utility":
-        exec(f"from {UTILITY_PAGES[name]} import {name}")
-    elif name[0].isupper() or kind in ("cli", "fabric", "tuner"):
+    elif name[0].isupper() or kind in ("accelerator_function", "cli", "fabric", "tuner", "utility"):
         exec(f"from {PAGES[kind]} import {name}")
     elif kind == "exporter":
         getattr(Line(), f"to_{name}")()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from leyden.hparams import HyperparametersMixin
-from leyden.loops.progress import BATCH_END, Progress
+from leyden.loops.progress import Progress
 from leyden.serialization import to_plain
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.exceptions import MisconfigurationException
@@ -116,16 +116,10 @@ def _states_of_ranks(trainer: Trainer) -> list[dict[str, Any]]:
 
 
 def _own_state(trainer: Trainer) -> dict[str, Any]:
-    loop, fetcher = trainer.fit_loop, trainer.fit_loop.fetcher
-    within_validation = loop.validation_rng is not None and trainer.progress.phase == BATCH_END
+    loop = trainer.fit_loop
     return {
         "progress": asdict(trainer.progress),
-        "rng": {
-            "epoch": loop.epoch_rng,
-            "ahead": fetcher.ahead_rng if fetcher is not None else None,
-            "now": loop.validation_rng if within_validation else loop.random_states(),
-            "restarts": loop.loader.restarts if loop.loader is not None else {},
-        },
+        "rng": loop.random_states.state_dict(),
         "gradients": _open_gradients(trainer),
         "validated": dict(loop.validation.seen),
         "results": loop.results.state_dict({id(metric): name for name, metric in _metrics(trainer.lightning_module)}),
@@ -228,7 +222,7 @@ def _restore_place(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     own = ranks[trainer.global_rank]
     trainer.progress.__dict__.update(own["progress"])
     trainer.progress.step_back_from_unfinished_batch()
-    trainer.fit_loop.resume_rng = own["rng"]
+    trainer.fit_loop.random_states.saved = own["rng"]
     trainer.fit_loop.validation.seen.update(own["validated"])
     for name, parameter in trainer.lightning_module.named_parameters():
         if name in own["gradients"]:
@@ -236,7 +230,7 @@ def _restore_place(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     metrics = dict(_metrics(trainer.lightning_module))
     for name, metric in metrics.items():
         _restore_metric(metric, own["metrics"].get(name))
-    trainer.logging.load_state_dict(trainer.fit_loop.results, own["results"], metrics)
+    trainer.fit_loop.results.load_state_dict(own["results"], metrics, trainer.strategy)
     trainer.logging.restore_callback_metrics(own["callback_metrics"])
 
 

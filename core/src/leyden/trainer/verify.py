@@ -57,9 +57,7 @@ def _verify_fit(trainer: Trainer, loaders: dict[str, Any]) -> None:
     _require(model, "training_step", fn)
     _require(model, "configure_optimizers", fn)
     _require_arguments(model, "training_step", TRAINING)
-    trainer.progress.restart_epoch()
-    loop.loader, loop.validation.loader = None, None
-    loop.validation.seen.clear()
+    loop.restart()
     loop.source = _require_source(trainer, "train", loaders["train"], fn)
     loop.validation.source = _source(trainer, "val", loaders["val"])
     steps = is_overridden("validation_step", model, LightningModule)
