@@ -3,6 +3,7 @@
 import importlib
 import random
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -291,50 +292,57 @@ def test_remote_file_systems(trained, tmp_path):
     assert same_weights(model, trained.lightning_module)
 
 
-class Keeper(pl.Callback):
-    """Knows a best and a last checkpoint."""
-
-    role = "checkpoint"
-
-    def __init__(self, best="", last=""):
-        self.best_model_path, self.last_model_path = str(best), str(last)
-
-
-def test_best_last_and_hpc(tmp_path):
-    paths, states = {}, {}
-    for name in ("best", "last", "hpc_ckpt_3", "hpc_ckpt_12"):
+def test_hpc_is_the_newest_that_a_requeue_left(tmp_path):
+    for name in ("hpc_ckpt_3", "hpc_ckpt_12"):
         trainer = quiet_trainer(tmp_path)
         trainer.fit(LoggingModel(), rows(1))
-        paths[name], states[name] = tmp_path / f"{name}.ckpt", weights(trainer.lightning_module)
-        trainer.save_checkpoint(paths[name])
-    trainer = quiet_trainer(tmp_path, callbacks=[Keeper(paths["best"], paths["last"])], enable_checkpointing=None)
-    for given_path, name in (("best", "best"), ("last", "last"), ("hpc", "hpc_ckpt_12"), (paths["last"], "last")):
-        model = LoggingModel()
-        trainer.test(model, rows(1), ckpt_path=given_path)
-        assert same_weights(model, states[name])
-        assert trainer.ckpt_path == str(paths[name])
-    trainer.test(dataloaders=rows(1))  # without a model: the best weights
-    assert same_weights(trainer.lightning_module, states["best"])
+        trainer.save_checkpoint(tmp_path / f"{name}.ckpt")
+    newest, model = weights(trainer.lightning_module), LoggingModel()
+    trainer.test(model, rows(1), ckpt_path="hpc")
+    assert same_weights(model, newest)
+    assert trainer.ckpt_path == str(tmp_path / "hpc_ckpt_12.ckpt")
+
+
+def finding(found):
+    """A plugin that knows names of checkpoints."""
+    return SimpleNamespace(leyden_find_checkpoint=pl.hookimpl(lambda ckpt_path: found.get(ckpt_path)))
+
+
+def test_a_plugin_knows_names_of_checkpoints(trained, tmp_path):
+    path = tmp_path / "x.ckpt"
+    trained.save_checkpoint(path)
+    trainer = quiet_trainer(tmp_path, plugins=finding({"shelf:x": str(path), None: str(path), "shelf:empty": ""}))
+    model = LoggingModel()
+    trainer.test(model, rows(1), ckpt_path="shelf:x")
+    assert same_weights(model, trained.lightning_module)
+    own = weights(LoggingModel().double().float())
+    for ckpt_path in ("shelf:empty", None):  # the weights as they are, since a model is given
+        model.load_state_dict(own)
+        trainer.test(model, rows(1), ckpt_path=ckpt_path)
+        assert (trainer.ckpt_path, same_weights(model, own)) == (None, True)
+    trainer.test(dataloaders=rows(1))
+    assert same_weights(model, trained.lightning_module)
+
+
+def test_without_a_plugin_that_knows_names_one_is_named(tmp_path):
+    trainer = quiet_trainer(tmp_path, plugins=finding({}))
+    manager = trainer.plugin_manager
+    for implementation in list(manager.hook.leyden_find_checkpoint.get_hookimpls()):
+        manager.unregister(implementation.plugin)
+    with pytest.raises(FileNotFoundError, match=r"'best'\. Names such as 'best' are a plugin's.*pip install leyden-c"):
+        trainer.test(LoggingModel(), rows(1), ckpt_path="best")
 
 
 @pytest.mark.parametrize(
     ("ckpt_path", "error", "words"),
     [
         ("none.ckpt", FileNotFoundError, "ckpt_path='none.ckpt'"),
-        ("best", ValueError, "checkpoint callback"),
         ("hpc", ValueError, "hpc_ckpt_N"),
     ],
 )
 def test_a_checkpoint_that_is_not_there(tmp_path, ckpt_path, error, words):
     with pytest.raises(error, match=words):
         quiet_trainer(tmp_path).fit(LoggingModel(), rows(1), ckpt_path=ckpt_path)
-
-
-def test_last_without_any_starts_anew_and_says_so(tmp_path):
-    trainer = quiet_trainer(tmp_path)
-    with pytest.warns(UserWarning, match='"last"'):
-        trainer.fit(LoggingModel(), rows(2), ckpt_path="last")
-    assert trainer.global_step == 2
 
 
 # -- Lightning ----------------------------------------------------------------------------------------------

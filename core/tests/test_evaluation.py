@@ -283,8 +283,6 @@ def test_fast_dev_run_tries_one_batch_of_everything(tmp_path):
     several = quiet_trainer(tmp_path, fast_dev_run=3)
     several.fit(model, rows(4), rows(4))
     assert (several.global_step, several.num_val_batches) == (3, [3])
-    with pytest.raises(ValueError, match="fast_dev_run"):
-        trainer.test(model, rows(1), ckpt_path="best")
 
 
 @pytest.mark.parametrize("value", [-1, "yes", 1.5])

@@ -117,6 +117,7 @@ def test_every_hook_is_called_with_what_it_specifies(tmp_path):
     assert "state_dict" in seen["on_load_checkpoint"]["checkpoint"]
     assert seen["on_before_optimizer_step"]["optimizer"] is seen["on_before_zero_grad"]["optimizer"]
     assert seen["on_train_batch_end"]["outputs"]["loss"].item() == seen["on_before_backward"]["loss"].item()
+    assert seen["leyden_find_checkpoint"] == {"trainer": trainer, "ckpt_path": str(tmp_path / "run.ckpt")}
     assert seen["leyden_show_results"] == {"trainer": trainer, "stage": "test", "results": [{}]}
     assert seen["teardown"]["stage"] == "predict"
     assert seen["setup"]["stage"] == "validate"

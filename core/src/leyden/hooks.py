@@ -86,6 +86,13 @@ class Registration:
         """Return the strategy (instance or name) for ``strategy="auto"`` and more than one process."""
 
     @hookspec(firstresult=True)
+    def leyden_find_checkpoint(self, trainer: Trainer, ckpt_path: str | None) -> str | None:
+        """Return the path of what a ``ckpt_path`` such as "best" names, "" for the weights as they are, or None.
+
+        ``ckpt_path`` is None in a ``validate``, ``test`` or ``predict`` without a model.
+        """
+
+    @hookspec(firstresult=True)
     def leyden_show_results(self, trainer: Trainer, stage: str, results: Sequence[Mapping[str, float]]) -> Any:
         """Show the results of a ``validate`` or ``test``, which are by dataloader, and return True; only on rank 0."""
 

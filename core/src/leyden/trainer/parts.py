@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from leyden.callback import Callback
+from leyden.hooktable import is_overridden
 from leyden.interfaces.accelerator import Accelerator
 from leyden.interfaces.checkpoint_io import CheckpointIO
 from leyden.interfaces.component import Component
@@ -104,14 +105,14 @@ def _best_accelerator(value: str, candidates: list[Component]) -> Component:
     """The accelerator that finds a device and has the highest priority, among all or those of an alias."""
     if not candidates:
         raise MisconfigurationException(
-            f"No accelerator is installed, so there is nothing to train on: {_advice('accelerator')}."
+            f"No accelerator is installed, so there is nothing to train on: {advice('accelerator')}."
         )
     best = _best(candidates, _finds_device)
     if not best:
         names = ", ".join(part.name for part in sorted(candidates, key=_priority, reverse=True))
-        advice = f": {_advice('accelerator')}" if value == "auto" else ""
+        hint = f": {advice('accelerator')}" if value == "auto" else ""
         raise MisconfigurationException(
-            f"accelerator={value!r}: none of the installed {names} finds a device on this machine{advice}."
+            f"accelerator={value!r}: none of the installed {names} finds a device on this machine{hint}."
         )
     if len(best) > 1:
         one, other = best[0].name, best[1].name
@@ -209,14 +210,9 @@ def _default_strategy(owner: Any, environment: Environment | None) -> Any:
     if default is None:
         raise MisconfigurationException(
             f"devices and num_nodes make {processes} processes, which need a strategy, and no installed plugin "
-            f"brings one: {_advice('strategy')}; or ask for one device."
+            f"brings one: {advice('strategy')}; or ask for one device."
         )
     return default
-
-
-def _advice(role: str) -> str:
-    distribution, published = published_by("role", role)
-    return f"pip install {distribution}" if published else f"{distribution} will, and is not published yet"
 
 
 def _choose_precision(
@@ -262,7 +258,7 @@ def choose_loggers(value: Any, owner: Any) -> list[Logger]:
         default = owner.plugin_manager.hook.leyden_default_logger(trainer=owner)
         if default is None and value is True:
             raise MisconfigurationException(
-                f"logger=True, but no installed plugin brings a logger: {_advice('logger')}."
+                f"logger=True, but no installed plugin brings a logger: {advice('logger')}."
             )
         loggers = [] if default is None else [default]
     else:
@@ -276,8 +272,8 @@ def _choose_logger(value: Any, owner: Any) -> Logger:
     if isinstance(value, str):
         takes = inspect.signature(Registry(manager).get("logger", value).load()).parameters
         arguments = {"save_dir": owner.default_root_dir} if "save_dir" in takes else {}
-    advice = "True, False, a name or an instance"
-    return _build_as(Logger, "logger", value, manager, advice, **arguments)  # type: ignore[type-abstract]
+    write = "True, False, a name or an instance"
+    return _build_as(Logger, "logger", value, manager, write, **arguments)  # type: ignore[type-abstract]
 
 
 def choose_callbacks(value: Any, trainer: Trainer) -> list[Callback]:
@@ -300,7 +296,7 @@ def choose_callbacks(value: Any, trainer: Trainer) -> list[Callback]:
     for role, argument in ROLES.items():
         if getattr(trainer, argument) not in (None, False) and trainer.wants(role):
             raise MisconfigurationException(
-                f"{argument} was asked for, but no installed plugin brings it: {_advice(role)}."
+                f"{argument} was asked for, but no installed plugin brings it: {advice(role)}."
             )
     return order_callbacks(callbacks)
 
@@ -325,16 +321,17 @@ def _as_list(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 
 
+def advice(role: str) -> str:
+    """How to come by what a Trainer has no default for, by its role."""
+    distribution, published = published_by("role", role)
+    return f"pip install {distribution}" if published else f"{distribution} will, and is not published yet"
+
+
 def order_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:
     """Checkpoints last, so that they hold what the others did."""
-    keys = [callback.state_key for callback in callbacks if has_state(callback)]
+    keys = [callback.state_key for callback in callbacks if is_overridden("state_dict", callback, Callback)]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
         raise RuntimeError(
             f"Two callbacks have the state_key {twice[0]!r}; give each its own, so that a checkpoint can hold both."
         )
     return sorted(callbacks, key=lambda callback: callback.role == "checkpoint")
-
-
-def has_state(callback: Callback) -> bool:
-    """Whether a callback keeps state in checkpoints."""
-    return type(callback).state_dict is not Callback.state_dict

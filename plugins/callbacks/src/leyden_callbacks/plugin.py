@@ -1,4 +1,4 @@
-"""What this distribution brings: the callbacks by name, and the Trainer's default checkpoint and time limit."""
+"""What this distribution brings: callbacks by name, the default checkpoint and time limit, what "best" means."""
 
 from __future__ import annotations
 
@@ -40,3 +40,12 @@ def leyden_default_callbacks(trainer: Trainer) -> Iterator[Callback]:
         from leyden_callbacks.model_checkpoint import ModelCheckpoint
 
         yield ModelCheckpoint()
+
+
+@hookimpl
+def leyden_find_checkpoint(trainer: Trainer, ckpt_path: str | None) -> str | None:
+    """Of "best" and "last", and for a run without a model, what the checkpoint callbacks have kept."""
+    from leyden_callbacks import kept
+
+    find = {None: kept.best_of_last_fit, "best": kept.best, "last": kept.last}.get(ckpt_path)
+    return find(trainer) if find is not None else None

@@ -1,0 +1,118 @@
+"""Which checkpoint ``ckpt_path`` means by "best", "last" and nothing, for any callback with a checkpoint's role."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import leyden
+
+STAGES = ["fit", "validate", "test", "predict"]
+
+
+class Keeper(leyden.Callback):
+    """Knows a best and a last checkpoint."""
+
+    role = "checkpoint"
+
+    def __init__(self, best: Any = "", last: Any = "") -> None:
+        self.best_model_path, self.last_model_path = str(best), str(last)
+
+    @property
+    def state_key(self) -> str:
+        return f"Keeper{self.best_model_path}"
+
+
+def make_trainer(root: Path, *callbacks: Any, **options: Any) -> leyden.Trainer:
+    return leyden.Trainer(
+        accelerator="cpu", devices=1, default_root_dir=root, callbacks=list(callbacks), logger=False, max_epochs=1,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=bool(callbacks), **options,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def kept(tmp_path: Path, small: Any) -> Any:
+    """The paths and weights of two checkpoints, "best" and "last"."""
+    model, trainer = small.make_model(leyden, validates=False), make_trainer(tmp_path)
+    paths, weights = {}, {}
+    for name in ("best", "last"):
+        trainer.fit_loop.max_epochs = len(paths) + 1
+        trainer.fit(model, small.make_loader())
+        paths[name], weights[name] = tmp_path / f"{name}.ckpt", model.layer.weight.clone()
+        trainer.save_checkpoint(paths[name])
+    assert not torch.equal(weights["best"], weights["last"])
+    return SimpleNamespace(paths=paths, weights=weights)
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_the_names_of_what_a_callback_keeps(tmp_path: Path, small: Any, kept: Any, name: str) -> None:
+    trainer = make_trainer(tmp_path, Keeper(kept.paths["best"], kept.paths["last"]))
+    model = small.make_model(leyden)
+    trainer.test(model, small.make_loader(1), ckpt_path=name, verbose=False)
+    assert torch.equal(model.layer.weight, kept.weights[name])
+    assert trainer.ckpt_path == str(kept.paths[name])
+
+
+def test_without_a_model_the_best_weights_are_taken_and_that_is_said(
+    tmp_path: Path, small: Any, kept: Any, said: list[str]
+) -> None:
+    trainer = make_trainer(tmp_path, Keeper(kept.paths["best"], kept.paths["last"]))
+    model = small.make_model(leyden)
+    trainer.test(model, small.make_loader(1), verbose=False)
+    assert trainer.ckpt_path is None
+    trainer.test(dataloaders=small.make_loader(1), verbose=False)
+    assert torch.equal(model.layer.weight, kept.weights["best"])
+    assert f"takes the best weights of the last fit, '{kept.paths['best']}'" in said[-1]
+
+
+def test_without_a_model_and_a_best_the_weights_stay_as_they_are(tmp_path: Path, small: Any) -> None:
+    trainer, model = make_trainer(tmp_path, Keeper()), small.make_model(leyden)
+    trainer.test(model, small.make_loader(1), verbose=False)
+    trainer.test(dataloaders=small.make_loader(1), verbose=False)
+    assert trainer.ckpt_path is None
+
+
+def test_the_newest_of_several_last_ones_is_taken(tmp_path: Path, small: Any, kept: Any) -> None:
+    os.utime(kept.paths["last"], (1, 1))
+    trainer = make_trainer(tmp_path, Keeper(last=kept.paths["last"]), Keeper("other", kept.paths["best"]))
+    trainer.test(small.make_model(leyden), small.make_loader(1), ckpt_path="last", verbose=False)
+    assert trainer.ckpt_path == str(kept.paths["best"])
+
+
+def test_of_several_callbacks_the_first_one_s_best_is_taken_and_that_is_said(
+    tmp_path: Path, small: Any, kept: Any
+) -> None:
+    trainer = make_trainer(tmp_path, Keeper(kept.paths["best"]), Keeper(kept.paths["last"]))
+    with pytest.warns(UserWarning, match="of 2 checkpoint callbacks, the first one's best is taken"):
+        trainer.test(small.make_model(leyden), small.make_loader(1), ckpt_path="best", verbose=False)
+    assert trainer.ckpt_path == str(kept.paths["best"])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("callbacks", "options", "said"),
+    [
+        ([], {}, "needs a checkpoint callback, and this Trainer has none"),
+        ([Keeper()], {}, "has saved nothing yet; fit first"),
+        ([Keeper("x")], {"fast_dev_run": True}, "means nothing after fast_dev_run"),
+    ],
+    ids=["no callback", "nothing saved", "fast_dev_run"],
+)
+def test_best_of_nothing(
+    tmp_path: Path, small: Any, stage: str, callbacks: list[Any], options: dict[str, Any], said: str
+) -> None:
+    trainer, model = make_trainer(tmp_path, *callbacks, **options), small.make_model(leyden, validates=stage != "fit")
+    with pytest.raises(ValueError, match=f'^ckpt_path="best".* ?{said}'):
+        getattr(trainer, stage)(model, small.make_loader(1), ckpt_path="best")
+
+
+def test_last_without_any_starts_anew_and_says_so(tmp_path: Path, small: Any) -> None:
+    trainer = make_trainer(tmp_path)
+    with pytest.warns(UserWarning, match='"last"'):
+        trainer.fit(small.make_model(leyden, validates=False), small.make_loader(2), ckpt_path="last")
+    assert trainer.global_step == 2
