@@ -110,7 +110,6 @@ class EvaluationLoop(SinglePass):
             self._done[dataloader_idx] += 1
         outputs.extend(self._end_dataloader(i) for i in range(ended, len(self.batches)))
         self.results.dataloader_idx = None
-        self.results.epoch_ended = True
         return outputs
 
     def _end_dataloader(self, i: int) -> dict[str, Any]:

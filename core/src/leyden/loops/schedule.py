@@ -33,24 +33,21 @@ class ValidationSchedule:
         trainer, interval = self.trainer, self.trainer.val_check_interval
         self.enabled = trainer.enable_validation
         self.validated_at = time.monotonic()
-        if isinstance(interval, timedelta):
-            self.every = INFINITE
-        elif isinstance(interval, int):
+        self.every = INFINITE
+        if isinstance(interval, int):
             self.every = interval
             if interval > max_batches > 0 and trainer.check_val_every_n_epoch is not None and self.enabled:
                 raise ValueError(
                     f"val_check_interval={interval} is more than the {max_batches} training batches of an epoch; write "
                     "a smaller one, or check_val_every_n_epoch=None to count batches across epochs."
                 )
-        elif max_batches == INFINITE:
-            if interval != 1.0 and self.enabled:
-                raise MisconfigurationException(
-                    f"val_check_interval={interval} is a fraction, but the training loader has no length; write a "
-                    "number of batches, a time, or 1.0 for the end of the epoch."
-                )
-            self.every = INFINITE
-        else:
+        elif isinstance(interval, float) and max_batches != INFINITE:
             self.every = max(1, int(max_batches * interval))
+        elif isinstance(interval, float) and interval != 1.0 and self.enabled:
+            raise MisconfigurationException(
+                f"val_check_interval={interval} is a fraction, but the training loader has no length; write a "
+                "number of batches, a time, or 1.0 for the end of the epoch."
+            )
         trainer.val_check_batch = self.every
 
     def is_due_in_epoch(self) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import numpy
 import torch
 
 from leyden.utilities.rank_zero import rank_zero_info
@@ -51,31 +51,21 @@ def seed_everything(seed: int | None = None, workers: bool | Literal["sample"] =
 def seed_host(seed: int) -> None:
     """Seed Python's, numpy's and PyTorch's generators of the host, and none of a device."""
     random.seed(seed)
-    if (numpy := _numpy()) is not None:
-        numpy.random.seed(seed % 2**32)
+    numpy.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
-
-
-def _numpy() -> Any:
-    """Numpy where it can be imported, which costs little: PyTorch has imported it already."""
-    if "numpy" in sys.modules:
-        return sys.modules["numpy"]
-    try:
-        import numpy
-    except ImportError:
-        return None
-    return numpy
 
 
 def collect_rng_states(
     accelerator: Any = None, device: torch.device | None = None, loaders: Iterable[Any] = ()
 ) -> dict[str, Any]:
     """The random states of this process, and of the generators of its loaders, as plain data."""
-    states: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
-    if (numpy := _numpy()) is not None:
-        name, keys, position, has_gauss, gauss = numpy.random.get_state()
-        keys = torch.from_numpy(keys.astype("int64"))
-        states["numpy"] = (str(name), keys, int(position), int(has_gauss), float(gauss))
+    numpys: Any = numpy.random.get_state()
+    name, keys, position, has_gauss, gauss = numpys
+    states: dict[str, Any] = {
+        "python": random.getstate(),
+        "torch": torch.get_rng_state(),
+        "numpy": (str(name), torch.from_numpy(keys.astype("int64")), int(position), int(has_gauss), float(gauss)),
+    }
     if accelerator is not None and device is not None:
         state = accelerator.get_rng_state(device)
         if state is not None:
@@ -128,9 +118,8 @@ def set_rng_states(
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     torch.set_rng_state(states["torch"])
-    if "numpy" in states and (numpy := _numpy()) is not None:
-        name, keys, *rest = states["numpy"]
-        numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
+    name, keys, *rest = states["numpy"]
+    numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
     if accelerator is not None and device is not None and "device" in states:
         accelerator.set_rng_state(states["device"], device)
     for generator, state in zip(_generators(loaders), states.get("generators", ()), strict=False):
