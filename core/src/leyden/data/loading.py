@@ -55,18 +55,7 @@ def load(trainer: Trainer, source: DataSource, stage: RunningStage, mode: Mode) 
     combined = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders, mode)
     for loader in combined.flattened:
         refuse_if_not_iterable(loader, source)
-    if trainer.overfit_batches > 0 and stage != RunningStage.TESTING:
-        combined.flattened = [_in_order(loader, stage) for loader in combined.flattened]
-    if stage == RunningStage.PREDICTING:
-        combined.flattened = [keeping_last(loader) for loader in combined.flattened]
-    if trainer.use_distributed_sampler:
-        training = stage == RunningStage.TRAINING
-        combined.flattened = [trainer.strategy.divide(loader, training) for loader in combined.flattened]
-    seeding = os.environ.get("PL_SEED_WORKERS")
-    if seeding == "1":
-        _seed_workers(combined.flattened, trainer.global_rank)
-    elif seeding == "sample":
-        combined.flattened = [_seeding_samples(loader) for loader in combined.flattened]
+    combined.flattened = [_prepared(trainer, loader, stage) for loader in combined.flattened]
     limit = getattr(trainer, f"limit_{stage.dataloader_prefix}_batches")
     combined.limits = [_limit(length_of(loader), limit, stage) for loader in combined.flattened]
     if stage == RunningStage.TRAINING and combined.flattened and combined.total() == 0 and limit != 0:
@@ -94,6 +83,17 @@ def refuse_if_not_iterable(loader: Any, source: DataSource) -> None:
         )
 
 
+def _prepared(trainer: Trainer, loader: Any, stage: RunningStage) -> Any:
+    """A loader as a run takes it: in its order, of this process's part of the data, seeded."""
+    if trainer.overfit_batches > 0 and stage != RunningStage.TESTING:
+        loader = _in_order(loader, stage)
+    if stage == RunningStage.PREDICTING:
+        loader = keeping_last(loader)
+    if trainer.use_distributed_sampler:
+        loader = trainer.strategy.divide(loader, training=stage == RunningStage.TRAINING)
+    return seeded(loader, trainer.global_rank)
+
+
 def _in_order(loader: Any, stage: RunningStage) -> Any:
     """``overfit_batches`` takes the same batches every epoch: no shuffling of the training data."""
     if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, RandomSampler):
@@ -102,16 +102,19 @@ def _in_order(loader: Any, stage: RunningStage) -> Any:
     return rebuild(loader, SequentialSampler(loader.dataset))  # type: ignore[arg-type]
 
 
-def _seed_workers(loaders: list[Any], rank: int) -> None:
-    """What ``seed_everything(workers=True)`` asks for, unless the user seeds workers already."""
-    for loader in loaders:
-        if isinstance(loader, DataLoader) and loader.worker_init_fn is None:
-            loader.worker_init_fn = partial(worker_init_function, rank=rank)
+def seeded(loader: Any, rank: int) -> Any:
+    """A loader with the seeds that ``seed_everything(seed, workers=…)`` asks for.
 
-
-def _seeding_samples(loader: Any) -> Any:
-    """What ``seed_everything(workers="sample")`` asks for; a stream of samples has no index to seed by."""
+    Args:
+        loader: A DataLoader, whose workers are seeded unless the user does it already; others are left as they are.
+        rank: This process, whose workers draw other numbers than those of the others.
+    """
+    seeding = os.environ.get("PL_SEED_WORKERS")
     if not isinstance(loader, DataLoader):
+        return loader
+    if seeding == "1" and loader.worker_init_fn is None:
+        loader.worker_init_fn = partial(worker_init_function, rank=rank)
+    if seeding != "sample":
         return loader
     if isinstance(loader.dataset, IterableDataset):
         rank_zero_warn(

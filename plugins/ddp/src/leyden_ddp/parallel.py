@@ -44,8 +44,9 @@ class ParallelStrategy(Strategy):
     """Several processes, one device each, that talk through ``torch.distributed``.
 
     A strategy that derives from it overrides :meth:`setup_module`, and whatever else it does with model, gradients
-    and state; the collectives, the launchers and the watch over the other ranks are here. Once a rank has failed, a
-    collective raises; and in the hooks for that exception, ``on_exception`` and what it saves, it waits for nobody.
+    and state; the collectives, the launchers, the division of the data and the watch over the other ranks are here.
+    Once a rank has failed, a collective raises; and in the hooks for that exception, ``on_exception`` and what it
+    saves, it waits for nobody.
 
     Args:
         process_group_backend: The backend of ``torch.distributed``; by default the accelerator's.

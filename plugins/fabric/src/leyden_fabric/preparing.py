@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import IterableDataset
-
+from leyden.data.loading import seeded
 from leyden.data.samplers import copy_with
-from leyden.data.seeded import SampleSeeded
-from leyden.utilities.rng import worker_init_function
 from leyden_fabric.wrappers import FabricDataLoader, is_wrapped
 
 if TYPE_CHECKING:
@@ -42,10 +37,6 @@ def prepare_loader(fabric: Fabric, loader: Any, divide: bool, move: bool) -> Fab
     """A loader of this process's part of the data, with the seeds that ``seed_everything`` has asked for."""
     if divide:
         loader = fabric.strategy.divide(loader, training=True)
-    seeding = os.environ.get("PL_SEED_WORKERS")
-    if seeding == "1" and loader.worker_init_fn is None:
-        loader = copy_with(loader, worker_init_fn=partial(worker_init_function, rank=fabric.global_rank))
-    elif seeding == "sample" and not isinstance(loader.dataset, IterableDataset):  # a stream has no index to seed by
-        loader = copy_with(loader, dataset=SampleSeeded(loader.dataset, int(os.environ["PL_GLOBAL_SEED"])))
+    loader = seeded(copy_with(loader), fabric.global_rank)  # a copy, as the user's own stays as it is
     to_device = fabric.strategy.batch_to_device if move else None
     return FabricDataLoader(loader, to_device, fabric.device if move else None)

@@ -1,0 +1,129 @@
+"""What a strategy may say about data and results: its part of a loader, its batches of an epoch, its records."""
+
+import torch
+from small_model import Batches, EveryStep, SmallModel, quiet_trainer
+from torch.utils.data import DataLoader, Subset
+
+from leyden.data.fetch import Fetcher
+from leyden.interfaces.launcher import Launcher
+from leyden.interfaces.strategy import Strategy
+
+
+class Halving(Strategy):
+    """Takes the first half of each dataset."""
+
+    def __init__(self):
+        self.divided = []
+
+    def divide(self, loader, training):
+        self.divided.append(training)
+        return DataLoader(Subset(loader.dataset, range(len(loader.dataset) // 2)), loader.batch_size)
+
+
+class Counting(EveryStep):
+    def __init__(self):
+        super().__init__()
+        self.seen = {"train": 0, "val": 0}
+
+    def training_step(self, batch, batch_idx):
+        self.seen["train"] += 1
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        self.seen["val"] += 1
+        self.log("val", float(batch_idx), on_epoch=True)
+
+
+def loader():
+    return DataLoader(torch.ones(8, 2), 2)
+
+
+def test_a_strategy_divides_the_data(tmp_path):
+    strategy, model = Halving(), Counting()
+    quiet_trainer(tmp_path, strategy=strategy, num_sanity_val_steps=0).fit(model, loader(), loader())
+    assert model.seen == {"train": 2, "val": 2}
+    assert sorted(strategy.divided) == [False, True]
+
+
+def test_a_strategy_divides_nothing_where_the_user_does(tmp_path):
+    strategy, model = Halving(), Counting()
+    trainer = quiet_trainer(tmp_path, strategy=strategy, num_sanity_val_steps=0, use_distributed_sampler=False)
+    trainer.fit(model, loader(), loader())
+    assert model.seen == {"train": 4, "val": 4}
+    assert strategy.divided == []
+
+
+class Repeating(Fetcher):
+    """Two batches more than the loader has, in which this process only keeps the others company."""
+
+    def total(self):
+        return super().total() + 2
+
+    def _next(self):
+        if self.fetched >= len(self.loader):
+            self.weight = 0.0
+            self._iterator = iter(self.loader)
+        return super()._next()
+
+
+class Longer(Strategy):
+    def agree_on_epoch(self, fetcher):
+        return Repeating(fetcher.loader)
+
+
+class Logging(SmallModel):
+    def training_step(self, batch, batch_idx):
+        self.log("number", float(batch_idx), on_step=False, on_epoch=True)
+        return super().training_step(batch, batch_idx)
+
+
+def test_batches_without_weight_train_nothing_and_count_nowhere(tmp_path):
+    found = []
+    for strategy in ("auto", Longer()):
+        torch.manual_seed(0)
+        model = Logging()
+        trainer = quiet_trainer(tmp_path, strategy=strategy)
+        trainer.fit(model, Batches(3))
+        found.append((model.layer.weight.detach(), trainer.callback_metrics["number"].item()))
+    (own, mean), (longer, same_mean) = found
+    assert trainer.global_step == trainer.num_training_batches == 5
+    assert torch.equal(own, longer)
+    assert mean == same_mean == 1
+
+
+class Listening(Strategy):
+    def __init__(self):
+        self.heard = []
+
+    def agree_on_results(self, results, module, batches):
+        self.heard.append(([name for _, name, _ in results.records], module, batches))
+
+
+def test_a_strategy_is_given_the_records_of_each_loader(tmp_path):
+    strategy = Listening()
+
+    class Two(Counting):
+        def validation_step(self, batch, batch_idx, dataloader_idx):
+            super().validation_step(batch, batch_idx)
+
+    model = Two()
+    quiet_trainer(tmp_path, strategy=strategy).validate(model, [Batches(1), Batches(2)], verbose=False)
+    assert [(module is model, batches) for _, module, batches in strategy.heard] == [(True, (1,)), (True, (2,))]
+    assert [names for names, _, _ in strategy.heard] == [["val"], ["val", "val"]]
+
+
+class Recording(Launcher):
+    takes_part = False
+
+    def launch(self, function, *args):
+        self.owner = function.__self__
+        return function(*args)
+
+
+def test_a_launcher_is_given_a_method_of_the_trainer_and_its_result_is_the_runs(tmp_path):
+    class Launched(Strategy):
+        launcher = Recording()
+
+    trainer = quiet_trainer(tmp_path, strategy=Launched())
+    assert trainer.validate(Counting(), Batches(2), verbose=False) == [{"val": 0.5}]
+    assert Launched.launcher.owner is trainer
