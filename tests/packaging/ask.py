@@ -42,7 +42,9 @@ PAGES = {
 }
 UTILITY_PAGES = {
     "ModelSummary": "leyden.utilities.model_summary",
+    "RunDirectoryLogger": "leyden.loggers",
     "find_usable_cuda_devices": "leyden.accelerators",
+    "save_hparams": "leyden.loggers",
 }
 
 

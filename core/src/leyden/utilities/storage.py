@@ -19,32 +19,6 @@ def open_text(path: str, mode: str) -> IO[str]:
     return open(path, mode, encoding="utf-8", newline="")
 
 
-def sync(file: IO[str]) -> None:
-    """Bring what was written to a local ``file`` to the disk itself; a remote one has its own guarantees."""
-    file.flush()
-    try:
-        os.fsync(file.fileno())
-    except (OSError, AttributeError):  # no file of the operating system's
-        return
-
-
-def move(source: str, target: str) -> None:
-    """Put ``source`` in the place of ``target``, which is there, old or new, at every moment on a local disk."""
-    if is_remote(target):
-        filesystem, name = file_system(target)
-        filesystem.mv(file_system(source)[1], name)
-    else:
-        os.replace(source, target)
-
-
-def is_file(path: str) -> bool:
-    """Whether there is a file at ``path``."""
-    if not is_remote(path):
-        return os.path.isfile(path)
-    filesystem, name = file_system(path)
-    return bool(filesystem.isfile(name))
-
-
 def directories(path: str) -> list[str]:
     """The names of the directories in ``path``; none where there is no such directory."""
     return _entries(path, "directory")

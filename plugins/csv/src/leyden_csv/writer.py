@@ -7,9 +7,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from leyden.interfaces.run_directory import RunDirectoryLogger, save_hparams
 from leyden.utilities.rank_zero import rank_zero_warn
-from leyden.utilities.storage import is_file, move, open_text, sync
+from leyden.utilities.storage import open_text
+from leyden_logfiles.files import is_file, replacing
+from leyden_logfiles.hparams import save_hparams
+from leyden_logfiles.run_directory import RunDirectoryLogger
 
 
 class ExperimentWriter:
@@ -70,13 +72,10 @@ class ExperimentWriter:
 
     def _write_with_columns(self, keys: list[str], begun: bool) -> None:
         """Write a whole file with these columns beside the old one (its rows too, if ``begun``) and replace it."""
-        beside = f"{self.metrics_file_path}.new"
-        with open_text(beside, "w") as new:
+        with replacing(self.metrics_file_path) as new:
             writer = csv.DictWriter(new, keys)
             writer.writeheader()
             if begun:
                 with open_text(self.metrics_file_path, "r") as old:
                     writer.writerows(csv.DictReader(old))
             writer.writerows(self.metrics)
-            sync(new)
-        move(beside, self.metrics_file_path)

@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from leyden.hooktable import is_overridden
 from leyden.interfaces.accelerator import Accelerator
 from leyden.interfaces.checkpoint_io import CheckpointIO
 from leyden.interfaces.environment import Environment
 from leyden.interfaces.logger import Logger
 from leyden.interfaces.precision import Precision
-from leyden.interfaces.run_directory import RunDirectoryLogger
 from leyden.interfaces.strategy import Strategy
 from leyden.trainer import parts
 from leyden.trainer.setup import compare_plugins
@@ -208,7 +208,7 @@ class Processes:
         owner: Any = self
         compare_plugins(owner)
         for logger in self._loggers:
-            if isinstance(logger, RunDirectoryLogger) and self.world_size > 1:
+            if self.world_size > 1 and is_overridden("take_version", logger, Logger):
                 logger.take_version(self._strategy.broadcast(logger.version if self.is_global_zero else 0))
         self._launched = True
 
