@@ -47,7 +47,7 @@ benchmark: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/overhead.py
 	$(BIN)/python tests/benchmarks/discovery.py
 
-# hatchling is installed first: without build isolation, fifteen packages build in a third of the time.
+# hatchling is installed first: without build isolation, the packages build in a third of the time.
 $(VENV)/installed: requirements.txt requirements-dev.txt constraints.txt pyproject.toml core/pyproject.toml $(wildcard plugins/*/pyproject.toml)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Leyden needs Python 3.10 or later, and $(PYTHON) is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)

@@ -1,11 +1,15 @@
 """Validation, test and prediction: modes, gradients, what is returned, whose weights."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from recording import Given, LoggingModel, RecordingLogger, ValidatedModel, quiet_trainer, rows, same_weights, weights
 from torch import nn
 
 import leyden as pl
+from leyden import hookimpl
 from leyden.utilities.exceptions import MisconfigurationException
 
 STAGES = ["validate", "test", "predict"]
@@ -157,21 +161,26 @@ def test_a_missing_step_is_named(tmp_path, stage):
 
 
 @pytest.mark.parametrize("stage", ["validate", "test"])
-def test_results_are_returned_and_printed(tmp_path, stage, capsys):
+def test_results_are_returned_and_shown(tmp_path, stage):
+    shown: list[Any] = []
+
+    @hookimpl(tryfirst=True)
+    def leyden_show_results(trainer, stage, results):
+        shown.append((stage, results))
+        return True
+
     def step(self, batch, batch_idx):
         self.log("accuracy", 0.25 + batch_idx)
         self.log("hidden", 1.0, logger=False)
 
-    trainer = quiet_trainer(tmp_path)
+    trainer = quiet_trainer(tmp_path, plugins=[SimpleNamespace(leyden_show_results=leyden_show_results)])
     results = getattr(trainer, stage)(model_of(stage, step), Given(torch.ones(1), torch.ones(1)))
     assert results == [{"accuracy": 0.75}]
     assert type(results[0]["accuracy"]) is float
-    printed = capsys.readouterr().out
-    assert "accuracy" in printed
-    assert "0.75" in printed
+    assert shown == [(stage, results)]
     assert trainer.callback_metrics.keys() == {"accuracy", "hidden"}
     getattr(trainer, stage)(model_of(stage, step), Given(torch.ones(1)), verbose=False)
-    assert capsys.readouterr().out == ""
+    assert len(shown) == 1
 
 
 def test_results_go_to_the_loggers(tmp_path):

@@ -99,7 +99,7 @@ def test_every_hook_is_called_with_what_it_specifies(tmp_path):
     trainer.fit(model, Batches(1), Batches(1))
     trainer.save_checkpoint(tmp_path / "run.ckpt")
     trainer.validate(model, Batches(1), verbose=False)
-    trainer.test(model, Batches(1), verbose=False)
+    trainer.test(model, Batches(1))
     trainer.predict(model, Batches(1), ckpt_path=tmp_path / "run.ckpt")
     with pytest.raises(ZeroDivisionError):
         trainer.validate(model, (1 / zero for zero in [0]))
@@ -117,6 +117,7 @@ def test_every_hook_is_called_with_what_it_specifies(tmp_path):
     assert "state_dict" in seen["on_load_checkpoint"]["checkpoint"]
     assert seen["on_before_optimizer_step"]["optimizer"] is seen["on_before_zero_grad"]["optimizer"]
     assert seen["on_train_batch_end"]["outputs"]["loss"].item() == seen["on_before_backward"]["loss"].item()
+    assert seen["leyden_show_results"] == {"trainer": trainer, "stage": "test", "results": [{}]}
     assert seen["teardown"]["stage"] == "predict"
     assert seen["setup"]["stage"] == "validate"
     for name in ("train", "validation", "test", "predict"):

@@ -504,6 +504,24 @@ def test_every_epoch_starts_anew(tmp_path):
     assert trainer.callback_metrics["only_first"] == 1.0  # the last that is known of it
 
 
+@pytest.mark.parametrize(("function", "step"), [("fit", "training_step"), ("test", "test_step")])
+def test_a_run_that_failed_leaves_nothing_in_the_next(tmp_path, function, step):
+    fails = True
+
+    def log_or_fail(self, batch, batch_idx):
+        if fails and batch_idx == 2:
+            raise RuntimeError("stopped")
+        self.log("value", 100.0 if fails else 1.0, on_step=False, on_epoch=True)
+        return self.loss(batch)
+
+    model, trainer = model_that(**{step: log_or_fail}), quiet_trainer(tmp_path, max_epochs=1)
+    with pytest.raises(RuntimeError, match="stopped"):
+        getattr(trainer, function)(model, rows(4))
+    fails = False
+    getattr(trainer, function)(model, rows(4))
+    assert trainer.callback_metrics["value"] == 1.0
+
+
 def test_log_dict(tmp_path):
     def training_step(self, batch, batch_idx):
         self.log_dict({"a": 1.0, "b": torch.tensor(2.0)}, prog_bar=True)

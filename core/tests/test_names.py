@@ -19,7 +19,6 @@ import torch
 from fake_plugins import PluginSite, new_plugin_site
 
 import leyden as pl
-from leyden.utilities.exceptions import MisconfigurationException
 
 CORE = Path(pl.__file__).parent
 PATHS = json.loads((CORE / "paths.json").read_text(encoding="utf-8"))
@@ -339,49 +338,6 @@ def test_whoever_looks_through_modules_is_told_that_a_missing_path_is_none() -> 
 
 
 # -- the small modules ---------------------------------------------------------------------------------------
-
-
-def test_is_overridden_knows_what_users_derive_from() -> None:
-    from leyden.utilities.model_helpers import is_overridden
-
-    class Model(pl.LightningModule):
-        def training_step(self, batch: Any) -> None: ...
-
-    class Noise(pl.Callback):
-        def on_fit_start(self, trainer: Any, pl_module: Any) -> None: ...
-
-    assert is_overridden("training_step", Model())
-    assert not is_overridden("validation_step", Model())
-    assert is_overridden("on_fit_start", Noise())
-    assert not is_overridden("train_dataloader", pl.LightningDataModule())
-    assert not is_overridden("training_step", None)
-    assert is_overridden("training_step", Model(), parent=pl.LightningModule)
-    with pytest.raises(ValueError, match="give parent="):
-        is_overridden("training_step", object())
-    with pytest.raises(ValueError, match="LightningModule has no method 'trainig_step'"):
-        is_overridden("trainig_step", Model())
-
-
-def test_a_collection_is_detached_from_its_graph() -> None:
-    from leyden.utilities.memory import recursive_detach
-
-    weight = torch.ones(2, requires_grad=True)
-    detached = recursive_detach({"loss": weight.sum(), "parts": [weight * 2, "text"]}, to_cpu=True)
-    assert not detached["loss"].requires_grad
-    assert not detached["parts"][0].requires_grad
-    assert detached["parts"][1] == "text"
-
-
-def test_running_out_of_memory_is_told_from_other_errors() -> None:
-    from leyden.utilities.memory import is_oom_error
-
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(2**52)
-    assert is_oom_error(caught.value)
-    assert is_oom_error(torch.OutOfMemoryError("no memory left"))
-    assert is_oom_error(MemoryError())
-    assert not is_oom_error(RuntimeError("shapes differ"))
-    assert not is_oom_error(MisconfigurationException("can't allocate a name"))
 
 
 def test_types_annotate_a_module() -> None:

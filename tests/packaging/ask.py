@@ -29,22 +29,19 @@ ROLE_ARGUMENTS = {
 }
 PAGES = {
     "accelerator": "leyden.accelerators",
+    "accelerator_function": "leyden.accelerators",
     "callback": "leyden.callbacks",
     "cli": "leyden.cli",
     "demo": "leyden.demos",
     "environment": "leyden.plugins",
     "fabric": "leyden.fabric",
     "logger": "leyden.loggers",
+    "logger_part": "leyden.loggers",
     "precision": "leyden.plugins",
     "profiler": "leyden.profilers",
     "strategy": "leyden.strategies",
     "tuner": "leyden.tuner",
-}
-UTILITY_PAGES = {
-    "ModelSummary": "leyden.utilities.model_summary",
-    "RunDirectoryLogger": "leyden.loggers",
-    "find_usable_cuda_devices": "leyden.accelerators",
-    "save_hparams": "leyden.loggers",
+    "utility": "leyden.utilities",
 }
 
 
@@ -83,9 +80,7 @@ def ask(kind: str, name: str) -> None:
             raise RuntimeError(done.stderr.strip())
     elif kind == "role":
         trainer(**ROLE_ARGUMENTS[name])
-    elif kind == "utility":
-        exec(f"from {UTILITY_PAGES[name]} import {name}")
-    elif name[0].isupper() or kind in ("cli", "fabric", "tuner"):
+    elif name[0].isupper() or kind in ("accelerator_function", "cli", "fabric", "logger_part", "tuner", "utility"):
         exec(f"from {PAGES[kind]} import {name}")
     elif kind == "exporter":
         getattr(Line(), f"to_{name}")()

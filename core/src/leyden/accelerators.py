@@ -5,4 +5,4 @@ from leyden.windows import window
 
 __all__ = ["Accelerator"]
 
-__getattr__, __dir__ = window(__name__, ("accelerator", "utility"), __all__)
+__getattr__, __dir__ = window(__name__, ("accelerator", "accelerator_function"), __all__)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from leyden.hparams import HyperparametersMixin
-from leyden.loops.progress import BATCH_END, Progress
+from leyden.loops.progress import Progress
 from leyden.serialization import to_plain
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.exceptions import MisconfigurationException
@@ -77,9 +77,7 @@ def _add_hparams(checkpoint: dict[str, Any], owner: HyperparametersMixin) -> Non
 
 def _tell_of_dropped(trainer: Trainer, dropped: list[str]) -> None:
     """Say once per key what could not be saved; hyperparameters were named when the run began."""
-    told: set[str] = trainer.__dict__.setdefault("_told_of_dropped", set())
-    news = [path for path in dropped if path not in told and "hyper_parameters." not in path]
-    told.update(news)
+    news = [path for path in dropped if "hyper_parameters." not in path and not _is_told(trainer, path)]
     if news:
         rank_zero_warn(f"Left out of the checkpoint, since loading it would mean running code: {', '.join(news)}.")
 
@@ -89,7 +87,7 @@ def warn_of_hparams(trainer: Trainer) -> None:
     for owner in (trainer.lightning_module, trainer.datamodule):
         dropped: list[str] = []
         to_plain(dict(owner.hparams) if owner is not None else {}, dropped=dropped)
-        if dropped and not _is_known(trainer, owner):
+        if dropped and not _is_told(trainer, id(owner)):
             names = ", ".join(dropped)
             rank_zero_warn(
                 f"Hyperparameters of {type(owner).__name__} that are no plain data are not saved: {names}. "
@@ -98,16 +96,16 @@ def warn_of_hparams(trainer: Trainer) -> None:
             )
 
 
-def _is_known(trainer: Trainer, owner: Any) -> bool:
-    known: set[int] = trainer.__dict__.setdefault("_told_of_hparams", set())
-    if id(owner) in known:
-        return True
-    known.add(id(owner))
-    return False
+def _is_told(trainer: Trainer, of: str | int) -> bool:
+    """Whether this was asked before: what can't be saved is told once for each Trainer."""
+    told: set[str | int] = vars(trainer).setdefault("_told_of_unsaved", set())
+    known = of in told
+    told.add(of)
+    return known
 
 
 def _plugins(trainer: Trainer) -> list[list[str]]:
-    return [[record.name, record.version] for record in trainer.plugin_manager.records if record.state == "active"]
+    return [[record.name, record.version] for record in trainer.plugin_manager.active]
 
 
 def _states_of_ranks(trainer: Trainer) -> list[dict[str, Any]]:
@@ -118,16 +116,10 @@ def _states_of_ranks(trainer: Trainer) -> list[dict[str, Any]]:
 
 
 def _own_state(trainer: Trainer) -> dict[str, Any]:
-    loop, fetcher = trainer.fit_loop, trainer.fit_loop.fetcher
-    within_validation = loop.validation_rng is not None and trainer.progress.phase == BATCH_END
+    loop = trainer.fit_loop
     return {
         "progress": asdict(trainer.progress),
-        "rng": {
-            "epoch": loop.epoch_rng,
-            "ahead": fetcher.ahead_rng if fetcher is not None else None,
-            "now": loop.validation_rng if within_validation else loop.random_states(),
-            "restarts": loop.loader.restarts if loop.loader is not None else {},
-        },
+        "rng": loop.random_states.state_dict(),
         "gradients": _open_gradients(trainer),
         "validated": dict(loop.validation.seen),
         "results": loop.results.state_dict({id(metric): name for name, metric in _metrics(trainer.lightning_module)}),
@@ -230,7 +222,7 @@ def _restore_place(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     own = ranks[trainer.global_rank]
     trainer.progress.__dict__.update(own["progress"])
     trainer.progress.step_back_from_unfinished_batch()
-    trainer.fit_loop.resume_rng = own["rng"]
+    trainer.fit_loop.random_states.saved = own["rng"]
     trainer.fit_loop.validation.seen.update(own["validated"])
     for name, parameter in trainer.lightning_module.named_parameters():
         if name in own["gradients"]:
@@ -238,7 +230,7 @@ def _restore_place(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     metrics = dict(_metrics(trainer.lightning_module))
     for name, metric in metrics.items():
         _restore_metric(metric, own["metrics"].get(name))
-    trainer.logging.load_state_dict(trainer.fit_loop.results, own["results"], metrics)
+    trainer.fit_loop.results.load_state_dict(own["results"], metrics, trainer.strategy)
     trainer.logging.restore_callback_metrics(own["callback_metrics"])
 
 
@@ -267,7 +259,7 @@ def _restore_metric(metric: Any, saved: dict[str, Any] | None) -> None:
 
 
 def _tell_of_plugins(trainer: Trainer, saved: list[list[str]]) -> None:
-    now = [[record.name, record.version] for record in trainer.plugin_manager.records if record.state == "active"]
+    now = _plugins(trainer)
     if now != saved:
         gone = [f"{name} {version}" for name, version in saved if [name, version] not in now]
         new = [f"{name} {version}" for name, version in now if [name, version] not in saved]

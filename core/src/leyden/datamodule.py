@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -54,30 +55,14 @@ class LightningDataModule(DataHooks, DataModuleLoading):
             num_workers: Processes that load.
             datamodule_kwargs: Passed to ``__init__``.
         """
-
-        def loader(dataset: Any, shuffle: bool = False) -> Any:
-            shuffle = shuffle and not isinstance(dataset, IterableDataset)
-            return DataLoader(
-                dataset, batch_size=batch_size, shuffle=shuffle, num_workers=num_workers, pin_memory=False
-            )
-
-        def loaders(given: Any, shuffle: bool = False) -> Callable[[], Any]:
-            def make() -> Any:
-                if isinstance(given, dict):
-                    return {name: loader(dataset, shuffle) for name, dataset in given.items()}
-                if isinstance(given, (list, tuple)):
-                    return [loader(dataset, shuffle) for dataset in given]
-                return loader(given, shuffle)
-
-            return make
-
-        datamodule: Any = cls(**datamodule_kwargs)
-        if train_dataset is not None:
-            datamodule.train_dataloader = loaders(train_dataset, shuffle=True)
-        for name, given in (("val", val_dataset), ("test", test_dataset), ("predict", predict_dataset)):
-            if given is not None:
-                setattr(datamodule, f"{name}_dataloader", loaders(given))
-        return datamodule  # type: ignore[no-any-return]
+        given = {"train": train_dataset, "val": val_dataset, "test": test_dataset, "predict": predict_dataset}
+        options = {"batch_size": batch_size, "num_workers": num_workers}
+        datamodule = cls(**datamodule_kwargs)
+        for name, datasets in given.items():
+            if datasets is not None:
+                make = partial(_loaders, datasets, shuffle=name == "train", **options)
+                setattr(datamodule, f"{name}_dataloader", make)
+        return datamodule
 
     def state_dict(self) -> dict[str, Any]:
         """State to keep in checkpoints: plain data and tensors."""
@@ -88,3 +73,12 @@ class LightningDataModule(DataHooks, DataModuleLoading):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "trainer": None}
+
+
+def _loaders(given: Any, shuffle: bool, **options: Any) -> Any:
+    """A loader of a dataset, or a collection of loaders from one of datasets."""
+    if isinstance(given, dict):
+        return {name: _loaders(dataset, shuffle, **options) for name, dataset in given.items()}
+    if isinstance(given, (list, tuple)):
+        return [_loaders(dataset, shuffle, **options) for dataset in given]
+    return DataLoader(given, shuffle=shuffle and not isinstance(given, IterableDataset), **options)

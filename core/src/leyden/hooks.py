@@ -12,7 +12,7 @@ and the strategy are not given ``trainer`` and ``pl_module``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -84,6 +84,10 @@ class Registration:
     @hookspec(firstresult=True)
     def leyden_default_strategy(self, trainer: Trainer, num_processes: int) -> Any:
         """Return the strategy (instance or name) for ``strategy="auto"`` and more than one process."""
+
+    @hookspec(firstresult=True)
+    def leyden_show_results(self, trainer: Trainer, stage: str, results: Sequence[Mapping[str, float]]) -> Any:
+        """Show the results of a ``validate`` or ``test``, which are by dataloader, and return True; only on rank 0."""
 
 
 class Observation:

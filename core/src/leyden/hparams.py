@@ -116,10 +116,6 @@ def _init_arguments(instance: Any, frame: FrameType | None) -> dict[str, Any]:
 def _frame_arguments(frame: FrameType) -> dict[str, Any]:
     info = inspect.getargvalues(frame)
     arguments = {name: info.locals[name] for name in info.args[1:] if name in info.locals}
-    code = frame.f_code
-    start = code.co_argcount
-    keyword_only = code.co_varnames[start : start + code.co_kwonlyargcount]
-    arguments.update({name: info.locals[name] for name in keyword_only if name in info.locals})
     if info.keywords:
         arguments.update(info.locals.get(info.keywords, {}))
     return arguments

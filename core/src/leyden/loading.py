@@ -10,9 +10,11 @@ import torch
 from typing_extensions import Self
 
 from leyden.hparams import HyperparametersMixin, takes
-from leyden.serialization import local_path, read_checkpoint
+from leyden.serialization import read_checkpoint
+from leyden.utilities.attribute_dict import AttributeDict
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
+from leyden.utilities.storage import local_path
 
 if TYPE_CHECKING:
     _class_only = classmethod
@@ -60,10 +62,7 @@ class ModuleLoading(HyperparametersMixin):
         Raises:
             MisconfigurationException: ``__init__`` needs an argument that the checkpoint does not hold.
         """
-        checkpoint = read_checkpoint(checkpoint_path, "cpu" if map_location is None else map_location, weights_only)
-        if hparams_file is not None:
-            checkpoint[cls.CHECKPOINT_HYPER_PARAMS_KEY] = _read_hparams(hparams_file)
-        module: Any = _build(cls, checkpoint, kwargs)
+        module, checkpoint = _read(cls, checkpoint_path, map_location, hparams_file, weights_only, kwargs)
         module.configure_model()
         module.on_load_checkpoint(checkpoint)
         strict = module.strict_loading if strict is None else strict
@@ -93,20 +92,27 @@ class DataModuleLoading(HyperparametersMixin):
 
         The arguments are those of :meth:`ModuleLoading.load_from_checkpoint`.
         """
-        checkpoint = read_checkpoint(checkpoint_path, "cpu" if map_location is None else map_location, weights_only)
-        if hparams_file is not None:
-            checkpoint[cls.CHECKPOINT_HYPER_PARAMS_KEY] = _read_hparams(hparams_file)
-        datamodule: Any = _build(cls, checkpoint, kwargs)
+        datamodule, checkpoint = _read(cls, checkpoint_path, map_location, hparams_file, weights_only, kwargs)
         if (state := checkpoint.get(cls.__qualname__)) is not None:
             datamodule.load_state_dict(state)
         return datamodule  # type: ignore[no-any-return]
+
+
+def _read(
+    cls: type[HyperparametersMixin], path: Any, map_location: Any, hparams_file: Any, weights_only: Any, overrides: Any
+) -> tuple[Any, dict[str, Any]]:
+    """An instance with the hyperparameters of a checkpoint, and the checkpoint."""
+    checkpoint = read_checkpoint(path, "cpu" if map_location is None else map_location, weights_only)
+    if hparams_file is not None:
+        checkpoint[cls.CHECKPOINT_HYPER_PARAMS_KEY] = _read_hparams(hparams_file)
+    return _build(cls, checkpoint, overrides), checkpoint
 
 
 def _build(cls: type[HyperparametersMixin], checkpoint: dict[str, Any], overrides: dict[str, Any]) -> Any:
     saved = dict(checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}))
     name = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_NAME, "kwargs")
     if name not in ("kwargs", "", None) and name not in saved:
-        arguments = {name: _attribute_dict({**saved, **overrides.pop(name, {})}), **overrides}
+        arguments = {name: AttributeDict({**saved, **overrides.pop(name, {})}), **overrides}
     else:
         arguments = {**saved, **overrides}
     try:
@@ -118,12 +124,6 @@ def _build(cls: type[HyperparametersMixin], checkpoint: dict[str, Any], override
             f"{cls.__name__} can't be made from the saved hyperparameters ({', '.join(saved) or 'none'}): {error}. "
             "Pass what is missing: load_from_checkpoint(path, name=value)."
         ) from error
-
-
-def _attribute_dict(values: dict[str, Any]) -> Any:
-    from leyden.utilities.attribute_dict import AttributeDict
-
-    return AttributeDict(values)
 
 
 def _read_hparams(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from inspect import getmembers
-from typing import TYPE_CHECKING, Any, ClassVar
+from itertools import chain
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -43,18 +44,24 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
 
             def configure_optimizers(self):
                 return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+    Attributes:
+        automatic_optimization: Whether the Trainer goes backward and steps; set it to False to do so yourself.
+        example_input_array: An input for ``forward`` (a tensor, a tuple of arguments, a dict of keywords) for
+            summaries and exports.
+        strict_loading: Whether a checkpoint must have exactly the module's keys.
     """
 
     allow_zero_length_dataloader_with_multiple_devices = False
+    automatic_optimization = True
+    example_input_array = cast(Any, None)
+    strict_loading = True
     # Annotated, since TorchScript looks for annotations up to the first class with some, and can't read `Trainer`.
     __jit_unused_properties__: ClassVar[list[str]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._trainer: Trainer | None = None
-        self._example_input_array: Any = None
-        self._automatic_optimization = True
-        self._strict_loading: bool | None = None
         self._toggled: dict[Tensor, bool] = {}
 
     # -- what a model overrides -------------------------------------------------------------------------
@@ -201,15 +208,6 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
 
     # -- manual optimisation ----------------------------------------------------------------------------
 
-    @property
-    def automatic_optimization(self) -> bool:
-        """Whether the Trainer goes backward and steps; set it to False in ``__init__`` to do so yourself."""
-        return self._automatic_optimization
-
-    @automatic_optimization.setter
-    def automatic_optimization(self, automatic: bool) -> None:
-        self._automatic_optimization = automatic
-
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
         """The optimizer, or the list of several.
 
@@ -226,7 +224,10 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
 
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """``loss.backward()`` in manual optimisation, with the precision's scaling and the hooks."""
-        self._require_manual("manual_backward")
+        if self.automatic_optimization:
+            raise MisconfigurationException(
+                "manual_backward is for manual optimisation; set self.automatic_optimization = False in __init__."
+            )
         self.trainer.step.backward(loss, *args, **kwargs)
 
     def clip_gradients(
@@ -265,12 +266,6 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
         finally:
             self.untoggle_optimizer(optimizer)
 
-    def _require_manual(self, name: str) -> None:
-        if self.automatic_optimization:
-            raise MisconfigurationException(
-                f"{name} is for manual optimisation; set self.automatic_optimization = False in __init__."
-            )
-
     # -- where it is ------------------------------------------------------------------------------------
 
     @property
@@ -295,9 +290,7 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
         """The device of the run that is under way, else that of the parameters."""
         if self._trainer is not None and self._trainer.is_running:
             return self._trainer.strategy.root_device
-        tensor: Tensor | None = next(self.parameters(), None)
-        if tensor is None:
-            tensor = next(self.buffers(), None)
+        tensor: Tensor | None = next(chain(self.parameters(), self.buffers()), None)
         return tensor.device if tensor is not None else torch.device("cpu")
 
     @property
@@ -314,24 +307,6 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
     def device_mesh(self) -> Any:
         """The ``DeviceMesh`` of the run's strategy, for ``configure_model``; None where it has none."""
         return getattr(self._trainer.strategy, "device_mesh", None) if self._trainer is not None else None
-
-    @property
-    def example_input_array(self) -> Any:
-        """An input for ``forward`` (a tensor, a tuple of arguments, a dict of keywords) for summaries and exports."""
-        return self._example_input_array
-
-    @example_input_array.setter
-    def example_input_array(self, example: Any) -> None:
-        self._example_input_array = example
-
-    @property
-    def strict_loading(self) -> bool:
-        """Whether a checkpoint must have exactly the module's keys; True unless set otherwise."""
-        return True if self._strict_loading is None else self._strict_loading
-
-    @strict_loading.setter
-    def strict_loading(self, strict: bool) -> None:
-        self._strict_loading = strict
 
     @property
     def current_epoch(self) -> int:
@@ -372,15 +347,11 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
 
     def freeze(self) -> Self:
         """Require no gradients and go into evaluation mode."""
-        for parameter in self.parameters():
-            parameter.requires_grad = False
-        return self.eval()
+        return self.requires_grad_(False).eval()
 
     def unfreeze(self) -> Self:
         """Require gradients everywhere and go into training mode."""
-        for parameter in self.parameters():
-            parameter.requires_grad = True
-        return self.train()
+        return self.requires_grad_(True).train()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_trainer": None}

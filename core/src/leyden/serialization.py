@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import zipfile
 from argparse import Namespace
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import date, time, timedelta
 from enum import Enum
-from pathlib import Path, PurePath
+from operator import methodcaller
+from pathlib import PurePath
 from typing import IO, Any
 
 import torch
@@ -21,7 +23,7 @@ from torch.serialization import get_safe_globals
 
 from leyden.interfaces.checkpoint_io import CheckpointIO
 from leyden.utilities.exceptions import CheckpointCorruptedError
-from leyden.utilities.storage import is_remote
+from leyden.utilities.storage import file_system, is_remote, local_path, replacing
 
 _PLAIN = {type(None), bool, float, complex, str, torch.dtype, torch.device, torch.Size, Tensor, Parameter}
 # what makes the plain value of one of these or of a subclass, whatever the subclass says of itself;
@@ -31,6 +33,15 @@ _PLAIN_BASES: dict[type, Callable[[Any], Any]] = {
     float: float.__float__,
     str: str.__str__,
     bytes: lambda value: bytes(value) or bytearray(),
+}
+# what makes the same of one of these in simpler types
+_SIMPLER: dict[type, Callable[[Any], Any]] = {
+    PurePath: str,
+    date: methodcaller("isoformat"),
+    time: methodcaller("isoformat"),
+    timedelta: timedelta.total_seconds,
+    bytearray: bytes,
+    Namespace: vars,
 }
 _MOST_BITS = 8 * 255 - 1  # of an integer that weights_only can read, beside its sign
 
@@ -72,7 +83,7 @@ def to_plain(value: Any, where: str = "", dropped: list[str] | None = None, with
         return tuple(items) if isinstance(value, tuple) else items
     if isinstance(value, (set, frozenset)):
         return {to_plain(v, where, dropped, within) for v in value}
-    return _plain_object(value, where, dropped, within)
+    return to_plain(_simpler(value, where), where, dropped, within)
 
 
 def _plain_subclass(value: Any, where: str) -> Any:
@@ -97,21 +108,15 @@ def _plain_mapping(value: Mapping[Any, Any], where: str, dropped: list[str] | No
     return Counter(plain) if isinstance(value, Counter) else plain
 
 
-def _plain_object(value: Any, where: str, dropped: list[str] | None, within: tuple[int, ...]) -> Any:
-    if isinstance(value, PurePath):
-        return str(value)
-    if isinstance(value, (datetime, date, time)):
-        return value.isoformat()
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, bytearray):
-        return bytes(value)
-    if isinstance(value, Namespace):
-        return _plain_mapping(vars(value), where, dropped, within)
+def _simpler(value: Any, where: str) -> Any:
+    """The same in simpler types, which may hold others that are to be made simpler in turn."""
+    for kind, simpler in _SIMPLER.items():
+        if isinstance(value, kind):
+            return simpler(value)
     if is_dataclass(value) and not isinstance(value, type):
-        return _plain_mapping({f.name: getattr(value, f.name) for f in fields(value)}, where, dropped, within)
+        return {field.name: getattr(value, field.name) for field in fields(value)}
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
-        return _plain_numpy(value) if value.dtype.kind in "biufc" else to_plain(value.tolist(), where, dropped, within)
+        return _plain_numpy(value) if value.dtype.kind in "biufc" else value.tolist()
     raise NotPlainError(
         f"{where or 'the value'} is a {type(value).__module__}.{type(value).__qualname__}, which is no data."
     )
@@ -125,35 +130,13 @@ def _plain_numpy(value: Any) -> Any:
     return torch.from_numpy(native) if native.ndim else native.item()
 
 
-def local_path(path: str | os.PathLike[str]) -> Path:
-    """A local path, without ``file://``."""
-    return Path(str(path).removeprefix("file://"))
-
-
 class TorchCheckpointIO(CheckpointIO):
     """Checkpoints as ``torch.save`` writes them, on local disks and on whatever fsspec reaches."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
-        """Write beside, flush, rename: at ``path`` there is the old file or the whole new one, never less."""
-        if is_remote(path):
-            buffer = io.BytesIO()
-            torch.save(checkpoint, buffer)
-            with _open_url(path, "wb", storage_options) as remote:
-                remote.write(buffer.getvalue())
-            return
-        target = local_path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.part")  # always the same, so that kills leave one at most
-        try:
-            with beside.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, target)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
-        _flush_directory(target.parent)
+        """Write so that at ``path`` there is the old file or the whole new one, never less."""
+        with replacing(path, "wb", storage_options) as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: str, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read and check a checkpoint; a damaged one raises CheckpointCorruptedError."""
@@ -162,16 +145,12 @@ class TorchCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: str) -> None:
         """Remove the file, or the directory, at ``path``."""
         if is_remote(path):
-            import fsspec
-
-            system, inner = fsspec.core.url_to_fs(path)
+            system, inner = file_system(path)
             if system.exists(inner):
                 system.rm(inner, recursive=True)
             return
         target = local_path(path)
         if target.is_dir() and not target.is_symlink():
-            import shutil
-
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)
@@ -188,8 +167,8 @@ def read_checkpoint(
     """
     file: Any
     if isinstance(path, (str, os.PathLike)) and is_remote(path):
-        with _open_url(str(path), "rb", None) as remote:
-            file = io.BytesIO(remote.read())
+        system, inner = file_system(str(path))
+        file = io.BytesIO(system.cat_file(inner))
     elif not isinstance(path, (str, os.PathLike)):
         file, path = io.BytesIO(path.read()), getattr(path, "name", "in memory")
     else:
@@ -237,21 +216,3 @@ def _is_legacy(file: Any) -> bool:
         return file.getvalue()[:1] == b"\x80"
     with file.open("rb") as stream:
         return bool(stream.read(1) == b"\x80")
-
-
-def _open_url(path: str, mode: str, storage_options: Any) -> IO[Any]:
-    import fsspec
-
-    opened: IO[Any] = fsspec.open(path, mode, **(storage_options or {})).open()
-    return opened
-
-
-def _flush_directory(path: Path) -> None:
-    """Make the rename itself durable, where the system lets a directory be opened."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -36,18 +36,7 @@ def window(
     """
 
     def find(name: str) -> Any:
-        if name == "__path__":  # Python looks for modules below this one only where there is a path
-            return []
-        if name.startswith("_"):
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        try:
-            if f"{module}.{name}" in _paths():
-                return import_module(f"{module}.{name}")
-            return Registry().get(kinds, name).load()
-        except UnknownComponentError as unknown:
-            if _is_import(sys._getframe(1)):
-                raise
-            raise AttributeError(str(unknown)) from unknown.__cause__
+        return look(module, kinds, name, sys._getframe(1))
 
     def names() -> list[str]:
         registry = Registry()
@@ -56,6 +45,33 @@ def window(
 
     _windows[module] = kinds, own
     return find, names
+
+
+def look(module: str, kinds: Sequence[str], name: str, asker: FrameType) -> Any:
+    """What a window shows under a name.
+
+    Args:
+        module: The window's module.
+        kinds: The kinds of component to look in, in order.
+        name: The name.
+        asker: The frame that asks for it.
+
+    Raises:
+        UnknownComponentError: There is none, and ``from … import name`` asks.
+        AttributeError: There is none, and something else asks.
+    """
+    if name == "__path__":  # Python looks for modules below this one only where there is a path
+        return []
+    if name.startswith("_"):
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    try:
+        if f"{module}.{name}" in _paths():
+            return import_module(f"{module}.{name}")
+        return Registry().get(kinds, name).load()
+    except UnknownComponentError as unknown:
+        if _is_import(asker):
+            raise
+        raise AttributeError(str(unknown)) from unknown.__cause__
 
 
 def _is_import(frame: FrameType) -> bool:

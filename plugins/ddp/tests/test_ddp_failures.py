@@ -280,9 +280,9 @@ class TestStartedByHand:
     )
     def test_one_goes_home_when_the_other_makes_another_run(self, tmp_path, when, said):
         class Telling(DDPStrategy):
-            def setup_environment(self):
-                super().setup_environment()
+            def all_gather_object(self, value):
                 (tmp_path / f"begun-{self.global_rank}").write_text("yes")
+                return super().all_gather_object(value)
 
         def script():
             trainer, _ = quiet(tmp_path, strategy="ddp")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import yaml
 import leyden as pl
 from leyden.demos import BoringModel
 from leyden_logfiles import RunDirectoryLogger, save_hparams
-from leyden_logfiles.files import replacing
 
 
 class Lines(RunDirectoryLogger):
@@ -133,33 +131,3 @@ def test_what_has_no_plain_form_is_kept_as_text_and_named(tmp_path):
         "kind": str(int),
         "inside": [{"maker": str(dict)}],
     }
-
-
-# -- files ------------------------------------------------------------------------------------------------
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "deep" / "file.txt"
-    with replacing(str(path)) as file:
-        file.write("old")
-        assert not path.exists()
-    with suppress(ZeroDivisionError), replacing(str(path)) as file:
-        file.write("new")
-        _ = 1 / 0
-    assert path.read_text() == "old"
-    with replacing(str(path)) as file:
-        file.write("newer")
-    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
-    assert path.read_text() == "newer"
-
-
-def test_a_file_behind_a_url_is_replaced_too():
-    fsspec = pytest.importorskip("fsspec")
-    url = "memory://leyden-logfiles/file.txt"
-    for text in ("old", "new"):
-        with replacing(url) as file:
-            file.write(text)
-    memory = fsspec.filesystem("memory")
-    assert [os.path.basename(name) for name in memory.ls("/leyden-logfiles", detail=False)] == ["file.txt"]
-    with memory.open("/leyden-logfiles/file.txt", "r") as file:
-        assert file.read() == "new"

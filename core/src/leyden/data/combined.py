@@ -7,7 +7,7 @@ Modes: ``min_size`` ends with the shortest, ``max_size`` with the longest (None 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from itertools import count, islice, repeat
+from itertools import count, islice, repeat, zip_longest
 from typing import Any, Literal, get_args
 
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -91,9 +91,7 @@ class CombinedLoader(Iterable[Any]):
 
     def sizes(self) -> list[int | float]:
         """Batches of each loader within its limit; infinite where a loader has no length and no limit."""
-        limits = self._limits or [INFINITE] * len(self._flattened)
-        lengths = [length_of(loader) for loader in self._flattened]
-        return [min(length, limit) for length, limit in zip(lengths, limits, strict=True)]
+        return [min(length_of(loader), self._limit(i)) for i, loader in enumerate(self._flattened)]
 
     def total(self) -> int | float:
         """Batches that an iteration yields; infinite where that is not known."""
@@ -119,48 +117,30 @@ class CombinedLoader(Iterable[Any]):
         # the iterators are made now, not at the first batch, so that each draws its seed at the epoch's start
         self._iterators = [self._limited(loader, i) for i, loader in enumerate(self._flattened)]
         self.restarts = {}
-        return {"min_size": self._shortest, "max_size": self._longest, "max_size_cycle": self._cycle}[self._mode]()
+        if self._mode == "max_size_cycle":
+            return self._together(self._cycle())
+        return self._together((zip if self._mode == "min_size" else zip_longest)(*self._iterators))
+
+    def _limit(self, i: int) -> int | float:
+        return self._limits[i] if self._limits is not None else INFINITE
 
     def _limited(self, loader: Any, i: int) -> Iterator[Any]:
-        limit = self._limits[i] if self._limits is not None else INFINITE
+        limit = self._limit(i)
         self._opened.pop(i, None)  # the last one's workers end before there are new ones
         iterator = self._opened[i] = iter(loader)
         return iterator if limit == INFINITE else islice(iterator, int(limit))
 
     def _one_after_another(self) -> Iterator[tuple[Any, int, int]]:
         for i, loader in enumerate(self._flattened):
-            limit = self._limits[i] if self._limits is not None else INFINITE
-            if limit == 0:
+            if self._limit(i) == 0:
                 continue
             for batch_idx, batch in enumerate(self._limited(loader, i)):
                 yield batch, batch_idx, i
             self._opened = {}
 
-    def _together(self, batches: list[Any], batch_idx: int) -> tuple[Any, int, int]:
-        return tree_unflatten(batches, self._structure), batch_idx, 0
-
-    def _shortest(self) -> Iterator[tuple[Any, int, int]]:
-        batch_idx = 0
-        while self._iterators:
-            batches = []
-            for iterator in self._iterators:
-                try:
-                    batches.append(next(iterator))
-                except StopIteration:
-                    return
-            yield self._together(batches, batch_idx)
-            batch_idx += 1
-
-    def _longest(self) -> Iterator[tuple[Any, int, int]]:
-        ended = [False] * len(self._iterators)
-        batch_idx = 0
-        while True:
-            batches = [None if ended[i] else next(it, _END) for i, it in enumerate(self._iterators)]
-            ended = [done or batch is _END for done, batch in zip(ended, batches, strict=True)]
-            if all(ended):
-                return
-            yield self._together([None if batch is _END else batch for batch in batches], batch_idx)
-            batch_idx += 1
+    def _together(self, rows: Iterable[Iterable[Any]]) -> Iterator[tuple[Any, int, int]]:
+        for batch_idx, batches in enumerate(rows):
+            yield tree_unflatten(batches, self._structure), batch_idx, 0
 
     def stop_workers(self) -> None:
         """End the processes of loaders, which an error's traceback would keep; the next iteration starts new ones."""
@@ -186,10 +166,9 @@ class CombinedLoader(Iterable[Any]):
         self.restarts[i] = (batch_idx, states)
         self._iterators[i] = self._limited(self._flattened[i], i)
 
-    def _cycle(self) -> Iterator[tuple[Any, int, int]]:
+    def _cycle(self) -> Iterator[list[Any]]:
         ended = [False] * len(self._iterators)
-        batch_idx = 0
-        while True:
+        for batch_idx in count():
             batches = []
             for i in range(len(self._iterators)):
                 batch = next(self._iterators[i], _END)
@@ -202,8 +181,7 @@ class CombinedLoader(Iterable[Any]):
                     if batch is _END:
                         raise ValueError(f"Loader {i} of the CombinedLoader yields no batches, so it can't be cycled.")
                 batches.append(batch)
-            yield self._together(batches, batch_idx)
-            batch_idx += 1
+            yield batches
 
 
 _END = object()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from leyden.data.combined import INFINITE, CombinedLoader, Mode, length_of
-from leyden.data.samplers import copy_with, keeping_last, rebuild, with_sampler
+from leyden.data.samplers import copy_with, keeping_last, rebuild
 from leyden.data.seeded import SampleSeeded
 from leyden.states import RunningStage
 from leyden.utilities.exceptions import MisconfigurationException
@@ -59,7 +59,9 @@ def load(trainer: Trainer, source: DataSource, stage: RunningStage, mode: Mode) 
         combined.flattened = [_in_order(loader, stage) for loader in combined.flattened]
     if stage == RunningStage.PREDICTING:
         combined.flattened = [keeping_last(loader) for loader in combined.flattened]
-    combined.flattened = [with_sampler(trainer, loader, stage) for loader in combined.flattened]
+    if trainer.use_distributed_sampler:
+        training = stage == RunningStage.TRAINING
+        combined.flattened = [trainer.strategy.divide(loader, training) for loader in combined.flattened]
     seeding = os.environ.get("PL_SEED_WORKERS")
     if seeding == "1":
         _seed_workers(combined.flattened, trainer.global_rank)

@@ -1,60 +1,16 @@
-"""Samplers for runs of several processes, put into the user's DataLoader by building it anew."""
+"""Other samplers in the user's DataLoader, which is built anew for them and stays as it is itself."""
 
 from __future__ import annotations
 
 import copy
-import os
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    DistributedSampler,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-)
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
-from leyden.data.division import DividedSampler, EvenBatchSampler
 from leyden.data.seeded import SampleSeeded
-from leyden.states import RunningStage
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.rank_zero import rank_zero_info
-
-if TYPE_CHECKING:
-    from leyden.trainer import Trainer
-
-
-def with_sampler(trainer: Trainer, loader: Any, stage: RunningStage) -> Any:
-    """The loader with this process's part of the data, where the strategy divides them and the user does not."""
-    arguments = trainer.strategy.sampler_arguments
-    if arguments is None or not trainer.use_distributed_sampler or not isinstance(loader, DataLoader):
-        return loader
-    if isinstance(loader.dataset, IterableDataset):
-        rank_zero_info(
-            f"A {type(loader.dataset).__name__} is iterable: every process gets all of it, unless it divides itself "
-            "by torch.distributed.get_rank()."
-        )
-        return loader
-    if isinstance(loader.sampler, DistributedSampler):
-        return loader
-    seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-    if stage != RunningStage.TRAINING:
-        return _for_evaluation(loader, DividedSampler(loader.sampler, seed=seed, pad=False, **arguments))
-    if type(loader.sampler) not in (RandomSampler, SequentialSampler) or getattr(loader.sampler, "replacement", False):
-        return rebuild(loader, DividedSampler(loader.sampler, seed=seed, pad=True, **arguments))
-    shuffle = isinstance(loader.sampler, RandomSampler)
-    return rebuild(loader, DistributedSampler(loader.dataset, shuffle=shuffle, seed=seed, **arguments))  # type: ignore[arg-type]
-
-
-def _for_evaluation(loader: DataLoader[Any], sampler: DividedSampler) -> DataLoader[Any]:
-    batches = loader.batch_sampler
-    if type(batches) is not BatchSampler:
-        return rebuild(loader, sampler)
-    even = EvenBatchSampler(sampler, batches.batch_size, batches.drop_last, len(loader.sampler))  # type: ignore[arg-type]
-    return copy_with(loader, sampler=sampler, batch_sampler=even)
 
 
 def rebuild(loader: DataLoader[Any], sampler: Any) -> DataLoader[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -51,12 +51,13 @@ class Accelerator:
         return torch.get_device_module(cls.device_type)
 
     @classmethod
-    def _function(cls, name: str) -> Callable[..., Any] | None:
-        """A function of the device's module; None where the device has nothing to do for it."""
+    def _call(cls, name: str, *arguments: Any) -> Any:
+        """What a function of the device's module returns; None where the device has nothing to do for it."""
         try:
-            return getattr(cls.device_module(), name, None)
+            function = getattr(cls.device_module(), name, None)
         except RuntimeError:  # PyTorch has no module for the device: "meta", for example
             return None
+        return function(*arguments) if function is not None else None
 
     @classmethod
     def name(cls) -> str:
@@ -74,8 +75,8 @@ class Accelerator:
     @classmethod
     def auto_device_count(cls) -> int:
         """How many devices ``devices="auto"`` means."""
-        count = cls._function("device_count")
-        return int(count()) if count is not None else int(cls.is_available())
+        count = cls._call("device_count")
+        return int(cls.is_available() if count is None else count)
 
     @classmethod
     def process_group_backend(cls) -> str:
@@ -129,33 +130,28 @@ class Accelerator:
             raise MisconfigurationException(
                 f"{type(self).__name__} was given {device}; it runs on {self.device_type!r} devices alone."
             )
-        if (set_device := self._function("set_device")) is not None:
-            set_device(device)
+        self._call("set_device", device)
 
     def teardown(self) -> None:
         """Give back what the run held: the caching allocator's free blocks, where there is one."""
-        if (empty_cache := self._function("empty_cache")) is not None:
-            empty_cache()
+        self._call("empty_cache")
 
     def synchronize(self, device: torch.device) -> None:
         """Wait until everything queued on ``device`` is done."""
-        if (synchronize := self._function("synchronize")) is not None:
-            synchronize(device)
+        self._call("synchronize", device)
 
     def get_device_stats(self, device: torch.device) -> dict[str, Any]:
         """Memory statistics of ``device``, in bytes unless the name says otherwise; {} where there are none."""
-        memory_stats = self._function("memory_stats")
-        return dict(memory_stats(device)) if memory_stats is not None else {}
+        return dict(self._call("memory_stats", device) or {})
 
     def get_rng_state(self, device: torch.device) -> torch.Tensor | None:
         """The device's random state (a byte tensor on the host), or None where it has no generator of its own."""
-        get_rng_state = self._function("get_rng_state")
-        return get_rng_state(device) if get_rng_state is not None else None
+        state: torch.Tensor | None = self._call("get_rng_state", device)
+        return state
 
     def set_rng_state(self, state: torch.Tensor, device: torch.device) -> None:
         """Restore what :meth:`get_rng_state` returned."""
-        if (set_rng_state := self._function("set_rng_state")) is not None:
-            set_rng_state(state, device)
+        self._call("set_rng_state", state, device)
 
     def supports_precision(self, precision: str) -> bool:
         """Whether this device can compute in ``precision``, e.g. "bf16-mixed"; refuse what would fail or crawl."""

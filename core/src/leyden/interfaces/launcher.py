@@ -15,8 +15,8 @@ class Launcher(ABC):
     An author *must* write :meth:`launch` and *may* set :attr:`takes_part`.
 
     Attributes:
-        takes_part: Whether the calling process is one of the run's; else the Trainer gives ``launch`` a function
-            that returns the run's state with its results, and takes that state over.
+        takes_part: Whether the calling process is one of the run's; else ``launch`` puts what the run has come to,
+            weights and metrics say, into the Trainer of the calling process, whose method ``function`` is.
     """
 
     takes_part: ClassVar[bool] = True

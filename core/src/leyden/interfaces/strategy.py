@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,11 @@ from leyden.interfaces.precision import Precision
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.empty_init import EmptyInit
 
+if TYPE_CHECKING:
+    from leyden.data.fetch import Fetcher
+    from leyden.manager import PluginManager
+    from leyden.results import Results
+
 T = TypeVar("T")
 
 
@@ -28,17 +33,15 @@ class Strategy:
     device refuses more of them in :meth:`connect`.
 
     The Trainer sets :attr:`accelerator`, :attr:`precision`, :attr:`checkpoint_io`, :attr:`environment`,
-    :attr:`parallel_devices` and :attr:`num_nodes`, then calls :meth:`connect`. Every collective method is called by
-    all ranks. Hooks of a run are methods of the same names, ``on_before_backward(loss)`` for example.
+    :attr:`plugin_manager`, :attr:`parallel_devices` and :attr:`num_nodes`, then calls :meth:`connect`. Every
+    collective method is called by all ranks. Hooks of a run are methods of the same names, ``on_before_backward(loss)``
+    for example.
 
     Attributes:
         strategy_name: The name that users see.
         environment: The cluster or launcher that started this process; None where none did.
+        plugin_manager: The plugins of this process, which those of the others should have too.
         launcher: Makes the other processes; None where there are none to make.
-        uneven_inputs: What a training epoch does when the processes have different numbers of batches:
-            "stop_together" ends it with the first that has no more; "pad" starts the shorter loaders over until
-            the last one ends; "join" does so too, but what they give again has no weight: gradients are the mean
-            over the processes that still have batches of their own.
     """
 
     strategy_name: ClassVar[str] = "single_device"
@@ -48,8 +51,8 @@ class Strategy:
     parallel_devices: list[torch.device]
     num_nodes: int = 1
     environment: Environment | None = None
+    plugin_manager: PluginManager
     launcher: Launcher | None = None
-    uneven_inputs: Literal["stop_together", "pad", "join"] = "stop_together"
 
     def connect(self) -> None:
         """Learn which process this is, choose a launcher, and refuse what can't work; when the Trainer is made."""
@@ -88,6 +91,32 @@ class Strategy:
     def sampler_arguments(self) -> dict[str, int] | None:
         """``num_replicas`` and ``rank`` for a distributed sampler; None where each process sees all the data."""
         return None
+
+    def divide(self, loader: Any, training: bool) -> Any:
+        """A loader like the user's, of this process's part of the data; one process sees all of them.
+
+        Args:
+            loader: A DataLoader, or another iterable.
+            training: Whether all processes are to have as many samples, or each sample is taken once.
+        """
+        return loader
+
+    def agree_on_epoch(self, fetcher: Fetcher) -> Fetcher:
+        """What fetches as many training batches in every process; one process trains on those that it has.
+
+        Args:
+            fetcher: Fetches those of this process.
+        """
+        return fetcher
+
+    def agree_on_results(self, results: Results, module: Module, batches: Sequence[int | float]) -> None:
+        """Have all processes hold the same records of an evaluation loader before they reduce them; one holds all.
+
+        Args:
+            results: The records of this process.
+            module: The model, whose metrics may be among them.
+            batches: What each process has had of the loader; inf where that is not known.
+        """
 
     def setup_environment(self) -> None:
         """Take hold of the device and meet the other processes; once per run, before ``setup`` hooks."""

@@ -17,19 +17,14 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from leyden.data.combined import INFINITE
-from leyden.data.hints import warn_of_shuffling
-from leyden.data.loading import load
 from leyden.data.samplers import set_sampler_epoch
 from leyden.data.transfer import transfer_function
 from leyden.hooktable import is_overridden
-from leyden.loops.absence import complete
 from leyden.loops.progress import VALIDATION_END
 from leyden.loops.single_pass import SinglePass, are_several
 from leyden.module import LightningModule
 from leyden.results import Results
 from leyden.states import RunningStage
-from leyden.utilities.table import results_table
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
@@ -41,11 +36,10 @@ class EvaluationLoop(SinglePass):
     Args:
         trainer: The Trainer.
         stage: ``VALIDATING`` or ``TESTING``.
-        within_fit: Whether this is the validation of a fit, which prints no table and keeps autograd usable.
+        within_fit: Whether this is the validation of a fit, which shows no results and keeps autograd usable.
 
     Attributes:
-        verbose: Whether the results are printed, outside of a fit.
-        sizes: Batches of each loader, within the limits.
+        verbose: Whether the results are shown, outside of a fit.
         current_batch: Batches of this pass that are done.
         seen: Batches of each loader in all passes since it was made; the step under which evaluation steps are logged.
     """
@@ -54,18 +48,10 @@ class EvaluationLoop(SinglePass):
         super().__init__(trainer, stage, within_fit)
         self.verbose = True
         self.results = Results()
-        self.sizes: list[int | float] = []
         self.current_batch = 0
         self.seen: Counter[int] = Counter()
         self._done: Counter[int] = Counter()
         self._loaded_in_epoch = -1
-
-    @property
-    def max_batches(self) -> list[int | float]:
-        """Batches that a pass takes from each loader: fewer in a sanity check."""
-        if self.trainer.sanity_checking:
-            return [min(self.trainer.num_sanity_val_steps, size) for size in self.sizes]
-        return self.sizes
 
     def run(self) -> list[dict[str, Any]]:
         """Evaluate; returns for each loader what was logged for it."""
@@ -79,21 +65,16 @@ class EvaluationLoop(SinglePass):
         if self.within_fit:
             return outputs
         numbers = [{name: value.item() for name, value in output.items()} for output in outputs]
-        if (
-            self.verbose
-            and trainer.is_global_zero
-            and not trainer.barebones
-            and (table := results_table(numbers, self.stage.value))
-        ):
-            trainer.print(table)
+        if self.verbose and trainer.is_global_zero and not trainer.barebones:
+            show = trainer.plugin_manager.hook.leyden_show_results
+            show(trainer=trainer, stage=self.stage.value, results=numbers)
         return numbers
 
     def _end_epoch(self, outputs: list[Any]) -> None:
         trainer, logging = self.trainer, self.trainer.logging
         if trainer.sanity_checking:
             return
-        logging.end_epoch()
-        epoch_metrics = logging.metrics_for_loggers()
+        epoch_metrics = logging.end_epoch()
         for output in outputs:
             output.update(epoch_metrics)
         logging.send({name: value for output in reversed(outputs) for name, value in output.items()})
@@ -104,9 +85,8 @@ class EvaluationLoop(SinglePass):
     def _run_batches(self, step: Callable[..., Any]) -> list[dict[str, Any]]:
         trainer, logging, hooks = self.trainer, self.trainer.logging, self.trainer.hooks
         assert self.loader is not None
-        count = len(self.loader.flattened)
         several = are_several(self.loader)
-        transfers = [transfer_function(trainer, i) for i in range(max(count, 1))]
+        transfers = [transfer_function(trainer, i) for i in range(len(self.loader.flattened))]
         batch_start = getattr(hooks, f"on_{self.name}_batch_start")
         batch_end = getattr(hooks, f"on_{self.name}_batch_end")
         outputs: list[dict[str, Any]] = []
@@ -137,10 +117,8 @@ class EvaluationLoop(SinglePass):
         """What was logged for loader ``i``, of which some processes may have had fewer batches, or none."""
         assert self.loader is not None
         self.results.dataloader_idx = i if are_several(self.loader) else None
-        counts = self.batches[i]
-        if len(set(counts)) > 1 or (INFINITE in counts and len(counts) > 1):
-            complete(self.trainer, self.results)
-        return self.trainer.logging.end_dataloader()
+        self.trainer.strategy.agree_on_results(self.results, self.trainer.lightning_module, self.batches[i])
+        return self.trainer.logging.end_epoch()
 
     def setup_data(self) -> None:
         """Ask for the loaders: in every run alone; within a fit, once and whenever they are due again."""
@@ -152,17 +130,10 @@ class EvaluationLoop(SinglePass):
         every = trainer.reload_dataloaders_every_n_epochs
         due = bool(every) and trainer.current_epoch - self._loaded_in_epoch >= every
         if self.loader is None or not self.within_fit or due:
-            assert self.source is not None
-            first = self.loader is None or not self.within_fit
             if self.loader is not None:
                 self.seen.clear()
-            self.loader = load(trainer, self.source, self.stage, "sequential")
-            self._require_dataloader_idx()
-            self._tell_batches()
+            self.loader = self._load(hint=self.loader is None or not self.within_fit)
             self.results.batches = self.batches
-            if first and not trainer.barebones:
-                warn_of_shuffling(self.loader.flattened, self.source)
-            self.sizes = self.loader.sizes()
             self._loaded_in_epoch = trainer.current_epoch
         if self.within_fit and not trainer.sanity_checking:
             for loader in self.loader.flattened:

@@ -18,29 +18,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from leyden.data.combined import INFINITE, CombinedLoader, every_loader, length_of
+from leyden.data.combined import INFINITE, CombinedLoader
 from leyden.data.fetch import Fetcher
 from leyden.data.hints import has_idle_processors, watched
 from leyden.data.loading import DataSource, load
 from leyden.data.samplers import set_sampler_epoch
 from leyden.data.transfer import transfer_function
-from leyden.data.uneven import Uneven
 from leyden.hooktable import is_overridden
 from leyden.interfaces.strategy import Strategy
 from leyden.loops.ending import obey
 from leyden.loops.evaluate import EvaluationLoop
 from leyden.loops.progress import BATCH, BATCH_DONE, BATCH_END, EPOCH_END, EPOCH_START, VALIDATION_END
+from leyden.loops.random_states import RandomStates
 from leyden.loops.schedule import ValidationSchedule
 from leyden.loops.schedulers import step_schedulers
 from leyden.results import Results
 from leyden.states import RunningStage
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from leyden.utilities.rng import collect_rng_states, set_rng_states
 from leyden.utilities.warnings import PossibleUserWarning
 
 if TYPE_CHECKING:
@@ -53,29 +53,25 @@ class FitLoop:
     Attributes:
         loader: The training loaders, combined; None before the first fit.
         max_batches: Batches in an epoch; infinite where that is not known.
+        weight: How much this process's batch counts among those of the others: 0 for one that it only repeats.
         validation: The validation within the fit.
-        resume_rng: Random states from a checkpoint: at the start of its epoch, before a batch that was read
-            ahead, and at its moment.
-        validation_rng: Random states from before the validation that runs: if a checkpoint is taken within it, the
-            resumed run makes it again.
+        random_states: Those that an exact resume needs.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
-        self.results = Results()
+        self.results = Results(training=True)
         self.source: DataSource | None = None
         self.loader: CombinedLoader | None = None
         self.max_batches: int | float = INFINITE
         self.validation = EvaluationLoop(trainer, RunningStage.VALIDATING, within_fit=True)
         self.schedule = ValidationSchedule(trainer)
         self.fetcher: Fetcher | None = None
-        self.epoch_rng: dict[str, Any] | None = None
-        self.resume_rng: dict[str, Any] | None = None
-        self.validation_rng: dict[str, Any] | None = None
+        self.weight = 1.0
+        self.random_states = RandomStates(self)
         self._loaded_in_epoch = -1
         self._watches = False
         self._must_end: Callable[[str], str] | None = None
-        self._uneven: Uneven | None = None
 
     @property
     def max_epochs(self) -> int | None:
@@ -86,6 +82,14 @@ class FitLoop:
     def max_epochs(self, epochs: int | None) -> None:
         self.trainer.max_epochs = epochs
 
+    def restart(self) -> None:
+        """A new fit begins at the start of an epoch, whatever ended the one before."""
+        self.trainer.progress.restart_epoch()
+        self.results.reset()
+        self.random_states = RandomStates(self)
+        self.loader = self.validation.loader = None
+        self.validation.seen.clear()
+
     def run(self) -> None:
         """Train until a limit is reached or something asks to stop."""
         trainer, hooks = self.trainer, self.trainer.hooks
@@ -93,14 +97,14 @@ class FitLoop:
         self._watches = not trainer.barebones  # in the first epoch
         self._must_end = trainer.strategy.must_end if is_overridden("must_end", trainer.strategy, Strategy) else None
         trainer.logging.results = self.results
-        if self.resume_rng is not None and trainer.enable_validation:
+        if self.random_states.saved is not None and trainer.enable_validation:
             self.validation.setup_data()  # its generators and workers have their part in the random states
         if trainer.progress.phase == EPOCH_END:  # resumed from a checkpoint that was taken in on_train_epoch_end
-            self._fetch(EPOCH_END, 0)
+            self.random_states.restore("now")
             self._end_epoch()
-            self.resume_rng = {"now": self.random_states()}  # on_train_start may draw from them
+            self.random_states.saved = {"now": self.random_states.now()}  # on_train_start may draw from them
         if self._is_done() or trainer.limit_train_batches == 0:
-            self.resume_rng = None
+            self.random_states.saved = None
             return
         torch.set_grad_enabled(True)
         if self.schedule.enabled and self.validation.loader is None:
@@ -116,18 +120,7 @@ class FitLoop:
     def _run_epoch(self) -> None:
         trainer, progress = self.trainer, self.trainer.progress
         hooks, logging = trainer.hooks, trainer.logging
-        self.setup_data()
-        if 0 < self.max_batches <= progress.batch_idx and not progress.is_last_batch:
-            progress.batch_idx = int(self.max_batches) - 1  # resumed with fewer batches: an epoch ends with its last
-        resumed_at, behind = progress.phase, progress.batch_idx
-        self._set_sampler_epoch()
-        if resumed_at == EPOCH_START:
-            self._start_epoch()
-        batches = self._fetch(resumed_at, behind)
-        if resumed_at in (BATCH_END, VALIDATION_END):
-            self.results.epoch_ended = False
-            self.results.step_kept = resumed_at == VALIDATION_END
-            self._end_batch(self._accumulated(), resumed_at)
+        batches = self._begin_epoch()
         if self._is_epoch_done():
             return self._end_epoch()
         transfer, step, configs = transfer_function(trainer, 0), trainer.step, trainer.lr_scheduler_configs
@@ -140,7 +133,8 @@ class FitLoop:
             progress.batch_idx += 1
             progress.total_batches += 1
             progress.is_last_batch = is_last
-            logging.start_batch(batch, counts=fetcher.weight > 0)
+            self.weight = fetcher.weight
+            logging.start_batch(batch, counts=self.weight > 0)
             if batch is None:
                 outputs = None
                 self._skip_batch(batch_idx)
@@ -160,6 +154,37 @@ class FitLoop:
         else:
             self._tell_of_missing_batches()
         self._end_epoch()
+
+    def _begin_epoch(self) -> Iterable[Any]:
+        """Start an epoch, or take up the one in which a checkpoint was taken; returns the batches that are to come."""
+        progress = self.trainer.progress
+        self.setup_data()
+        assert self.loader is not None
+        for loader in self.loader.flattened:
+            set_sampler_epoch(loader, progress.epoch)
+        if progress.phase == EPOCH_START:
+            self._start_epoch()
+        elif 0 < self.max_batches <= progress.batch_idx and not progress.is_last_batch:
+            progress.batch_idx = int(self.max_batches) - 1  # resumed with fewer batches: an epoch ends with its last
+        is_over = progress.batch_idx > 0 and progress.is_last_batch
+        batches = () if is_over else self._fetch()
+        if progress.batch_idx:  # else the first batch is still to come, with which a sampler may draw its seed
+            self.random_states.restore("now")
+        self.random_states.saved = None
+        if progress.phase in (BATCH_END, VALIDATION_END):
+            self.results.epoch_ended = False
+            self.results.step_kept = progress.phase == VALIDATION_END
+            self._end_batch(self._accumulated())
+        return batches
+
+    def _start_epoch(self) -> None:
+        trainer, progress = self.trainer, self.trainer.progress
+        self.random_states.restore("now")
+        self.random_states.saved = None
+        progress.batch_idx, progress.is_last_batch = 0, False
+        if trainer.hooks.on_train_epoch_start is not None:
+            trainer.hooks.on_train_epoch_start()
+        progress.phase = BATCH_DONE
 
     def _tell_of_missing_batches(self) -> None:
         """The batches have come to an end before the last one was known to be it."""
@@ -182,25 +207,10 @@ class FitLoop:
         rank_zero_warn(f"The training loader gave None for batch {batch_idx}; it is skipped.")
         self.trainer.step.accumulating = self._accumulated()
 
-    def _start_epoch(self) -> None:
-        trainer, progress = self.trainer, self.trainer.progress
-        saved, self.resume_rng = self.resume_rng, None
-        self._restore(saved, "now")
-        progress.batch_idx, progress.is_last_batch = 0, False
-        self.results.epoch_ended = True
-        if trainer.hooks.on_train_epoch_start is not None:
-            trainer.hooks.on_train_epoch_start()
-        progress.phase = BATCH_DONE
-
-    def _set_sampler_epoch(self) -> None:
-        assert self.loader is not None
-        for loader in self.loader.flattened:
-            set_sampler_epoch(loader, self.trainer.progress.epoch)
-
-    def _end_batch(self, accumulating: bool, resumed_at: str = "") -> None:
+    def _end_batch(self, accumulating: bool) -> None:
         """Log, validate, step on plateaus, count. A run resumed after validation does not validate again."""
         trainer, progress = self.trainer, self.trainer.progress
-        if resumed_at != VALIDATION_END:
+        if progress.phase != VALIDATION_END:
             trainer.logging.end_train_batch(accumulating)
             if self.schedule.enabled and self.schedule.is_due():
                 self._validate(accumulating)
@@ -222,10 +232,10 @@ class FitLoop:
         trainer = self.trainer
         if not accumulating:
             trainer.lightning_module.on_validation_model_zero_grad()
-        self.validation_rng = self.random_states()
+        self.random_states.validation = self.random_states.now()
         with trainer.stage_of(RunningStage.VALIDATING):
             self.validation.run()
-        self.validation_rng = None
+        self.random_states.validation = None
         trainer.progress.phase = VALIDATION_END
         self.schedule.validated_at = time.monotonic()
 
@@ -237,10 +247,10 @@ class FitLoop:
             trainer.logging.end_epoch()
             if trainer.hooks.on_train_epoch_end is not None:
                 trainer.hooks.on_train_epoch_end()
-        trainer.logging.end_epoch()
         if trainer.lr_scheduler_configs and progress.is_last_batch:
             step_schedulers(trainer, "epoch", progress.epoch, plateau=True)
-        trainer.logging.end_train_epoch()
+        trainer.logging.send(trainer.logging.end_epoch(), offset=-1)
+        self.results.reset()
         progress.epoch += 1
         progress.batch_idx, progress.phase = 0, EPOCH_START
         self._end_if_asked()
@@ -315,11 +325,8 @@ class FitLoop:
         loader = load(trainer, self.source, RunningStage.TRAINING, "max_size_cycle")
         if loader.mode == "sequential":
             raise ValueError('A CombinedLoader(mode="sequential") can\'t be trained on; take one of the other modes.')
-        total, self._uneven = loader.total(), None
-        if trainer.strategy.world_size > 1:
-            has_length = all(length_of(one) != INFINITE for one in loader.flattened)
-            self._uneven = Uneven(trainer.strategy, total, has_length)
-        self.loader, self.max_batches = loader, total if self._uneven is None else self._uneven.total
+        self.loader, self.fetcher = loader, trainer.strategy.agree_on_epoch(Fetcher(loader))
+        self.max_batches = self.fetcher.total()
         self._loaded_in_epoch = trainer.current_epoch
         self.schedule.plan(self.max_batches)
         if trainer.loggers and self.max_batches < trainer.log_every_n_steps and not trainer.fast_dev_run:
@@ -329,39 +336,18 @@ class FitLoop:
                 PossibleUserWarning,
             )
 
-    def _fetch(self, resumed_at: str, behind: int) -> Iterable[Any]:
+    def _fetch(self) -> Iterable[Any]:
         """The epoch's batches; a resumed epoch draws the same ones and passes over those that are behind."""
-        trainer = self.trainer
+        trainer, random_states = self.trainer, self.random_states
         assert self.loader is not None
-        saved, self.resume_rng = self.resume_rng, None
-        if resumed_at == EPOCH_END or (behind and trainer.progress.is_last_batch):
-            self._restore(saved, "now")
-            return ()
-        self._restore(saved, "epoch")
-        self.loader.replay(saved["restarts"] if saved is not None else {})
-        self.epoch_rng = self.random_states()
-        self.fetcher = Fetcher(self.loader, behind, trainer.measure("[FitLoop].train_dataloader_next"), self._uneven)
-        self.fetcher.read_ahead(lambda: self._restore(saved, "ahead"))
-        if behind:  # else the first batch is still to be drawn, also by a sampler that draws its seed with it
-            self._restore(saved, "now")
+        assert self.fetcher is not None
+        random_states.restore("epoch")
+        self.loader.replay(random_states.saved["restarts"] if random_states.saved is not None else {})
+        random_states.epoch = random_states.now()
+        self.fetcher.start(trainer.progress.batch_idx, trainer.measure("[FitLoop].train_dataloader_next"))
+        self.fetcher.read_ahead(partial(random_states.restore, "ahead"))
         watches, self._watches = self._watches and has_idle_processors(self.loader.flattened), False
         return watched(self.fetcher, self.source) if watches else self.fetcher
-
-    @property
-    def weight(self) -> float:
-        """How much this process's batch counts among those of the others: 0 for one that it only repeats."""
-        return self.fetcher.weight if self.fetcher is not None else 1.0
-
-    def random_states(self) -> dict[str, Any]:
-        """The random states of this moment, those of the user's generators in the loaders included."""
-        trainer, loaders = self.trainer, every_loader(self.loader, self.validation.loader)
-        return collect_rng_states(trainer.accelerator, trainer.strategy.root_device, loaders)
-
-    def _restore(self, saved: dict[str, Any] | None, moment: str) -> None:
-        """Put back the random states of a moment of a checkpoint, if it holds them."""
-        if saved is not None and saved.get(moment) is not None:
-            trainer, loaders = self.trainer, every_loader(self.loader, self.validation.loader)
-            set_rng_states(saved[moment], trainer.accelerator, trainer.strategy.root_device, loaders)
 
     def _accumulated(self) -> bool:
         """Whether the batch after which a checkpoint was taken only added to the gradients."""

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from leyden.data.hints import warn_of_shuffling
-from leyden.data.loading import load
+from leyden.data.combined import CombinedLoader
 from leyden.data.samplers import RecordingBatchSampler, recording
 from leyden.data.transfer import transfer_function
 from leyden.loops.single_pass import SinglePass
@@ -23,7 +22,6 @@ class PredictionLoop(SinglePass):
     """Predicts.
 
     Attributes:
-        max_batches: Batches of each loader.
         return_predictions: Whether predictions are collected and returned.
         current_batch_indices: Which samples the running batch holds; empty where the loader does not draw indices.
         epoch_batch_indices: The same for every batch of every loader so far.
@@ -31,7 +29,6 @@ class PredictionLoop(SinglePass):
 
     def __init__(self, trainer: Trainer) -> None:
         super().__init__(trainer, RunningStage.PREDICTING)
-        self.max_batches: list[int | float] = []
         self.return_predictions = True
         self.current_batch_indices: list[int] = []
         self.epoch_batch_indices: list[list[list[int]]] = []
@@ -53,25 +50,22 @@ class PredictionLoop(SinglePass):
 
     def setup_data(self) -> None:
         """Ask for the loaders."""
-        trainer = self.trainer
-        assert self.source is not None
-        if trainer.limit_predict_batches == 0:
-            self.max_batches = []
+        if self.trainer.limit_predict_batches == 0:
+            self.sizes = []
             return
-        self.loader = load(trainer, self.source, RunningStage.PREDICTING, "sequential")
-        if self.loader.mode != "sequential":
-            raise ValueError(
-                "Trainer.predict goes through loaders one after another, so a CombinedLoader("
-                f"mode={self.loader.mode!r}) can't be predicted on; write mode='sequential'."
-            )
-        self._require_dataloader_idx()
-        self._tell_batches()
-        if not trainer.barebones:
-            warn_of_shuffling(self.loader.flattened, self.source)
-        pairs = [recording(loader) for loader in self.loader.flattened]
-        self.loader.flattened = [loader for loader, _ in pairs]
+        combined = self._load()
+        pairs = [recording(loader) for loader in combined.flattened]
+        combined.flattened = [loader for loader, _ in pairs]
         self._recorders = [recorder for _, recorder in pairs]
-        self.max_batches = self.loader.sizes()
+
+    def _check(self, loader: CombinedLoader) -> None:
+        """Refuse batches of several loaders at once, too."""
+        if loader.mode != "sequential":
+            raise ValueError(
+                f"Trainer.predict goes through loaders one after another, so a CombinedLoader(mode={loader.mode!r}) "
+                "can't be predicted on; write mode='sequential'."
+            )
+        super()._check(loader)
 
     def _run_batches(self, step: Callable[..., Any]) -> list[Any]:
         trainer, hooks = self.trainer, self.trainer.hooks

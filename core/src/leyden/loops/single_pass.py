@@ -18,7 +18,8 @@ from torch.nn import Module
 
 from leyden.data.combined import INFINITE, CombinedLoader, length_of
 from leyden.data.fetch import Fetcher
-from leyden.data.loading import DataSource, warn_of_no_batches
+from leyden.data.hints import warn_of_shuffling
+from leyden.data.loading import DataSource, load, warn_of_no_batches
 from leyden.hooktable import is_overridden
 from leyden.interfaces.precision import Precision
 from leyden.loops.step import takes_any, takes_arguments, takes_named
@@ -40,6 +41,7 @@ class SinglePass:
     Attributes:
         name: The stage's part of the names of steps and hooks.
         loader: The loaders, combined; None before the first run.
+        sizes: Batches of each loader, within the limits; empty where nothing is to be gone over.
         batches: Batches of each loader in each process, within the limits; inf where a loader has no length.
     """
 
@@ -48,8 +50,16 @@ class SinglePass:
         self.name = "validation" if stage == RunningStage.VALIDATING else stage.dataloader_prefix
         self.source: DataSource | None = None
         self.loader: CombinedLoader | None = None
+        self.sizes: list[int | float] = []
         self.batches: list[tuple[int | float, ...]] = []
         self._has_batches = False  # of any loader in any process, so that all of them make the pass
+
+    @property
+    def max_batches(self) -> list[int | float]:
+        """Batches that a pass takes from each loader: fewer in a sanity check."""
+        if self.trainer.sanity_checking:
+            return [min(self.trainer.num_sanity_val_steps, size) for size in self.sizes]
+        return self.sizes
 
     def go_over(self) -> list[Any]:
         """The pass, in evaluation mode; puts every submodule's mode back and returns what came of the batches."""
@@ -71,21 +81,37 @@ class SinglePass:
                 restore_modes(modes)
         return outputs
 
-    def _tell_batches(self) -> None:
+    def _load(self, hint: bool = True) -> CombinedLoader:
+        """Ask for the loaders, refuse what can't be gone over, and say what is plainly unwise where ``hint``."""
+        assert self.source is not None
+        self.loader = loader = load(self.trainer, self.source, self.stage, "sequential")
+        self._check(loader)
+        self._tell_batches(loader)
+        if loader.flattened and not any(map(any, self.batches)):
+            warn_of_no_batches(self.source)
+        if hint and not self.trainer.barebones:
+            warn_of_shuffling(loader.flattened, self.source)
+        self.sizes = loader.sizes()
+        return loader
+
+    def _check(self, loader: CombinedLoader) -> None:
+        """Refuse a step that can't tell its loaders apart."""
+        name = f"{self.name}_step"
+        if are_several(loader) and not takes_arguments(getattr(self.trainer.lightning_module, name), 3):
+            raise RuntimeError(
+                f"There are {len(loader.flattened)} loaders, so {name} must take dataloader_idx as its third argument."
+            )
+
+    def _tell_batches(self, loader: CombinedLoader) -> None:
         """Tell the other processes how many batches there are here: one without any waits for those of the others."""
-        loader, source = self.loader, self.source
-        assert loader is not None
-        assert source is not None
-        has_length = [length_of(one) != INFINITE for one in loader.flattened]
-        if are_several(loader):
-            own = [size if known else INFINITE for size, known in zip(loader.sizes(), has_length, strict=True)]
-        else:
-            own = [loader.total() if all(has_length) else INFINITE]
-        told = self.trainer.strategy.all_gather_object((own, any(loader.sizes())))
+        sizes = loader.sizes()
+        known = [
+            INFINITE if length_of(one) == INFINITE else size for one, size in zip(loader.flattened, sizes, strict=True)
+        ]
+        own = known if are_several(loader) else [INFINITE if INFINITE in known else loader.total()]
+        told = self.trainer.strategy.all_gather_object((own, any(sizes)))
         self.batches = list(zip(*(counts for counts, _ in told), strict=True))
         self._has_batches = any(has_batches for _, has_batches in told)
-        if loader.flattened and not any(map(any, self.batches)):
-            warn_of_no_batches(source)
 
     def _run_batches(self, step: Callable[..., Any]) -> list[Any]:
         """Give every batch to ``step``, which takes batch, batch_idx and dataloader_idx."""
@@ -97,7 +123,8 @@ class SinglePass:
     def _fetcher(self) -> Fetcher:
         assert self.loader is not None
         action = f"[{type(self).__name__}].{self.stage.dataloader_prefix}_dataloader_next"
-        fetcher = Fetcher(self.loader, measure=self.trainer.measure(action))
+        fetcher = Fetcher(self.loader)
+        fetcher.start(measure=self.trainer.measure(action))
         fetcher.read_ahead(lambda: None)
         return fetcher
 
@@ -108,16 +135,6 @@ class SinglePass:
         step = trainer.strategy.step_function(trainer.lightning_module, name)
         step = trainer.measured(f"[Strategy]{type(trainer.strategy).__name__}.{name}", step)
         return in_context(trainer, step, argument_count(getattr(trainer.lightning_module, name), self.loader))
-
-    def _require_dataloader_idx(self) -> None:
-        """Refuse a step that can't tell its loaders apart."""
-        assert self.loader is not None
-        name = f"{self.name}_step"
-        if are_several(self.loader) and not takes_arguments(getattr(self.trainer.lightning_module, name), 3):
-            raise RuntimeError(
-                f"There are {len(self.loader.flattened)} loaders, so {name} must take dataloader_idx as its third "
-                "argument."
-            )
 
     def _module_hook(self, suffix: str) -> Callable[[], None]:
         hook: Callable[[], None] = getattr(self.trainer.lightning_module, f"on_{self.name}_{suffix}")

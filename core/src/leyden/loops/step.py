@@ -55,7 +55,6 @@ class BatchStep:
         self._clip = precision.clip_gradients
         self._precision_step = precision.optimizer_step
         self._plain_precision = _own(precision, "optimizer_step", Precision) is None
-        self._weighs_losses = trainer.strategy.uneven_inputs == "join" and trainer.strategy.world_size > 1
         self._warned_of_none = False
 
     def connect(self, optimizers: list[Any]) -> None:
@@ -71,7 +70,7 @@ class BatchStep:
     def leyden_optimize_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Train on one batch; returns its outputs, ``{}`` for a skipped one."""
         if not self.automatic:
-            return self._manual(batch, batch_idx)
+            return self._forward_backward(batch, batch_idx, every=1)
         every = self.trainer.accumulate_grad_batches
         self.accumulating = every > 1 and (batch_idx + 1) % every != 0 and not self.progress.is_last_batch
         if self.accumulating:
@@ -88,6 +87,7 @@ class BatchStep:
         return outputs
 
     def _forward_backward(self, batch: Any, batch_idx: int, every: int) -> dict[str, Any]:
+        """Run training_step, and in automatic optimisation what follows before the optimizer's step."""
         arguments = (batch, batch_idx) if self._takes_batch_idx else (batch,)
         self.logging.hook = "training_step"
         if self._forward_context is None:
@@ -95,11 +95,14 @@ class BatchStep:
         else:
             with self._forward_context():
                 output = self._training_step(*arguments)
-        loss, outputs = self._read(output, every)
-        if batch_idx % every == 0:
-            self._zero_grad(batch_idx)
-        if loss is not None:
-            self.backward(loss)
+        if self.automatic:
+            loss, outputs = self._read(output, every)
+            if batch_idx % every == 0:
+                self._zero_grad(batch_idx)
+            if loss is not None:
+                self.backward(loss)
+        else:
+            outputs = _read_manual(output)
         self.logging.hook = None
         return outputs
 
@@ -111,7 +114,7 @@ class BatchStep:
                 raise MisconfigurationException(
                     f"training_step returned a dict without 'loss', with: {', '.join(map(str, output)) or 'nothing'}."
                 )
-            rest = tree_map_only(Tensor, Tensor.detach, {k: v for k, v in output.items() if k != "loss"})
+            rest = _detached({k: v for k, v in output.items() if k != "loss"})
             output = output["loss"]
         if output is None:
             self._warn_of_none()
@@ -143,8 +146,9 @@ class BatchStep:
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Backward with its hooks, on the scaled loss where the precision scales."""
         hooks = self.trainer.hooks
-        if self._weighs_losses:  # a process without batches of its own adds nothing to the gradients
-            loss = loss * self.trainer.fit_loop.weight
+        weight = self.trainer.fit_loop.weight
+        if weight != 1.0:  # a process without batches of its own adds nothing to the gradients
+            loss = loss * weight
         if self._scale_loss is not None:
             loss = self._scale_loss(loss)
         if hooks.on_before_backward is not None:
@@ -240,29 +244,24 @@ class BatchStep:
             self.progress.optimizer_steps += 1
         return result
 
-    # -- manual optimisation ------------------------------------------------------------------------------
 
-    def _manual(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        self.accumulating = False
-        arguments = (batch, batch_idx) if self._takes_batch_idx else (batch,)
-        self.logging.hook = "training_step"
-        if self._forward_context is None:
-            output = self._training_step(*arguments)
-        else:
-            with self._forward_context():
-                output = self._training_step(*arguments)
-        self.logging.hook = None
-        if output is None:
-            return {}
-        if isinstance(output, Tensor):
-            return {"loss": output.detach()}
-        if isinstance(output, Mapping):
-            detached: dict[str, Any] = tree_map_only(Tensor, Tensor.detach, dict(output))
-            return detached
-        raise MisconfigurationException(
-            f"training_step returned {output!r} of type {type(output).__name__}; in manual optimisation return a "
-            "tensor, a dict, or None."
-        )
+def _read_manual(output: Any) -> dict[str, Any]:
+    """The outputs that ``on_train_batch_end`` gets in manual optimisation, where ``training_step`` does all itself."""
+    if output is None:
+        return {}
+    if isinstance(output, Tensor):
+        return {"loss": output.detach()}
+    if isinstance(output, Mapping):
+        return _detached(output)
+    raise MisconfigurationException(
+        f"training_step returned {output!r} of type {type(output).__name__}; in manual optimisation return a "
+        "tensor, a dict, or None."
+    )
+
+
+def _detached(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    detached: dict[str, Any] = tree_map_only(Tensor, Tensor.detach, dict(outputs))
+    return detached
 
 
 def _own(target: Any, name: str, base: type) -> Callable[..., Any] | None:

@@ -10,7 +10,16 @@ from typing import Any
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_info
 
+# What the Trainer has of these is chosen or built from what was written.
+PARTS = ("accelerator", "strategy", "devices", "precision", "plugins", "profiler", "logger", "callbacks")
 LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches")
+# The documented defaults of arguments whose default is None.
+DEFAULTS = {
+    **dict.fromkeys(LIMITS, 1.0),
+    "val_check_interval": 1.0,
+    "num_sanity_val_steps": 2,
+    "log_every_n_steps": 50,
+}
 COUNTS = {
     "accumulate_grad_batches": 1, "log_every_n_steps": 0, "reload_dataloaders_every_n_epochs": 0,
     "num_sanity_val_steps": -1, "max_steps": -1, "num_nodes": 1,
@@ -34,7 +43,7 @@ def settle(given: dict[str, Any]) -> dict[str, Any]:
     for name in SWITCHES:
         values[name] = _check_switch(name, values[name])
     _settle_barebones(values)
-    _fill_in(values)
+    values.update({name: default for name, default in DEFAULTS.items() if values[name] is None})
     for name, least in COUNTS.items():
         values[name] = _check_count(name, values[name], least)
     for name, least in OPTIONAL_COUNTS.items():
@@ -47,34 +56,20 @@ def settle(given: dict[str, Any]) -> dict[str, Any]:
     _check_clipping(values["gradient_clip_val"], values["gradient_clip_algorithm"])
     if values["deterministic"] not in (True, False, None, "warn"):
         raise MisconfigurationException(f'deterministic={values["deterministic"]!r}: write True, False or "warn".')
-    _settle_overfit(values)
+    if values["overfit_batches"] > 0:
+        values["limit_train_batches"] = values["limit_val_batches"] = values["overfit_batches"]
     _settle_fast_dev_run(values)
     if values["num_sanity_val_steps"] == -1:
         values["num_sanity_val_steps"] = float("inf")
-    values["logger_argument"] = values.pop("logger")
     values["default_root_dir"] = _check_directory(values["default_root_dir"])
     return values
-
-
-def _fill_in(values: dict[str, Any]) -> None:
-    """The documented defaults of arguments whose default is None."""
-    defaults = {
-        **dict.fromkeys(LIMITS, 1.0),
-        "val_check_interval": 1.0,
-        "num_sanity_val_steps": 2,
-        "log_every_n_steps": 50,
-    }
-    for name, default in defaults.items():
-        if values[name] is None:
-            values[name] = default
 
 
 def _settle_barebones(values: dict[str, Any]) -> None:
     if not values["barebones"]:
         return
-    off = {name: values[name] for name in (*FLAGS, "logger", "profiler", "fast_dev_run", "detect_anomaly")}
-    off.update({name: values[name] for name in ("num_sanity_val_steps", "log_every_n_steps")})
-    if on := [f"{name}={value!r}" for name, value in off.items() if value]:
+    off = (*FLAGS, "logger", "profiler", "fast_dev_run", "detect_anomaly", "num_sanity_val_steps", "log_every_n_steps")
+    if on := [f"{name}={values[name]!r}" for name in off if values[name]]:
         raise ValueError(
             f"Trainer(barebones=True) turns off what costs time, but was given {', '.join(on)}; leave it out."
         )
@@ -164,11 +159,6 @@ def _check_clipping(value: Any, algorithm: Any) -> None:
         raise MisconfigurationException(f"gradient_clip_val={value!r} must be 0 (no clipping) or more.")
     if algorithm is not None and str(algorithm) not in ("norm", "value"):
         raise MisconfigurationException(f'gradient_clip_algorithm={algorithm!r} is not known; write "norm" or "value".')
-
-
-def _settle_overfit(values: dict[str, Any]) -> None:
-    if values["overfit_batches"] > 0:
-        values["limit_train_batches"] = values["limit_val_batches"] = values["overfit_batches"]
 
 
 def _settle_fast_dev_run(values: dict[str, Any]) -> None:

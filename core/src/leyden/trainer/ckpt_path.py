@@ -6,10 +6,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from leyden.loops.ending import newest_requeued
-from leyden.serialization import local_path
 from leyden.states import TrainerFn
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from leyden.utilities.storage import is_remote
+from leyden.utilities.storage import is_remote, local_path
 
 if TYPE_CHECKING:
     from leyden.trainer.trainer import Trainer

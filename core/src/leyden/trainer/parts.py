@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -21,10 +22,21 @@ from leyden.manager import PluginManager, discover
 from leyden.registry import Registry, build, published_by
 from leyden.serialization import TorchCheckpointIO
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.rank_zero import rank_zero_warn
+from leyden.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 if TYPE_CHECKING:
     from leyden.trainer.trainer import Trainer
+
+T = TypeVar("T")
+
+# The roles of default callbacks, and the Trainer's arguments that ask for them; None leaves it to the plugins.
+ROLES = {
+    "checkpoint": "enable_checkpointing",
+    "progress_bar": "enable_progress_bar",
+    "model_summary": "enable_model_summary",
+    "timer": "max_time",
+}
+PLUGIN_KINDS: dict[str, type] = {"precision": Precision, "checkpoint_io": CheckpointIO, "environment": Environment}
 
 
 def sort_plugins(plugins: Any) -> tuple[PluginManager, dict[type, Any]]:
@@ -35,12 +47,13 @@ def sort_plugins(plugins: Any) -> tuple[PluginManager, dict[type, Any]]:
     """
     manager = discover()
     parts: dict[type, Any] = {}
-    given = [] if plugins is None else list(plugins) if isinstance(plugins, (list, tuple)) else [plugins]
+    given = _as_list(plugins)
     own: list[Any] = []
     for plugin in given:
         if isinstance(plugin, (str, type)):
-            plugin = _part_by_name(plugin) if isinstance(plugin, str) else build("plugin", plugin)
-        kind = next((base for base in (Precision, CheckpointIO, Environment) if isinstance(plugin, base)), None)
+            named = Registry().get(tuple(PLUGIN_KINDS), plugin).kind if isinstance(plugin, str) else "plugin"
+            plugin = build(named, plugin)
+        kind = next((base for base in PLUGIN_KINDS.values() if isinstance(plugin, base)), None)
         if kind is None:
             own.append(plugin)
         elif kind in parts:
@@ -50,15 +63,12 @@ def sort_plugins(plugins: Any) -> tuple[PluginManager, dict[type, Any]]:
     return (manager.extended(own) if own else manager), parts
 
 
-PLUGIN_KINDS = ("precision", "checkpoint_io", "environment")
-
-
-def _part_by_name(name: str) -> Any:
-    registry = Registry()
-    for kind in PLUGIN_KINDS:
-        if registry.named(kind, name):
-            return build(kind, name)
-    raise registry.unknown(PLUGIN_KINDS, name)
+def _build_as(base: type[T], kind: str, value: Any, manager: PluginManager, write: str, **arguments: Any) -> T:
+    """A part of a kind from a name, a class or an instance, or a sentence that says what to ``write``."""
+    part = build(kind, value, manager, **arguments)
+    if not isinstance(part, base):
+        raise MisconfigurationException(f"{kind}={value!r} is no {base.__name__}; write {write}.")
+    return part
 
 
 def choose_accelerator(value: Any, manager: PluginManager) -> Accelerator:
@@ -69,51 +79,59 @@ def choose_accelerator(value: Any, manager: PluginManager) -> Accelerator:
     """
     registry = Registry(manager)
     if not isinstance(value, str):
-        chosen = build("accelerator", value)
-        if not isinstance(chosen, Accelerator):
-            raise MisconfigurationException(
-                f"accelerator={value!r} is no Accelerator; write a name, 'auto' or an instance."
-            )
+        chosen = _build_as(Accelerator, "accelerator", value, manager, "a name, 'auto' or an instance")
         _require_available(type(chosen), chosen.name())
         return chosen
-    known = registry.components("accelerator")
-    candidates = known if value == "auto" else registry.named("accelerator", value)
-    if not candidates:
-        if value == "auto":
-            raise MisconfigurationException(
-                f"No accelerator is installed, so there is nothing to train on: {_advice('accelerator')}."
-            )
-        raise registry.unknown(("accelerator",), value)
-    if any(part.name == value for part in candidates):
+    candidates = registry.components("accelerator") if value == "auto" else registry.named("accelerator", value)
+    if value != "auto" and (not candidates or any(part.name == value for part in candidates)):
         candidates = [registry.get("accelerator", value)]
     if value != "auto" and len(candidates) == 1:
-        _require_available(candidates[0].load(), candidates[0].name)
-        return build("accelerator", candidates[0].name, manager)  # type: ignore[no-any-return]
-    best = sorted(candidates, key=_priority, reverse=True)
-    for part in best:
-        if _finds_device(part):
-            _refuse_equals(value, part, best)
-            return build("accelerator", part.name, manager)  # type: ignore[no-any-return]
-    names = ", ".join(part.name for part in best)
-    advice = f": {_advice('accelerator')}" if value == "auto" else ""
-    raise MisconfigurationException(
-        f"accelerator={value!r}: none of the installed {names} finds a device on this machine{advice}."
-    )
+        part = candidates[0]
+        _require_available(part.load(), part.name)
+    else:
+        part = _best_accelerator(value, candidates)
+    return build("accelerator", part.name, manager)  # type: ignore[no-any-return]
+
+
+def _require_available(cls: type[Accelerator], name: str) -> None:
+    if not cls.is_available():
+        raise MisconfigurationException(
+            f"accelerator={name!r} finds no device on this machine; accelerator='auto' takes the best that is there."
+        )
+
+
+def _best_accelerator(value: str, candidates: list[Component]) -> Component:
+    """The accelerator that finds a device and has the highest priority, among all or those of an alias."""
+    if not candidates:
+        raise MisconfigurationException(
+            f"No accelerator is installed, so there is nothing to train on: {_advice('accelerator')}."
+        )
+    best = _best(candidates, _finds_device)
+    if not best:
+        names = ", ".join(part.name for part in sorted(candidates, key=_priority, reverse=True))
+        advice = f": {_advice('accelerator')}" if value == "auto" else ""
+        raise MisconfigurationException(
+            f"accelerator={value!r}: none of the installed {names} finds a device on this machine{advice}."
+        )
+    if len(best) > 1:
+        one, other = best[0].name, best[1].name
+        raise MisconfigurationException(
+            f"accelerator={value!r} could be {one!r} or {other!r}: both find a device and have the priority "
+            f"{_priority(best[0]):g}; write accelerator={one!r} or accelerator={other!r}."
+        )
+    return best[0]
+
+
+def _best(parts: list[Component], is_usable: Callable[[Component], bool]) -> list[Component]:
+    """Of the parts that can be used that with the highest priority; several where they have the same."""
+    for _, equals in groupby(sorted(parts, key=_priority, reverse=True), key=_priority):
+        if usable := [part for part in equals if is_usable(part)]:
+            return usable
+    return []
 
 
 def _priority(part: Component) -> float:
-    """Which of several parts that could be used is: the one with the highest."""
     return float(part.options.get("priority", 1))
-
-
-def _refuse_equals(value: str, chosen: Component, candidates: list[Component]) -> None:
-    """Refuse to choose between accelerators of one priority that both find a device."""
-    equals = [part for part in candidates if part is not chosen and _priority(part) == _priority(chosen)]
-    if other := next((part for part in equals if _finds_device(part)), None):
-        raise MisconfigurationException(
-            f"accelerator={value!r} could be {chosen.name!r} or {other.name!r}: both find a device and have "
-            f"the priority {_priority(chosen):g}; write accelerator={chosen.name!r} or accelerator={other.name!r}."
-        )
 
 
 def _finds_device(part: Component) -> bool:
@@ -128,13 +146,6 @@ def _finds_device(part: Component) -> bool:
         return False
 
 
-def _require_available(cls: type[Accelerator], name: str) -> None:
-    if not cls.is_available():
-        raise MisconfigurationException(
-            f"accelerator={name!r} finds no device on this machine; accelerator='auto' takes the best that is there."
-        )
-
-
 def choose_devices(value: Any, accelerator: Accelerator) -> list[torch.device]:
     """The devices of this node."""
     if value is None:
@@ -142,16 +153,13 @@ def choose_devices(value: Any, accelerator: Accelerator) -> list[torch.device]:
     return accelerator.get_parallel_devices(accelerator.parse_devices(value))
 
 
-def choose_environment(given: Environment | None, manager: PluginManager) -> Environment | None:
-    """The environment among ``plugins``, or the one that says that it started this process, or None.
+def _detect_environment(manager: PluginManager) -> Environment | None:
+    """The environment that says that it started this process, or None.
 
     Where several do, the one with the highest ``priority`` does: a launcher within a cluster's job, for example.
     """
-    if given is not None:
-        return given
-    found = [part for part in Registry(manager).components("environment") if part.load().detect()]
-    found.sort(key=_priority, reverse=True)
-    if len(found) > 1 and _priority(found[0]) == _priority(found[1]):
+    found = _best(Registry(manager).components("environment"), lambda part: part.load().detect())
+    if len(found) > 1:
         raise MisconfigurationException(
             f"Both {found[0].name} and {found[1].name} seem to have started this process; say which one to follow, "
             f"Trainer(plugins=[{found[0].name!r}])."
@@ -160,30 +168,50 @@ def choose_environment(given: Environment | None, manager: PluginManager) -> Env
     return environment
 
 
-def choose_strategy(value: Any, trainer: Trainer, manager: PluginManager, environment: Environment | None) -> Strategy:
-    """A strategy from a name, ``"auto"``, a class or an instance."""
-    devices = len(trainer.parallel_devices)
-    if value == "auto":
-        processes = devices * trainer.num_nodes
-        if environment is not None and environment.creates_processes_externally:
-            processes = max(processes, environment.world_size())
-        chosen: Any = "single_device"
-        if processes > 1:
-            chosen = manager.hook.leyden_default_strategy(trainer=trainer, num_processes=processes)
-        if chosen is None:
-            raise MisconfigurationException(
-                f"devices and num_nodes make {processes} processes, which need a strategy, and no installed plugin "
-                f"brings one: {_advice('strategy')}; or ask for one device."
-            )
-        value = chosen
-    strategy = build("strategy", value, manager)
-    if not isinstance(strategy, Strategy):
-        raise MisconfigurationException(f"strategy={value!r} is no Strategy; write a name, 'auto' or an instance.")
-    if type(strategy) is Strategy and devices * trainer.num_nodes > 1:
+def choose_strategy(value: Any, precision: Any, instances: dict[type, Any], owner: Any) -> Strategy:
+    """The strategy, connected to all that it works with.
+
+    Args:
+        value: A name, "auto", a class or an instance.
+        precision: A name (an int too), a class, an instance, or None.
+        instances: The component instances among the plugins, by their interface.
+        owner: A Trainer, or what else has its ``plugin_manager``, ``accelerator``, ``parallel_devices`` and
+            ``num_nodes``.
+
+    Raises:
+        MisconfigurationException: A part is not installed, or does not go with the others.
+    """
+    manager: PluginManager = owner.plugin_manager
+    environment = instances[Environment] if Environment in instances else _detect_environment(manager)
+    name = _default_strategy(owner, environment) if value == "auto" else value
+    strategy = _build_as(Strategy, "strategy", name, manager, "a name, 'auto' or an instance")
+    devices = len(owner.parallel_devices) * owner.num_nodes
+    if type(strategy) is Strategy and devices > 1:
         raise MisconfigurationException(
-            f"strategy='single_device' uses one device, but devices and num_nodes make {devices * trainer.num_nodes}."
+            f"strategy='single_device' uses one device, but devices and num_nodes make {devices}."
         )
+    strategy.accelerator, strategy.environment, strategy.plugin_manager = owner.accelerator, environment, manager
+    strategy.precision = _choose_precision(precision, instances.get(Precision), owner.accelerator, manager)
+    strategy.checkpoint_io = instances.get(CheckpointIO, TorchCheckpointIO())
+    strategy.parallel_devices, strategy.num_nodes = owner.parallel_devices, owner.num_nodes
+    strategy.connect()
+    rank_zero_only.rank = strategy.global_rank
     return strategy
+
+
+def _default_strategy(owner: Any, environment: Environment | None) -> Any:
+    processes = len(owner.parallel_devices) * owner.num_nodes
+    if environment is not None and environment.creates_processes_externally:
+        processes = max(processes, environment.world_size())
+    if processes == 1:
+        return "single_device"
+    default = owner.plugin_manager.hook.leyden_default_strategy(trainer=owner, num_processes=processes)
+    if default is None:
+        raise MisconfigurationException(
+            f"devices and num_nodes make {processes} processes, which need a strategy, and no installed plugin "
+            f"brings one: {_advice('strategy')}; or ask for one device."
+        )
+    return default
 
 
 def _advice(role: str) -> str:
@@ -191,11 +219,19 @@ def _advice(role: str) -> str:
     return f"pip install {distribution}" if published else f"{distribution} will, and is not published yet"
 
 
-def choose_precision(
+def _choose_precision(
     value: Any, given: Precision | None, accelerator: Accelerator, manager: PluginManager
 ) -> Precision:
-    """A precision from its name (an int too), or the instance among ``plugins``, that the accelerator can do."""
-    precision = _precision_of(value, given, manager)
+    """A precision by its name, or the instance among ``plugins``, that the accelerator can do."""
+    if value is not None and given is not None:
+        raise MisconfigurationException(
+            f"precision={value!r} and the plugin {type(given).__name__} both decide; give one."
+        )
+    if given is None:
+        name = "32-true" if value is None else str(value) if isinstance(value, int) else value
+        precision = _build_as(Precision, "precision", name, manager, "a name such as '32-true'")
+    else:
+        precision = given
     if not accelerator.supports_precision(precision.precision):
         able = [name for name in Registry(manager).names("precision") if accelerator.supports_precision(name)]
         raise MisconfigurationException(
@@ -206,43 +242,24 @@ def choose_precision(
     return precision
 
 
-def _precision_of(value: Any, given: Precision | None, manager: PluginManager) -> Precision:
-    if value is not None and given is not None:
-        raise MisconfigurationException(
-            f"precision={value!r} and the plugin {type(given).__name__} both decide; give one."
-        )
-    if given is not None:
-        return given
-    name = "32-true" if value is None else str(value) if isinstance(value, int) else value
-    precision = build("precision", name, manager)
-    if not isinstance(precision, Precision):
-        raise MisconfigurationException(f"precision={value!r} is no Precision; write a name such as '32-true'.")
-    return precision
-
-
-def choose_checkpoint_io(given: CheckpointIO | None) -> CheckpointIO:
-    """The user's way of storing checkpoints, or files."""
-    return given if given is not None else TorchCheckpointIO()
-
-
 def choose_profiler(value: Any, manager: PluginManager) -> Profiler:
     """A profiler from a name or an instance; None measures nothing."""
     if value is None:
         return PassThroughProfiler()
-    profiler = build("profiler", value, manager)
-    if not isinstance(profiler, Profiler):
-        raise MisconfigurationException(
-            f"profiler={value!r} is no Profiler; write a name such as 'simple', or an instance."
-        )
-    return profiler
+    return _build_as(Profiler, "profiler", value, manager, "a name such as 'simple', or an instance")
 
 
-def choose_loggers(value: Any, trainer: Trainer, manager: PluginManager) -> list[Logger]:
-    """The loggers from True, False, None (as True), a name, an instance or a list of these."""
+def choose_loggers(value: Any, owner: Any) -> list[Logger]:
+    """The loggers from True, False, None (as True), a name, an instance or a list of these.
+
+    Args:
+        value: What the user wrote.
+        owner: A Trainer, or what else has ``plugin_manager``, ``default_root_dir`` and ``fast_dev_run``.
+    """
     if value is False:
         return []
     if value is None or value is True:
-        default = manager.hook.leyden_default_logger(trainer=trainer)
+        default = owner.plugin_manager.hook.leyden_default_logger(trainer=owner)
         if default is None and value is True:
             raise MisconfigurationException(
                 f"logger=True, but no installed plugin brings a logger: {_advice('logger')}."
@@ -250,66 +267,62 @@ def choose_loggers(value: Any, trainer: Trainer, manager: PluginManager) -> list
         loggers = [] if default is None else [default]
     else:
         values = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
-        loggers = [_one_logger(v, trainer, manager) for v in values]
-    return [DummyLogger()] if loggers and trainer.fast_dev_run else loggers
+        loggers = [_choose_logger(v, owner) for v in values]
+    return [DummyLogger()] if loggers and owner.fast_dev_run else loggers
 
 
-def _one_logger(value: Any, trainer: Trainer, manager: PluginManager) -> Logger:
-    logger = _logger_by_name(value, trainer, manager) if isinstance(value, str) else build("logger", value)
-    if not isinstance(logger, Logger):
-        raise MisconfigurationException(f"logger={value!r} is no Logger; write True, False, a name or an instance.")
-    return logger
+def _choose_logger(value: Any, owner: Any) -> Logger:
+    manager, arguments = owner.plugin_manager, {}
+    if isinstance(value, str):
+        takes = inspect.signature(Registry(manager).get("logger", value).load()).parameters
+        arguments = {"save_dir": owner.default_root_dir} if "save_dir" in takes else {}
+    advice = "True, False, a name or an instance"
+    return _build_as(Logger, "logger", value, manager, advice, **arguments)  # type: ignore[type-abstract]
 
 
-def _logger_by_name(name: str, trainer: Trainer, manager: PluginManager) -> Any:
-    takes = inspect.signature(Registry(manager).get("logger", name).load()).parameters
-    return build("logger", name, manager, **({"save_dir": trainer.default_root_dir} if "save_dir" in takes else {}))
-
-
-ROLES = {
-    "checkpoint": "enable_checkpointing",
-    "progress_bar": "enable_progress_bar",
-    "model_summary": "enable_model_summary",
-}
-
-
-def choose_callbacks(value: Any, trainer: Trainer, manager: PluginManager) -> list[Callback]:
+def choose_callbacks(value: Any, trainer: Trainer) -> list[Callback]:
     """The user's callbacks and the defaults of the roles that they leave open, checkpoints last.
 
     Raises:
         MisconfigurationException: Something is no callback, or is wanted and unwanted at once, or was asked for and
             no installed plugin brings it.
     """
-    given = [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
-    callbacks = [build("callback", callback, manager) for callback in given]
+    manager = trainer.plugin_manager
+    trainer.callbacks = callbacks = [build("callback", callback, manager) for callback in _as_list(value)]
     for callback in callbacks:
         if not isinstance(callback, Callback):
             raise MisconfigurationException(f"callbacks={value!r}: {callback!r} is no Callback.")
-    for role, flag in ROLES.items():
-        unwanted = [type(c).__name__ for c in callbacks if c.role == role]
-        if getattr(trainer, flag) is False and unwanted and role != "model_summary" and not trainer.fast_dev_run:
-            raise MisconfigurationException(
-                f"{flag}=False, but callbacks has a {unwanted[0]}; leave out one of the two."
-            )
-    if len(bars := [type(c).__name__ for c in callbacks if c.role == "progress_bar"]) > 1:
-        raise MisconfigurationException(f"callbacks has {len(bars)} progress bars, {', '.join(bars)}; keep one.")
-    if trainer.max_time is not None and any(c.role == "timer" for c in callbacks):
-        rank_zero_warn(f"max_time={trainer.max_time} is not used: callbacks has a timer, which decides.")
-    trainer.callbacks = callbacks
+    _refuse_contradictions(trainer)
     for added in manager.hook.leyden_default_callbacks(trainer=trainer):
         for callback in added:  # one by one: a plugin may ask what the one before it has filled
             if callback.role not in ROLES or trainer.wants(callback.role):
                 callbacks.append(callback)
-    for role, asked in (
-        *((r, getattr(trainer, f) is True) for r, f in ROLES.items()),
-        ("timer", trainer.max_time is not None),
-    ):
-        if asked and trainer.wants(role):
-            name = ROLES.get(role, "max_time")
+    for role, argument in ROLES.items():
+        if getattr(trainer, argument) not in (None, False) and trainer.wants(role):
             raise MisconfigurationException(
-                f"{name} was asked for, but no installed plugin brings it: {_advice(role)}."
+                f"{argument} was asked for, but no installed plugin brings it: {_advice(role)}."
             )
     return order_callbacks(callbacks)
+
+
+def _refuse_contradictions(trainer: Trainer) -> None:
+    """Refuse callbacks of the user's that go against another argument or each other."""
+    given = {role: [type(c).__name__ for c in trainer.callbacks if c.role == role] for role in ROLES}
+    for role, names in given.items():
+        argument = ROLES[role]
+        if names and getattr(trainer, argument) is False and role != "model_summary" and not trainer.fast_dev_run:
+            raise MisconfigurationException(
+                f"{argument}=False, but callbacks has a {names[0]}; leave out one of the two."
+            )
+    if len(bars := given["progress_bar"]) > 1:
+        raise MisconfigurationException(f"callbacks has {len(bars)} progress bars, {', '.join(bars)}; keep one.")
+    if trainer.max_time is not None and given["timer"]:
+        rank_zero_warn(f"max_time={trainer.max_time} is not used: callbacks has a timer, which decides.")
+
+
+def _as_list(value: Any) -> list[Any]:
+    """What ``plugins`` and ``callbacks`` hold: None, one or several."""
+    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def order_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:

@@ -70,7 +70,6 @@ class TrainerProperties:
     reload_dataloaders_every_n_epochs: int
     default_root_dir: str
     enable_autolog_hparams: bool
-    logger_argument: Any
 
     # parts
     plugin_manager: PluginManager
@@ -95,10 +94,15 @@ class TrainerProperties:
     test_loop: EvaluationLoop
     predict_loop: PredictionLoop
     lr_scheduler_configs: list[LRSchedulerConfig]
-    datamodule: LightningDataModule | None
-    should_stop: bool
-    received_sigterm: bool
-    _module: LightningModule | None
+    passes: dict[TrainerFn, EvaluationLoop | PredictionLoop]
+    datamodule: LightningDataModule | None = None
+    ckpt_path: str | None = None
+    should_stop: bool = False
+    received_sigterm: bool = False
+    asked_to_end: str = ""
+    ran_elsewhere: bool = False
+    val_check_batch: int | float = math.inf
+    _module: LightningModule | None = None
 
     # -- where it stands ----------------------------------------------------------------------------------
 

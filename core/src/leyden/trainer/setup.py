@@ -24,25 +24,6 @@ def set_device_options(trainer: Trainer) -> None:
     trainer.accelerator.set_options(deterministic=bool(trainer.deterministic), benchmark=trainer.benchmark)
 
 
-def compare_plugins(trainer: Trainer) -> None:
-    """Refuse processes whose active plugins are not those of rank 0, in the same order."""
-    strategy = trainer.strategy
-    if strategy.world_size == 1:
-        return
-    sets = strategy.all_gather_object([str(r) for r in trainer.plugin_manager.records if r.state == "active"])
-    others = [rank for rank, plugins in enumerate(sets) if plugins != sets[0]]
-    if not others:
-        return
-    here, there = ([name for name in sets[a] if name not in sets[b]] for a, b in ((0, others[0]), (others[0], 0)))
-    if not here and not there:
-        here, there = sets[0], sets[others[0]]
-    raise MisconfigurationException(
-        f"The plugins of rank {', '.join(map(str, others))} are not those of rank 0, or not in the same order: rank 0 "
-        f"has {', '.join(here) or 'no more'} where rank {others[0]} has {', '.join(there) or 'nothing'}; install and "
-        "disable the same on every machine."
-    )
-
-
 def attach_module_callbacks(trainer: Trainer) -> None:
     """Add the model's own callbacks; they replace the Trainer's of the same type."""
     own: Any = trainer.lightning_module.configure_callbacks()

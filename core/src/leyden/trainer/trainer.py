@@ -8,7 +8,6 @@ A run is read downwards:
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,16 +18,15 @@ from typing import Any
 
 import torch
 
+import leyden.trainer.parts as parts
+import leyden.trainer.setup as setup
 from leyden import checkpoint
 from leyden.attribution import note_plugin
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.hooktable import HookTable, Member, run_manager
 from leyden.interfaces.accelerator import Accelerator
-from leyden.interfaces.checkpoint_io import CheckpointIO
-from leyden.interfaces.environment import Environment
 from leyden.interfaces.logger import Logger
-from leyden.interfaces.precision import Precision
 from leyden.interfaces.profiler import PassThroughProfiler, Profiler
 from leyden.interfaces.strategy import Strategy
 from leyden.loops.evaluate import EvaluationLoop
@@ -38,15 +36,15 @@ from leyden.loops.progress import Progress
 from leyden.loops.step import BatchStep
 from leyden.manager import PluginManager
 from leyden.module import LightningModule
-from leyden.optimizers import LRSchedulerConfig, read_optimizers
+from leyden.optimizers import read_optimizers
+from leyden.registry import Registry
 from leyden.results import Logging
 from leyden.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
-from leyden.trainer import parts, returned, setup, verify
-from leyden.trainer.arguments import settle
+from leyden.trainer.arguments import PARTS, settle
 from leyden.trainer.ckpt_path import select_checkpoint
-from leyden.trainer.describe import describe
 from leyden.trainer.properties import TrainerProperties
 from leyden.trainer.signals import watch_signals
+from leyden.trainer.verify import find_module, verify_run
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 from leyden.utilities.rng import isolate_rng
@@ -147,31 +145,29 @@ class Trainer(TrainerProperties):
         default_root_dir: str | Path | None = None,
         enable_autolog_hparams: bool = True,
     ) -> None:
-        chosen = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        named = {
-            name: chosen.pop(name)
-            for name in ("accelerator", "strategy", "devices", "precision", "plugins", "callbacks")
-        }
-        vars(self).update(settle(chosen))  # the plain arguments, under their own names
-        self.state = TrainerState()
-        self.progress = Progress()
-        self.should_stop = self.received_sigterm = False
-        self.asked_to_end = ""
-        self.optimizers = []
-        self.lr_scheduler_configs: list[LRSchedulerConfig] = []
-        self.datamodule: LightningDataModule | None = None
-        self.ckpt_path: str | None = None
-        self.ran_elsewhere = False
-        self.val_check_batch: int | float = math.inf
-        self._module: LightningModule | None = None
-        self.plugin_manager, given = parts.sort_plugins(named.pop("plugins"))
+        arguments = settle({name: value for name, value in locals().items() if name not in ("self", "__class__")})
+        chosen = {name: arguments.pop(name) for name in PARTS}
+        vars(self).update(arguments)  # the plain ones, under their own names
+        self.state, self.progress = TrainerState(), Progress()
+        self.optimizers, self.lr_scheduler_configs = [], []
+        self.plugin_manager, instances = parts.sort_plugins(chosen["plugins"])
         try:
-            self._build_parts(given, **named)
+            self._build_parts(chosen, instances)
             self._build_loops()
             self.plugin_manager.hook.leyden_configure(trainer=self)
         except Exception as error:
             note_plugin(error, self.plugin_manager)
             raise
+
+    def _build_parts(self, chosen: dict[str, Any], instances: dict[type, Any]) -> None:
+        """Look up and make everything that has a name; ``instances`` are the components among the plugins."""
+        self.accelerator = parts.choose_accelerator(chosen["accelerator"], self.plugin_manager)
+        self.parallel_devices = parts.choose_devices(chosen["devices"], self.accelerator)
+        self.strategy = parts.choose_strategy(chosen["strategy"], chosen["precision"], instances, self)
+        self.precision_plugin = self.strategy.precision
+        self.profiler = parts.choose_profiler(chosen["profiler"], self.plugin_manager)
+        self.loggers = parts.choose_loggers(chosen["logger"], self)
+        self.callbacks = parts.choose_callbacks(chosen["callbacks"], self)
 
     def _build_loops(self) -> None:
         self.logging = Logging(self)
@@ -179,26 +175,11 @@ class Trainer(TrainerProperties):
         self.validate_loop = EvaluationLoop(self, RunningStage.VALIDATING)
         self.test_loop = EvaluationLoop(self, RunningStage.TESTING)
         self.predict_loop = PredictionLoop(self)
-
-    def _build_parts(self, given: dict[type, Any], **named: Any) -> None:
-        """Look up and make everything that has a name; ``given`` are the component instances among the plugins."""
-        manager = self.plugin_manager
-        self.accelerator = parts.choose_accelerator(named["accelerator"], manager)
-        self.parallel_devices = parts.choose_devices(named["devices"], self.accelerator)
-        environment = parts.choose_environment(given.get(Environment), manager)
-        self.strategy = parts.choose_strategy(named["strategy"], self, manager, environment)
-        self.precision_plugin = parts.choose_precision(
-            named["precision"], given.get(Precision), self.accelerator, manager
-        )
-        self.strategy.accelerator, self.strategy.precision = self.accelerator, self.precision_plugin
-        self.strategy.checkpoint_io = parts.choose_checkpoint_io(given.get(CheckpointIO))
-        self.strategy.parallel_devices, self.strategy.num_nodes = self.parallel_devices, self.num_nodes
-        self.strategy.environment = environment
-        self.strategy.connect()
-        rank_zero_only.rank = self.strategy.global_rank
-        self.profiler = parts.choose_profiler(self.profiler, manager)
-        self.loggers = parts.choose_loggers(self.logger_argument, self, manager)
-        self.callbacks = parts.choose_callbacks(named["callbacks"], self, manager)
+        self.passes = {
+            TrainerFn.VALIDATING: self.validate_loop,
+            TrainerFn.TESTING: self.test_loop,
+            TrainerFn.PREDICTING: self.predict_loop,
+        }
 
     # -- the four things that it does ---------------------------------------------------------------------
 
@@ -309,22 +290,13 @@ class Trainer(TrainerProperties):
                 "its own."
             )
         provided = model is not None
-        model = verify.module(model if provided else self._module, fn)
+        model = find_module(model if provided else self._module, fn)
         self._connect(fn, model, loaders, datamodule)
         path = select_checkpoint(self, fn, ckpt_path, provided)
         self.ckpt_path = path
         launcher = self.strategy.launcher
-        if launcher is None:
-            return self._execute(fn, path, weights_only)
-        if launcher.takes_part:
-            return launcher.launch(self._execute, fn, path, weights_only)
-        results, state = launcher.launch(self._elsewhere, fn, path, weights_only)
-        returned.take_over(self, state)
-        return results
-
-    def _elsewhere(self, *arguments: Any) -> tuple[Any, dict[str, Any]]:
-        """A run in a process that was started for it alone: its results, and the state that would go with it."""
-        return self._execute(*arguments), returned.state_of(self)
+        execute = self._execute if launcher is None else partial(launcher.launch, self._execute)
+        return execute(fn, path, weights_only)
 
     @contextmanager
     def _ending_well(self) -> Generator[None, None, None]:
@@ -358,7 +330,7 @@ class Trainer(TrainerProperties):
         self._attach()
         self.state.fn, self.state.status = fn, TrainerStatus.INITIALIZING
         self._epoch_limits(fn)
-        verify.configuration(self, fn, loaders)
+        verify_run(self, fn, loaders)
 
     def _attach(self) -> None:
         self.lightning_module.trainer = self
@@ -384,11 +356,12 @@ class Trainer(TrainerProperties):
         with self._ending_well():
             self._attach()  # anew where this process got the Trainer from another
             self.ran_elsewhere = False
-            self.state.status, self.state.stage = TrainerStatus.RUNNING, verify.STAGES[fn]
+            fitting = fn == TrainerFn.FITTING
+            self.state.status = TrainerStatus.RUNNING
+            self.state.stage = RunningStage.TRAINING if fitting else self.passes[fn].stage
             self.logging.reset()
             self.strategy.setup_environment()
             rank_zero_only.rank = self.strategy.global_rank
-            setup.compare_plugins(self)
             setup.set_device_options(self)
             saved = self.strategy.load_checkpoint(ckpt_path, weights_only) if ckpt_path is not None else None
             setup.attach_module_callbacks(self)
@@ -396,16 +369,12 @@ class Trainer(TrainerProperties):
             setup.prepare_data(self)
             self._set_up(fn, saved)
             with watch_signals(self):
-                if fn == TrainerFn.FITTING:
+                if fitting:
                     self.fit_loop.setup_passed_data()
                     self._sanity_check(resumed=saved is not None)
                     with torch.autograd.set_detect_anomaly(True) if self.detect_anomaly else nullcontext():
                         self.fit_loop.run()
-                    results: Any = None
-                elif fn == TrainerFn.PREDICTING:
-                    results = self.predict_loop.run()
-                else:
-                    results = (self.test_loop if fn == TrainerFn.TESTING else self.validate_loop).run()
+                results: Any = None if fitting else self.passes[fn].run()
             self._tear_down(fn)
             return results
 
@@ -445,7 +414,8 @@ class Trainer(TrainerProperties):
             self.strategy.convert_sync_batchnorm(module)
         self.strategy.setup_module(module, training=fn == TrainerFn.FITTING)
         if fn == TrainerFn.FITTING:
-            self._make_optimizers(module)
+            optimizers, self.lr_scheduler_configs = read_optimizers(module)
+            self.optimizers = self.strategy.setup_optimizers(optimizers)
             if self.hooks.on_fit_start is not None:
                 self.hooks.on_fit_start()
         if self.enable_autolog_hparams:
@@ -453,10 +423,6 @@ class Trainer(TrainerProperties):
         module.zero_grad()
         if saved is not None and fn == TrainerFn.FITTING:
             checkpoint.restore_training(self, saved)
-
-    def _make_optimizers(self, module: LightningModule) -> None:
-        optimizers, self.lr_scheduler_configs = read_optimizers(module)
-        self.optimizers = self.strategy.setup_optimizers(optimizers)
 
     def _sanity_check(self, resumed: bool) -> None:
         """Try a few validation batches, and leave no trace of them in random states and metrics."""
@@ -487,7 +453,7 @@ class Trainer(TrainerProperties):
 
     def _release(self) -> None:
         """Bring model and metrics to the host and let go of the device and of loaders' workers."""
-        for loop in (self.fit_loop, self.fit_loop.validation, self.validate_loop, self.test_loop, self.predict_loop):
+        for loop in (self.fit_loop, self.fit_loop.validation, *self.passes.values()):
             if loop.loader is not None:
                 loop.loader.stop_workers()
         self.strategy.teardown(self._module)
@@ -508,7 +474,7 @@ class Trainer(TrainerProperties):
 
     def wants(self, role: str) -> bool:
         """Whether a default callback with this role should be added: it is enabled and no callback has it."""
-        enabled = self.max_time is not None if role == "timer" else getattr(self, parts.ROLES[role]) is not False
+        enabled = getattr(self, parts.ROLES[role]) is not (None if role == "timer" else False)
         return enabled and not any(callback.role == role for callback in self.callbacks)
 
     @contextmanager
@@ -585,5 +551,10 @@ class Trainer(TrainerProperties):
         return {name: value for name, value in self.__dict__.items() if name not in ("hooks", "step")}
 
     def describe_hooks(self) -> str:
-        """For each hook of the last or running run: what is called, in what order, from which plugin."""
-        return describe(self)
+        """For each hook of the last or running run: what is called, in what order, from which plugin.
+
+        Raises:
+            UnknownComponentError: The distribution that describes them is not installed.
+        """
+        description: str = Registry(self.plugin_manager).get("command", "describe_hooks").load()(self)
+        return description

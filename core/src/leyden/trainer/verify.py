@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from leyden.data.combined import CombinedLoader
@@ -11,7 +12,7 @@ from leyden.data.loading import DataSource, refuse_if_not_iterable
 from leyden.hooktable import is_overridden
 from leyden.module import LightningModule
 from leyden.module_hooks import DataHooks
-from leyden.states import RunningStage, TrainerFn
+from leyden.states import TrainerFn
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.warnings import PossibleUserWarning
@@ -21,15 +22,9 @@ if TYPE_CHECKING:
 
 TRAINING = ("batch", "batch_idx")
 EVALUATION = (*TRAINING, "dataloader_idx")
-STAGES = {
-    TrainerFn.FITTING: RunningStage.TRAINING,
-    TrainerFn.VALIDATING: RunningStage.VALIDATING,
-    TrainerFn.TESTING: RunningStage.TESTING,
-    TrainerFn.PREDICTING: RunningStage.PREDICTING,
-}
 
 
-def module(model: Any, fn: TrainerFn) -> LightningModule:
+def find_module(model: Any, fn: TrainerFn) -> LightningModule:
     """The module of a run, or a sentence why there is none."""
     if model is None:
         raise TypeError(f"Trainer.{fn}() was called without a model, and no run has brought one before; pass model=.")
@@ -43,36 +38,27 @@ def module(model: Any, fn: TrainerFn) -> LightningModule:
     return inner
 
 
-def configuration(trainer: Trainer, fn: TrainerFn, loaders: dict[str, Any]) -> None:
+def verify_run(trainer: Trainer, fn: TrainerFn, loaders: dict[str, Any]) -> None:
     """Refuse what can't run, and note where each stage's loaders come from."""
     if fn == TrainerFn.FITTING:
-        _fit(trainer, loaders)
-    elif fn == TrainerFn.PREDICTING:
-        model = trainer.lightning_module
-        own = [name for name in ("predict_step", "forward") if is_overridden(name, model, LightningModule)]
-        if not own or not callable(model.predict_step):
-            raise MisconfigurationException(
-                f"{type(model).__name__} has no predict_step and no forward; define one for Trainer.{fn} to call."
-            )
-        _require_arguments(model, "predict_step", EVALUATION)
-        trainer.predict_loop.source = _required(trainer, "predict", loaders["predict"], fn)
+        return _verify_fit(trainer, loaders)
+    model, loop = trainer.lightning_module, trainer.passes[fn]
+    step, prefix = f"{loop.name}_step", loop.stage.dataloader_prefix
+    if fn == TrainerFn.PREDICTING:
+        _require_prediction(model)
     else:
-        name, prefix = ("test", "test") if fn == TrainerFn.TESTING else ("validation", "val")
-        _require(trainer, f"{name}_step", fn)
-        _require_arguments(trainer.lightning_module, f"{name}_step", EVALUATION)
-        loop = trainer.test_loop if fn == TrainerFn.TESTING else trainer.validate_loop
-        loop.source = _required(trainer, prefix, loaders[prefix], fn)
+        _require(model, step, fn)
+    _require_arguments(model, step, EVALUATION)
+    loop.source = _require_source(trainer, prefix, loaders[prefix], fn)
 
 
-def _fit(trainer: Trainer, loaders: dict[str, Any]) -> None:
-    model, loop = trainer.lightning_module, trainer.fit_loop
-    _require(trainer, "training_step", TrainerFn.FITTING)
-    _require(trainer, "configure_optimizers", TrainerFn.FITTING)
+def _verify_fit(trainer: Trainer, loaders: dict[str, Any]) -> None:
+    model, loop, fn = trainer.lightning_module, trainer.fit_loop, TrainerFn.FITTING
+    _require(model, "training_step", fn)
+    _require(model, "configure_optimizers", fn)
     _require_arguments(model, "training_step", TRAINING)
-    trainer.progress.restart_epoch()
-    loop.loader, loop.validation.loader = None, None
-    loop.validation.seen.clear()
-    loop.source = _required(trainer, "train", loaders["train"], TrainerFn.FITTING)
+    loop.restart()
+    loop.source = _require_source(trainer, "train", loaders["train"], fn)
     loop.validation.source = _source(trainer, "val", loaders["val"])
     steps = is_overridden("validation_step", model, LightningModule)
     if steps and loop.validation.source is None:
@@ -82,10 +68,10 @@ def _fit(trainer: Trainer, loaders: dict[str, Any]) -> None:
     if trainer.enable_validation:
         _require_arguments(model, "validation_step", EVALUATION)
     if not model.automatic_optimization:
-        _manual(trainer)
+        _verify_manual(trainer)
 
 
-def _manual(trainer: Trainer) -> None:
+def _verify_manual(trainer: Trainer) -> None:
     if trainer.gradient_clip_val:
         raise MisconfigurationException(
             f"gradient_clip_val={trainer.gradient_clip_val} has no meaning in manual optimisation; call "
@@ -98,8 +84,15 @@ def _manual(trainer: Trainer) -> None:
         )
 
 
-def _require(trainer: Trainer, method: str, fn: TrainerFn) -> None:
-    model = trainer.lightning_module
+def _require_prediction(model: LightningModule) -> None:
+    own = any(is_overridden(name, model, LightningModule) for name in ("predict_step", "forward"))
+    if not own or not callable(model.predict_step):
+        raise MisconfigurationException(
+            f"{type(model).__name__} has no predict_step and no forward; define one for Trainer.predict to call."
+        )
+
+
+def _require(model: LightningModule, method: str, fn: TrainerFn) -> None:
     if not is_overridden(method, model, LightningModule):
         raise MisconfigurationException(f"{type(model).__name__} has no {method}, which Trainer.{fn} needs; define it.")
 
@@ -113,11 +106,9 @@ def _require_arguments(model: LightningModule, name: str, offered: Sequence[str]
             "be resumed exactly; take batch. What should be read ahead of it belongs into the loader."
         )
     for count in range(len(offered), 0, -1):
-        try:
+        with suppress(TypeError):
             signature.bind(*offered[:count])
-        except TypeError:
-            continue
-        return
+            return
     raise MisconfigurationException(
         f"{type(model).__name__}.{name}{signature} can't be called: it is given {', '.join(offered)}, or fewer; take "
         "these, and give others a default."
@@ -137,7 +128,7 @@ def _source(trainer: Trainer, prefix: str, given: Any) -> DataSource | None:
     return None
 
 
-def _required(trainer: Trainer, prefix: str, given: Any, fn: TrainerFn) -> DataSource:
+def _require_source(trainer: Trainer, prefix: str, given: Any, fn: TrainerFn) -> DataSource:
     source = _source(trainer, prefix, given)
     if source is None:
         who = type(trainer.datamodule or trainer.lightning_module).__name__

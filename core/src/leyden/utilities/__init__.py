@@ -1,8 +1,13 @@
-"""Small things with clear names, used everywhere; this page lists those that users import."""
+"""Small things with clear names, used everywhere; this page lists those that users import.
 
+It shows the utilities of installed plugins too, as a window does.
+"""
+
+import sys
 from importlib import import_module
 from typing import Any
 
+from leyden.utilities import types
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_deprecation, rank_zero_info, rank_zero_only, rank_zero_warn
 
@@ -11,35 +16,21 @@ _LATER = {
     "AttributeDict": "leyden.utilities.attribute_dict",
     "CombinedLoader": "leyden.data.combined",
     "disable_possible_user_warnings": "leyden.utilities.warnings",
-    "find_shared_parameters": "leyden.utilities.parameter_tying",
-    "grad_norm": "leyden.utilities.grads",
     "isolate_rng": "leyden.utilities.rng",
-    "measure_flops": "leyden.utilities.throughput",
     "move_data_to_device": "leyden.utilities.batch",
-    "set_shared_parameters": "leyden.utilities.parameter_tying",
 }
 __all__ = [
-    "AttributeDict",
-    "CombinedLoader",
     "MisconfigurationException",
-    "disable_possible_user_warnings",
-    "find_shared_parameters",
-    "grad_norm",
-    "isolate_rng",
-    "measure_flops",
-    "move_data_to_device",
     "rank_zero_deprecation",
     "rank_zero_info",
     "rank_zero_only",
     "rank_zero_warn",
-    "set_shared_parameters",
+    "types",
+    *_LATER,
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in _LATER:
         return getattr(import_module(_LATER[name]), name)
-    try:
-        return import_module(f"{__name__}.{name}")
-    except ImportError as error:
-        raise AttributeError(str(error)) from error
+    return import_module("leyden.windows").look(__name__, ("utility",), name, sys._getframe(1))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
 
@@ -19,6 +23,62 @@ def open_text(path: str, mode: str) -> IO[str]:
     return open(path, mode, encoding="utf-8", newline="")
 
 
+@contextmanager
+def replacing(path: str | os.PathLike[str], mode: str, storage_options: Any = None) -> Generator[IO[Any], None, None]:
+    """A file to write that takes the place of the one at ``path`` when it is whole.
+
+    On a local disk there is the old one or the new one at every moment, whatever happens to the process or the power.
+    Text is in UTF-8, line ends as they are; a directory for the file is made.
+
+    Args:
+        path: A local path or a URL.
+        mode: "w" or "wb".
+        storage_options: Arguments of the file system of a URL.
+    """
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
+    if is_remote(path):
+        import fsspec
+
+        whole = io.BytesIO() if encoding is None else io.StringIO(newline=newline)
+        yield whole
+        options = storage_options or {}
+        with fsspec.open(str(path), mode, encoding=encoding, newline=newline, **options) as remote:
+            remote.write(whole.getvalue())
+        return
+    target = local_path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.part")  # always the same, so that kills leave one at most
+    try:
+        with beside.open(mode, encoding=encoding, newline=newline) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, target)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    flush_directory(target.parent)
+
+
+def flush_directory(path: Path) -> None:
+    """Make renames in a local directory durable, where the system lets a directory be opened."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_file(path: str) -> bool:
+    """Whether there is a file at ``path``."""
+    if not is_remote(path):
+        return os.path.isfile(path)
+    filesystem, name = file_system(path)
+    return bool(filesystem.isfile(name))
+
+
 def directories(path: str) -> list[str]:
     """The names of the directories in ``path``; none where there is no such directory."""
     return _entries(path, "directory")
@@ -31,10 +91,8 @@ def file_names(path: str) -> list[str]:
 
 def _entries(path: str, kind: str) -> list[str]:
     if not is_remote(path):
-        wanted = (
-            [e.name for e in os.scandir(path) if e.is_dir() == (kind == "directory")] if os.path.isdir(path) else []
-        )
-        return wanted
+        found = os.scandir(path) if os.path.isdir(path) else ()
+        return [entry.name for entry in found if entry.is_dir() == (kind == "directory")]
     filesystem, name = file_system(path)
     if not filesystem.isdir(name):
         return []
@@ -45,6 +103,11 @@ def _entries(path: str, kind: str) -> list[str]:
 def is_remote(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a URL of another file system than the local one."""
     return "://" in str(path) and not str(path).startswith("file://")
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """A local path, without ``file://``."""
+    return Path(str(path).removeprefix("file://"))
 
 
 def file_system(url: str) -> tuple[Any, str]:

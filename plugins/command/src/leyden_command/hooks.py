@@ -15,6 +15,7 @@ from leyden.interfaces.profiler import Profiler
 from leyden.manager import PluginRecord, discover
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_command.choice import add_plugin_option
+from leyden_command.describe import describe_hooks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +81,7 @@ class _HookTimer(Profiler):
 
     def describe(self) -> None:
         if self.trainer.is_global_zero:
-            print(self.trainer.describe_hooks())
+            print(describe_hooks(self.trainer))
 
     def teardown(self, stage: str | None = None) -> None:
         raise SystemExit(0)

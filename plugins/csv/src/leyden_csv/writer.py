@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leyden.utilities.rank_zero import rank_zero_warn
-from leyden.utilities.storage import open_text
-from leyden_logfiles.files import is_file, replacing
+from leyden.utilities.storage import is_file, open_text, replacing
 from leyden_logfiles.hparams import save_hparams
 from leyden_logfiles.run_directory import RunDirectoryLogger
 
@@ -71,8 +70,8 @@ class ExperimentWriter:
         self.metrics = []
 
     def _write_with_columns(self, keys: list[str], begun: bool) -> None:
-        """Write a whole file with these columns beside the old one (its rows too, if ``begun``) and replace it."""
-        with replacing(self.metrics_file_path) as new:
+        """Replace the file by one with these columns, with the rows of the old one too if it is ``begun``."""
+        with replacing(self.metrics_file_path, "w") as new:
             writer = csv.DictWriter(new, keys)
             writer.writeheader()
             if begun:

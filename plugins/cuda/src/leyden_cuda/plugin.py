@@ -10,4 +10,5 @@ def leyden_components() -> Iterator[Component]:
     """CUDA devices, and the search for free ones."""
     options = {"priority": 100, "aliases": ["gpu", "CUDAAccelerator"]}
     yield Component("accelerator", "cuda", "leyden_cuda.accelerator:CUDAAccelerator", options)
-    yield Component("utility", "find_usable_cuda_devices", "leyden_cuda.devices:find_usable_cuda_devices")
+    finding = "find_usable_cuda_devices"
+    yield Component("accelerator_function", finding, f"leyden_cuda.devices:{finding}")

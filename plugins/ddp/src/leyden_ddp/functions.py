@@ -1,4 +1,4 @@
-"""FunctionLauncher: processes that run a function, and what they bring back."""
+"""FunctionLauncher: processes that run a function, and the end that they come to."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from leyden.interfaces.launcher import Launcher
+from leyden.trainer import Trainer
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_ddp.failure import ALL, PeerFailedError
 from leyden_ddp.meeting import MeetingError, leave
 from leyden_ddp.pickling import unpicklable
+from leyden_ddp.returned import state_of, take_over
 from leyden_ddp.watch import GRACE, INTERVAL, last_words
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ _UNGUARDED = 78  # exit code of a process that came to start processes while it 
 
 
 class FunctionLauncher(Launcher):
-    """Starts every process of this node by ``multiprocessing`` and brings back what rank 0 returns.
+    """Starts every process of this node by ``multiprocessing`` and brings back what rank 0 comes to.
 
     Args:
         strategy: Whose processes; its ``start_method`` is how they start.
@@ -48,7 +50,7 @@ class FunctionLauncher(Launcher):
         self._directory = ""
 
     def launch(self, function: Callable[..., T], *args: Any) -> T:
-        """Run ``function`` in every process; returns the result of rank 0.
+        """Run ``function`` in every process; returns the result of rank 0, and a Trainer is as after a run in here.
 
         Raises:
             MisconfigurationException: Something that the processes need can't be pickled; it is named. Or the script
@@ -78,8 +80,12 @@ class FunctionLauncher(Launcher):
                 strategy.environment.teardown()
             _raise_first(self._directory, context.processes, strategy.node_rank * strategy.num_processes)
             path = os.path.join(self._directory, "result")
-            result: T = torch.load(path, weights_only=False)  # written by our own child a moment ago
-        return result
+            result, state = torch.load(path, weights_only=False)  # written by our own child a moment ago
+        owner = _owner(function)
+        if isinstance(owner, Trainer):
+            take_over(owner, state)
+        returned: T = result
+        return returned
 
     def check(self) -> None:
         """Raise in one of the processes, before they have met, if another has ended already.
@@ -135,17 +141,19 @@ class Record:
 
 
 def _worker(local_rank: int, task: Any, port: int, directory: str) -> None:
-    """One process's part: be the rank, and call the method of a Trainer that ``task`` holds."""
+    """One process's part: be the rank, and call the method of a Trainer, or a Fabric, that ``task`` holds."""
     os.environ["MASTER_PORT"] = str(port)
     strategy: ParallelStrategy | None = None
     last_words.append(lambda error: _write(directory, local_rank, error, str(error)))
     try:
         function, args = pickle.loads(task) if isinstance(task, bytes) else task
-        strategy = function.__self__.strategy
+        owner = _owner(function)
+        strategy = owner.strategy
         strategy.take_place(local_rank)
         result = function(*args)
         if local_rank == 0:
-            torch.save(result, os.path.join(directory, "result"))
+            state = state_of(owner) if isinstance(owner, Trainer) else None
+            torch.save((result, state), os.path.join(directory, "result"))
     except BaseException as error:
         text = "".join(traceback.format_exception(error))
         if not isinstance(error, Exception):
@@ -155,6 +163,11 @@ def _worker(local_rank: int, task: Any, port: int, directory: str) -> None:
         sys.exit(1)  # the parent tells of it
     finally:
         leave()
+
+
+def _owner(function: Callable[..., Any]) -> Any:
+    """Whose method it is."""
+    return function.__self__  # type: ignore[attr-defined]
 
 
 def _record(directory: str, rank: int) -> str:

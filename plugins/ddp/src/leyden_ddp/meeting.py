@@ -1,4 +1,4 @@
-"""How the processes of a run find each other, and what is said when some do not come."""
+"""How the processes of a run find each other, and what is said when some do not come, or have other plugins."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ import torch
 import torch.distributed as dist
 
 from leyden.interfaces.environment import Environment
+from leyden.interfaces.strategy import Strategy
+from leyden.manager import PluginManager
+from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_info
 from leyden_ddp.watch import end_watch
 
@@ -207,3 +210,27 @@ def leave() -> None:
     ending = threading.Thread(target=destroy, daemon=True)  # after a failure it may wait for a collective for ever
     ending.start()
     ending.join(_PARTING)
+
+
+def compare_plugins(plugins: PluginManager, strategy: Strategy) -> None:
+    """Refuse processes whose active plugins are not those of rank 0, in the same order; called by all.
+
+    Args:
+        plugins: Those of this process.
+        strategy: Through which the processes talk.
+
+    Raises:
+        MisconfigurationException: Some have others.
+    """
+    sets = strategy.all_gather_object([str(record) for record in plugins.records if record.state == "active"])
+    others = [rank for rank, own in enumerate(sets) if own != sets[0]]
+    if not others:
+        return
+    here, there = ([name for name in sets[a] if name not in sets[b]] for a, b in ((0, others[0]), (others[0], 0)))
+    if not here and not there:
+        here, there = sets[0], sets[others[0]]
+    raise MisconfigurationException(
+        f"The plugins of rank {', '.join(map(str, others))} are not those of rank 0, or not in the same order: rank 0 "
+        f"has {', '.join(here) or 'no more'} where rank {others[0]} has {', '.join(there) or 'nothing'}; install and "
+        "disable the same on every machine."
+    )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 import torch.distributed as dist
@@ -18,13 +18,20 @@ from leyden.hooks import hookimpl
 from leyden.interfaces.strategy import Strategy
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
+from leyden_ddp.absence import are_uneven, complete
 from leyden_ddp.batchnorm import synchronise_batchnorm
+from leyden_ddp.division import divided
 from leyden_ddp.environments.local import LocalEnvironment
 from leyden_ddp.failure import print_briefly_what_others_tell
 from leyden_ddp.launchers import choose_launcher
-from leyden_ddp.meeting import leave, meet
+from leyden_ddp.meeting import compare_plugins, leave, meet
 from leyden_ddp.tracing import CollectiveTrace
+from leyden_ddp.uneven import AgreedFetcher
 from leyden_ddp.watch import Watch, watch_of_group
+
+if TYPE_CHECKING:
+    from leyden.data.fetch import Fetcher
+    from leyden.results import Results
 
 T = TypeVar("T")
 StartMethod = Literal["popen", "spawn", "fork", "forkserver"]
@@ -45,9 +52,10 @@ class ParallelStrategy(Strategy):
         timeout: How long the processes wait for each other when they meet and in a collective.
         start_method: How the processes of a node start where no cluster has started them: "popen" runs the script
             again for each, "spawn", "fork" and "forkserver" are those of ``multiprocessing``.
-        uneven_inputs: What to do when the ranks have different numbers of training batches: "stop_together" ends
-            the epoch with the first that has none, "pad" starts the shorter loaders over, "join" too, but what
-            they give again adds nothing to the gradients.
+        uneven_inputs: What a training epoch does when the ranks have different numbers of batches:
+            "stop_together" ends it with the first that has no more; "pad" starts the shorter loaders over until
+            the last one ends; "join" does so too, but what they give again has no weight: gradients are the mean
+            over the ranks that still have batches of their own.
     """
 
     start_methods: ClassVar[tuple[str, ...]] = ("popen", "spawn", "fork", "forkserver")
@@ -66,7 +74,7 @@ class ParallelStrategy(Strategy):
         if uneven_inputs not in get_args(UnevenInputs):
             raise MisconfigurationException(f'uneven_inputs={uneven_inputs!r}: write "stop_together", "pad" or "join".')
         self._backend, self.timeout, self.start_method = process_group_backend, timeout, start_method
-        self.uneven_inputs = uneven_inputs
+        self.uneven_inputs: UnevenInputs = uneven_inputs
         self._local_rank: int | None = None
         self.watch: Watch | None = None
         self.cause: BaseException | None = None
@@ -144,6 +152,22 @@ class ParallelStrategy(Strategy):
         """Replace batch normalisation by the one that sees the batches of all processes."""
         return synchronise_batchnorm(module, self.root_device, self.batchnorm_group)
 
+    # -- data ---------------------------------------------------------------------------------------------
+
+    def divide(self, loader: Any, training: bool) -> Any:
+        """A loader of this process's part of the data, as :attr:`sampler_arguments` say."""
+        arguments = self.sampler_arguments
+        return loader if arguments is None else divided(loader, training, **arguments)
+
+    def agree_on_epoch(self, fetcher: Fetcher) -> Fetcher:
+        """Follow :attr:`uneven_inputs` where the processes have different numbers of batches."""
+        return AgreedFetcher(fetcher.loader, self) if self.world_size > 1 else fetcher
+
+    def agree_on_results(self, results: Results, module: Module, batches: Sequence[int | float]) -> None:
+        """Tell each other what was logged, where the processes have had different numbers of batches."""
+        if are_uneven(batches):
+            complete(self, results, module)
+
     # -- meeting ------------------------------------------------------------------------------------------
 
     def setup_environment(self) -> None:
@@ -162,6 +186,7 @@ class ParallelStrategy(Strategy):
         store = watch.begin()
         if CollectiveTrace.is_wanted():
             self.trace = CollectiveTrace(store, rank, size, self.timeout, watch.refuse_after_failure)
+        compare_plugins(self.plugin_manager, self)
 
     def first_cause(self, error: BaseException) -> BaseException:
         """Tell the other ranks of an error, so that none waits for this one; or find which of theirs led to it."""

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from leyden.serialization import TorchCheckpointIO, local_path
+from leyden.serialization import TorchCheckpointIO
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
-from leyden.utilities.storage import is_remote
+from leyden.utilities.storage import is_remote, local_path
 from leyden_ddp.parallel import ParallelStrategy
 from leyden_deepspeed.library import known_rank
 from leyden_deepspeed.whole import Parts, is_divided, whole_values

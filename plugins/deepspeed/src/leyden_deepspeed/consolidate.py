@@ -12,8 +12,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from leyden.serialization import TorchCheckpointIO, local_path
+from leyden.serialization import TorchCheckpointIO
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.storage import local_path
 from leyden_deepspeed.checkpoints import OWN_KEY, REST, is_directory, read_weights
 
 # What only a run that goes on could use.

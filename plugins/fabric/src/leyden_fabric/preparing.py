@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import IterableDataset
 
-from leyden.data.samplers import copy_with, with_sampler
+from leyden.data.samplers import copy_with
 from leyden.data.seeded import SampleSeeded
-from leyden.states import RunningStage
 from leyden.utilities.rng import worker_init_function
 from leyden_fabric.wrappers import FabricDataLoader, is_wrapped
 
@@ -41,9 +40,8 @@ def follow_parameters(optimizers: tuple[Any, ...], before: dict[str, Any], after
 
 def prepare_loader(fabric: Fabric, loader: Any, divide: bool, move: bool) -> FabricDataLoader:
     """A loader of this process's part of the data, with the seeds that ``seed_everything`` has asked for."""
-    owner: Any = fabric
     if divide:
-        loader = with_sampler(owner, loader, RunningStage.TRAINING)
+        loader = fabric.strategy.divide(loader, training=True)
     seeding = os.environ.get("PL_SEED_WORKERS")
     if seeding == "1" and loader.worker_init_fn is None:
         loader = copy_with(loader, worker_init_fn=partial(worker_init_function, rank=fabric.global_rank))

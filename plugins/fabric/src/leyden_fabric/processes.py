@@ -17,13 +17,9 @@ from torch import Tensor
 
 from leyden.hooktable import is_overridden
 from leyden.interfaces.accelerator import Accelerator
-from leyden.interfaces.checkpoint_io import CheckpointIO
-from leyden.interfaces.environment import Environment
 from leyden.interfaces.logger import Logger
-from leyden.interfaces.precision import Precision
 from leyden.interfaces.strategy import Strategy
-from leyden.trainer import parts
-from leyden.trainer.setup import compare_plugins
+from leyden.trainer.parts import choose_accelerator, choose_devices, choose_loggers, choose_strategy, sort_plugins
 from leyden.utilities.batch import map_collection
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
@@ -38,10 +34,9 @@ class Processes:
     See there for the arguments.
     """
 
-    # With ``strategy``, ``plugin_manager``, ``parallel_devices``, ``num_nodes`` and ``default_root_dir`` what parts,
-    # samplers and the like ask of the Trainer that they are for.
+    # With ``strategy``, ``plugin_manager``, ``parallel_devices``, ``num_nodes`` and ``default_root_dir`` what parts and
+    # their hooks ask of the Trainer that they are for.
     fast_dev_run = False
-    use_distributed_sampler = True
 
     def __init__(
         self,
@@ -57,23 +52,14 @@ class Processes:
     ) -> None:
         if not isinstance(num_nodes, int) or num_nodes < 1:
             raise MisconfigurationException(f"num_nodes={num_nodes!r}: write how many machines, 1 or more.")
-        owner: Any = self
-        self.plugin_manager, given = parts.sort_plugins(plugins)
-        manager = self.plugin_manager
-        self._accelerator = parts.choose_accelerator(accelerator, manager)
-        self.parallel_devices = parts.choose_devices(devices, self._accelerator)
         self.num_nodes, self.default_root_dir = num_nodes, os.getcwd()
-        environment = parts.choose_environment(given.get(Environment), manager)
-        self._strategy = parts.choose_strategy(strategy, owner, manager, environment)
+        self.plugin_manager, instances = sort_plugins(plugins)
+        self._accelerator = choose_accelerator(accelerator, self.plugin_manager)
+        self.parallel_devices = choose_devices(devices, self._accelerator)
+        self._strategy = choose_strategy(strategy, precision, instances, self)
         _refuse_loop_of_its_own(self._strategy)
-        self._precision = parts.choose_precision(precision, given.get(Precision), self._accelerator, manager)
-        self._strategy.accelerator, self._strategy.precision = self._accelerator, self._precision
-        self._strategy.checkpoint_io = parts.choose_checkpoint_io(given.get(CheckpointIO))
-        self._strategy.parallel_devices, self._strategy.num_nodes = self.parallel_devices, num_nodes
-        self._strategy.environment = environment
-        self._strategy.connect()
-        rank_zero_only.rank = self._strategy.global_rank
-        self._loggers = parts.choose_loggers(False if loggers is None else loggers, owner, manager)
+        self._precision = self._strategy.precision
+        self._loggers = choose_loggers(False if loggers is None else loggers, self)
         given_callbacks = [] if callbacks is None else callbacks
         self._callbacks = list(given_callbacks) if isinstance(given_callbacks, (list, tuple)) else [given_callbacks]
         self._launched = self._running = self._failed = False
@@ -205,8 +191,6 @@ class Processes:
     def _meet(self) -> None:
         self._strategy.setup_environment()
         rank_zero_only.rank = self.global_rank
-        owner: Any = self
-        compare_plugins(owner)
         for logger in self._loggers:
             if self.world_size > 1 and is_overridden("take_version", logger, Logger):
                 logger.take_version(self._strategy.broadcast(logger.version if self.is_global_zero else 0))

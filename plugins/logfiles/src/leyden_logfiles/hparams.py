@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from leyden.utilities.rank_zero import rank_zero_warn
-from leyden_logfiles.files import replacing
+from leyden.utilities.storage import replacing
 
 
 def save_hparams(path: str, hparams: Mapping[str, Any]) -> None:
@@ -23,7 +23,7 @@ def save_hparams(path: str, hparams: Mapping[str, Any]) -> None:
 
     as_text: list[str] = []
     text = yaml.safe_dump(_plain(hparams, "", as_text))
-    with replacing(path) as file:
+    with replacing(path, "w") as file:
         file.write(text)
     if as_text:
         rank_zero_warn(

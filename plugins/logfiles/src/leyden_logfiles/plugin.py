@@ -9,4 +9,4 @@ from leyden import Component, hookimpl
 def leyden_components() -> Iterator[Component]:
     """A base class, and a function."""
     for name in ("RunDirectoryLogger", "save_hparams"):
-        yield Component("utility", name, f"leyden_logfiles:{name}")
+        yield Component("logger_part", name, f"leyden_logfiles:{name}")

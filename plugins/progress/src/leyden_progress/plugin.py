@@ -1,8 +1,8 @@
-"""What this distribution brings: the bars and summaries by name, and the Trainer's default bar and summary."""
+"""What this distribution brings: bars and summaries by name, the Trainer's default ones, and the table of results."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from leyden import Component, hookimpl
@@ -40,3 +40,13 @@ def leyden_default_callbacks(trainer: Trainer) -> Iterator[Callback]:
         from leyden_progress.model_summary import RichModelSummary
 
         yield RichModelSummary()
+
+
+@hookimpl(trylast=True)
+def leyden_show_results(trainer: Trainer, stage: str, results: Sequence[Mapping[str, float]]) -> bool:
+    """Print a table, unless nothing was logged."""
+    from leyden_progress.results import results_table
+
+    if table := results_table(results, stage):
+        trainer.print(table)
+    return True

@@ -15,8 +15,9 @@ from typing import Any
 
 from torch import Tensor
 
-from leyden.serialization import TorchCheckpointIO, local_path
+from leyden.serialization import TorchCheckpointIO
 from leyden.utilities.exceptions import CheckpointCorruptedError, MisconfigurationException
+from leyden.utilities.storage import local_path
 from leyden_sharded import directory
 from leyden_sharded.checkpoints import STATES
 

@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from leyden.serialization import TorchCheckpointIO, local_path
+from leyden.serialization import TorchCheckpointIO
 from leyden.utilities.exceptions import CheckpointCorruptedError
-from leyden.utilities.storage import is_remote
+from leyden.utilities.storage import flush_directory, is_remote, local_path
 
 STATE_FILE = "leyden.ckpt"
 _TENSOR = "tensor in the shards"  # the key of a dict of one, which stands for a tensor
@@ -275,9 +275,9 @@ def finish(path: str, state: dict[str, Any], shards: Path) -> None:
     """Make the shards that are written the checkpoint's, and remove older ones; by one process."""
     directory = local_path(path)
     for place in (shards, directory):
-        _flush(place)
+        flush_directory(place)
     TorchCheckpointIO().save_checkpoint({"checkpoint": state, "shards": shards.name}, str(directory / STATE_FILE))
-    _flush(directory.parent)
+    flush_directory(directory.parent)
     for older in directory.glob("shards-*"):
         if older.name != shards.name:
             shutil.rmtree(older)
@@ -305,14 +305,3 @@ def _aside(directory: Path) -> Path:
 def _move_aside(path: Path) -> Path:
     TorchCheckpointIO().remove_checkpoint(str(_aside(path)))
     return path.rename(_aside(path))
-
-
-def _flush(directory: Path) -> None:
-    """Make what was put into a directory durable, where the system lets one be opened."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,19 +10,19 @@ from leyden.hooktable import HookTable
 from leyden.manager import is_wrapper, order_mark
 
 if TYPE_CHECKING:
-    from leyden.trainer.trainer import Trainer
+    from leyden.trainer import Trainer
 
 _PER_STEP = ("zero_grad", "backward", "optimizer_step")
 
 
-def frequency(hook: str) -> str:
+def _frequency(hook: str) -> str:
     """How often a hook is called, in words."""
     if "_batch_" in hook or hook in BEHAVIOUR or hook.endswith(_PER_STEP):
         return "every batch"
     return "every epoch" if "_epoch_" in hook or hook.startswith(("on_validation", "on_sanity")) else "once"
 
 
-def describe(trainer: Trainer) -> str:
+def describe_hooks(trainer: Trainer) -> str:
     """One line for each implementation of each hook; with a profiler that keeps durations, what a call costs."""
     table = getattr(trainer, "hooks", None)
     if table is None:
@@ -36,7 +36,7 @@ def describe(trainer: Trainer) -> str:
             name = type(target).__name__ if target is not None else impl.plugin_name
             label = f"{place}. {name}{order_mark(impl)}"
             module = type(target).__module__ if target is not None else getattr(impl.plugin, "__name__", "")
-            lines.append((hook if place == 1 else "", label, module, frequency(hook), cost))
+            lines.append((hook if place == 1 else "", label, module, _frequency(hook), cost))
     widths = [max((len(line[i]) for line in lines), default=0) for i in range(4)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, [*widths, 0], strict=True)).rstrip() for line in lines

@@ -10,17 +10,19 @@ from __future__ import annotations
 import math
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from leyden.results import LogOptions, MetricRecord, Record, Results, TensorRecord
 from leyden.utilities.exceptions import MisconfigurationException
 
 if TYPE_CHECKING:
-    from leyden.trainer import Trainer
+    from leyden_ddp.parallel import ParallelStrategy
 
 _NOTHING = {"mean": 0.0, "sum": 0.0, "custom": 0.0, "min": math.inf, "max": -math.inf}
 
@@ -48,32 +50,38 @@ class Outline:
     is_closed: bool = False
 
 
-def complete(trainer: Trainer, results: Results) -> None:
+def are_uneven(batches: Sequence[int | float]) -> bool:
+    """Whether the processes have different numbers of batches, or may have."""
+    return len(batches) > 1 and (len(set(batches)) > 1 or math.inf in batches)
+
+
+def complete(strategy: ParallelStrategy, results: Results, module: Module) -> None:
     """Have all processes hold the same records of the current loader, in one order; all of them call this at once.
 
     Args:
-        trainer: The Trainer.
+        strategy: Its collectives are used.
         results: Where the records are.
+        module: Whose metrics may be among them.
 
     Raises:
         MisconfigurationException: A process can't take part in a reduction without values of its own.
     """
-    modules = {id(module): name for name, module in trainer.lightning_module.named_modules()}
+    modules = {id(part): name for name, part in module.named_modules()}
     records = [(key, record) for key, record in results.records.items() if key[2] == results.dataloader_idx]
     own = [_outline(key, record, modules) for key, record in records if _is_shared(record)]
     outlines: dict[tuple[str, str, int | None], Outline] = {}
     holders: dict[tuple[str, str, int | None], list[int]] = defaultdict(list)
-    for rank, said in enumerate(trainer.strategy.all_gather_object(own)):
+    for rank, said in enumerate(strategy.all_gather_object(own)):
         for outline in said:
             outlines.setdefault(outline.key, outline)
             holders[outline.key].append(rank)
     for key, outline in outlines.items():
-        everyone = range(trainer.world_size) if outline.members is None else outline.members
+        everyone = range(strategy.world_size) if outline.members is None else outline.members
         if absent := [rank for rank in everyone if rank not in holders[key]]:
             _refuse_what_cannot_be(outline, absent)
         record = results.records.pop(key, None)
-        if record is None and trainer.global_rank in everyone:
-            record = _nothing_of(trainer, outline)
+        if record is None and strategy.global_rank in everyone:
+            record = _nothing_of(strategy, module, outline)
         if record is not None:
             record.holders = len(holders[key]) if absent else None
             results.records[key] = record
@@ -128,14 +136,14 @@ def _refuse_what_cannot_be(outline: Outline, absent: list[int]) -> None:
         raise MisconfigurationException(f"{said}, and a metric that {why} needs all processes; take fewer devices.")
 
 
-def _nothing_of(trainer: Trainer, outline: Outline) -> Record:
+def _nothing_of(strategy: ParallelStrategy, module: Module, outline: Outline) -> Record:
     """A record that adds nothing to what the others reduce."""
-    options, strategy = outline.options, trainer.strategy
+    options = outline.options
     name, dataloader_idx = outline.key[1:]
     if outline.value is None:
         assert outline.metric is not None
         metric_record = MetricRecord(name, options, options, dataloader_idx, strategy)
-        metric: Any = trainer.lightning_module.get_submodule(outline.metric)
+        metric: Any = module.get_submodule(outline.metric)
         if not metric.update_called:
             for state, empty in (outline.states or {}).items():
                 setattr(metric, state, [empty.to(metric.device)])

@@ -1,4 +1,4 @@
-"""A table of results for the terminal."""
+"""The table that a validation or a test ends with, for the terminal."""
 
 from __future__ import annotations
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from leyden import hooktable
-from leyden.callback import Callback
-from leyden.datamodule import LightningDataModule
-from leyden.module import LightningModule
+from leyden import Callback, LightningDataModule, LightningModule, hooktable
 
 
 def is_overridden(method_name: str, instance: object | None, parent: type[object] | None = None) -> bool:

@@ -3,13 +3,60 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from torch.utils.data import Sampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+)
 
+from leyden.data.samplers import copy_with, rebuild
+from leyden.utilities.rank_zero import rank_zero_info
 from leyden.utilities.rng import isolate_rng, seed_host
+
+
+def divided(loader: Any, training: bool, num_replicas: int, rank: int) -> Any:
+    """A loader of one process's part of the data, unless the user divides them, or they can't be.
+
+    Args:
+        loader: The user's; only a DataLoader of a map-style dataset is divided.
+        training: Whether all processes are to have as many samples, or each sample is taken once.
+        num_replicas: Parts.
+        rank: Which part.
+    """
+    if not isinstance(loader, DataLoader):
+        return loader
+    if isinstance(loader.dataset, IterableDataset):
+        rank_zero_info(
+            f"A {type(loader.dataset).__name__} is iterable: every process gets all of it, unless it divides itself "
+            "by torch.distributed.get_rank()."
+        )
+        return loader
+    if isinstance(loader.sampler, DistributedSampler):
+        return loader
+    seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+    if not training:
+        return _for_evaluation(loader, DividedSampler(loader.sampler, num_replicas, rank, seed, pad=False))
+    if type(loader.sampler) not in (RandomSampler, SequentialSampler) or getattr(loader.sampler, "replacement", False):
+        return rebuild(loader, DividedSampler(loader.sampler, num_replicas, rank, seed, pad=True))
+    shuffle = isinstance(loader.sampler, RandomSampler)
+    return rebuild(loader, DistributedSampler(loader.dataset, num_replicas, rank, shuffle, seed))
+
+
+def _for_evaluation(loader: DataLoader[Any], sampler: DividedSampler) -> DataLoader[Any]:
+    batches = loader.batch_sampler
+    if type(batches) is not BatchSampler:
+        return rebuild(loader, sampler)
+    even = EvenBatchSampler(sampler, batches.batch_size, batches.drop_last, len(loader.sampler))  # type: ignore[arg-type]
+    return copy_with(loader, sampler=sampler, batch_sampler=even)
 
 
 class DividedSampler(Sampler[Any]):

@@ -1,0 +1,133 @@
+"""The first ``self.log`` call of a name in an epoch: whether it has a meaning here, and the record that it gets."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from leyden.results.loop import Results
+from leyden.results.options import HOOK_RULES, REDUCTIONS, LogOptions
+from leyden.results.record import MetricRecord, Record, TensorRecord
+from leyden.utilities.exceptions import MisconfigurationException
+
+if TYPE_CHECKING:
+    from leyden.trainer import Trainer
+
+
+def declare(trainer: Trainer, results: Results, hook: str, name: str, value: Any, asked: LogOptions) -> Record:
+    """The record for a name whose arguments are not those of the record that there is, if there is one.
+
+    Args:
+        trainer: Whose run it is.
+        results: Where the record is, or will be.
+        hook: The hook that logs.
+        name: The name as logged.
+        value: A number, a tensor or a torchmetrics object.
+        asked: The arguments of the call.
+
+    Raises:
+        MisconfigurationException: The call has no meaning in this hook, or differs from an earlier one.
+    """
+    key = (hook, name, results.dataloader_idx)
+    known = results.records.get(key)
+    if known is not None and known.asked is not None:
+        _require_same(name, hook, known.asked, asked)
+        known.options = known.options._replace(reduce_fx=asked.reduce_fx)
+        return known
+    options = _resolve(name, hook, asked)
+    _refuse_uneven_steps(results, name, options)
+    kind = MetricRecord if _is_metric(value) else TensorRecord
+    record = kind(name, asked, options, results.dataloader_idx, trainer.strategy)
+    record.reduces_at_once = options.sync_dist and not HOOK_RULES[hook].step_allowed and trainer.world_size > 1
+    if kind is MetricRecord:
+        _refuse_lost_metric(trainer, results, name, value, asked)
+    elif isinstance(known, TensorRecord):  # from a checkpoint
+        record.load_state_dict(known.state_dict())
+    results.records[key] = record
+    return record
+
+
+def _require_same(name: str, hook: str, before: LogOptions, now: LogOptions) -> None:
+    """Refuse other arguments than before, but for a function that is written in the call."""
+    if _identities(before) != _identities(now):
+        raise MisconfigurationException(
+            f"self.log({name!r}, …) was called twice in {hook} with different arguments; "
+            f"before: {_changed(before, now)}, now: {_changed(now, before)}."
+        )
+
+
+def _identities(options: LogOptions) -> LogOptions:
+    """The options with what tells functions apart: one that is written in the call is a new object in every call."""
+    function = options.reduce_fx
+    if isinstance(function, partial):
+        return options._replace(reduce_fx=(function.func, function.args, function.keywords))  # type: ignore[arg-type]
+    return options._replace(reduce_fx=getattr(function, "__code__", function))
+
+
+def _changed(options: LogOptions, other: LogOptions) -> str:
+    pairs = zip(options._fields, options, other, strict=True)
+    return ", ".join(f"{field}={value!r}" for field, value, theirs in pairs if value != theirs)
+
+
+def _resolve(name: str, hook: str, asked: LogOptions) -> LogOptions:
+    """Fill in the hook's defaults and refuse what it does not allow."""
+    if "/dataloader_idx_" in name:
+        raise MisconfigurationException(
+            f"self.log({name!r}, …): the part /dataloader_idx_ is added by the Trainer; leave it out."
+        )
+    rule = HOOK_RULES.get(hook)
+    if rule is None:
+        raise MisconfigurationException(
+            f"self.log({name!r}, …) can't be called in {hook}; it has a meaning in: {', '.join(HOOK_RULES)}."
+        )
+    on_step = rule.on_step if asked.on_step is None else asked.on_step
+    on_epoch = rule.on_epoch if asked.on_epoch is None else asked.on_epoch
+    if on_step and not rule.step_allowed:
+        raise MisconfigurationException(
+            f"self.log({name!r}, on_step=True) has no meaning in {hook}, which runs once per epoch."
+        )
+    if not on_step and not on_epoch:
+        raise MisconfigurationException(f"self.log({name!r}, …) with neither on_step nor on_epoch would be lost.")
+    if not callable(asked.reduce_fx) and asked.reduce_fx not in REDUCTIONS:
+        raise MisconfigurationException(
+            f"self.log({name!r}, reduce_fx={asked.reduce_fx!r}): write mean, min, max, sum or a function."
+        )
+    logger = True if asked.logger is None else asked.logger
+    return asked._replace(on_step=on_step, on_epoch=on_epoch, logger=logger)
+
+
+def _refuse_uneven_steps(results: Results, name: str, options: LogOptions) -> None:
+    """Refuse a reduction in every batch where some processes have fewer batches; the others would wait."""
+    if not (options.on_step and options.sync_dist and options.sync_dist_group is None and results.batches):
+        return
+    counts = results.batches[results.dataloader_idx or 0]
+    if len(set(counts)) > 1 and inf not in counts and not options.rank_zero_only:
+        raise MisconfigurationException(
+            f"self.log({name!r}, on_step=True, sync_dist=True) needs all processes in every batch, but they have "
+            f"{', '.join(map(str, counts))} batches of this loader; leave out on_step, or sync_dist."
+        )
+
+
+def _is_metric(value: Any) -> bool:
+    """Whether a value is a torchmetrics object, without importing torchmetrics for those who have none."""
+    torchmetrics = sys.modules.get("torchmetrics")
+    return torchmetrics is not None and isinstance(value, torchmetrics.Metric)
+
+
+def _refuse_lost_metric(trainer: Trainer, results: Results, name: str, metric: Any, asked: LogOptions) -> None:
+    """Refuse a metric object under two names, where it would be computed and reset twice, and one of nobody's."""
+    for (_, other, index), record in results.records.items():
+        same = isinstance(record, MetricRecord) and record.metric is metric
+        if same and (other, index) != (name, results.dataloader_idx):
+            raise MisconfigurationException(
+                f"One metric object is logged as {other!r} and as {name!r}; make one object for each name."
+            )
+    if asked.metric_attribute is not None:
+        return
+    if not any(module is metric for module in trainer.lightning_module.modules()):
+        raise MisconfigurationException(
+            f"self.log({name!r}, …) got a {type(metric).__name__} that is no attribute of the LightningModule; "
+            "assign it in __init__ (self.metric = …) so that it moves to the device and resets with the epoch."
+        )

@@ -1,0 +1,220 @@
+"""The Trainer's side of ``self.log``: it takes the calls, and moves values on at the end of a step or an epoch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from leyden.results.declaration import declare
+from leyden.results.loop import Metrics, Results
+from leyden.results.options import LogOptions
+from leyden.utilities.batch import extract_batch_size
+from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.rank_zero import rank_zero_warn
+
+if TYPE_CHECKING:
+    from leyden.trainer import Trainer
+
+
+class Logging:
+    """Knows which hook of which loop logs, and keeps what has been logged for whoever asks.
+
+    Values are kept when somebody asks for them, and when they become final: those of an epoch when it ends, those of
+    a step when an epoch ends or another loop begins.
+
+    Attributes:
+        hook: The hook or step that runs now; it decides the defaults of ``self.log`` and whether it may be called.
+        results: The records of the loop that runs now.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self.results: Results | None = None
+        self._batch: Any = None
+        self._batch_size: int | None = None
+        self._counts = True
+        self._told_of_barebones = False
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every metric; a run begins."""
+        self.hook: str | None = None
+        self._kept = Metrics({}, {}, {})
+
+    # -- from the user's hooks ------------------------------------------------------------------------
+
+    def log(self, name: str, value: Any, asked: LogOptions, batch_size: int | None) -> None:
+        """Take one ``self.log`` call."""
+        if self._trainer.barebones:
+            return self._warn_of_barebones(name)
+        results, hook = self.results, self.hook
+        if results is None or hook is None:
+            raise MisconfigurationException(
+                f"self.log({name!r}, …) was called outside of a loop; log from a step or hook."
+            )
+        record = results.records.get((hook, name, results.dataloader_idx))
+        if record is None or record.asked != asked:
+            if isinstance(value, Mapping):
+                for key, member in value.items():
+                    self.log(f"{name}/{key}", member, asked, batch_size)
+                return None
+            record = declare(self._trainer, results, hook, name, value, asked)
+        record.update(value, self.batch_size if batch_size is None else batch_size, self._counts)
+
+    def batch_size(self) -> int:
+        """The first dimension of the batch's tensors, found once per batch; 1 between batches."""
+        if self._batch is None:
+            return 1
+        if self._batch_size is None:
+            self._batch_size = extract_batch_size(self._batch)
+        return self._batch_size
+
+    def _warn_of_barebones(self, name: str) -> None:
+        if not self._told_of_barebones:
+            self._told_of_barebones = True
+            rank_zero_warn(f"self.log({name!r}, …) does nothing under Trainer(barebones=True). (Said once.)")
+
+    # -- from the loops -------------------------------------------------------------------------------
+
+    def enter(self, results: Results) -> Results | None:
+        """Log into another loop's records from now on; returns the outer loop's, to be given to :meth:`leave`."""
+        outer = self.results
+        if outer is not None:
+            self._keep()
+            outer.step_kept = True
+        self.results = results
+        results.reset()  # of what a pass that failed has left
+        return outer
+
+    def leave(self, outer: Results | None) -> None:
+        """Forget the inner loop's records and go back to the outer loop's."""
+        assert self.results is not None
+        self.results.reset()
+        self.results = outer
+
+    def start_batch(self, batch: Any, dataloader_idx: int | None = None, counts: bool = True) -> None:
+        """A batch begins; its size is taken from it when it is first needed.
+
+        Args:
+            batch: The batch.
+            dataloader_idx: Its loader, where there are several.
+            counts: Whether what is logged in it is a part of the epoch.
+        """
+        self._batch, self._batch_size, self._counts = batch, None, counts
+        results = self.results
+        assert results is not None
+        results.dataloader_idx = dataloader_idx
+        results.epoch_ended = results.step_kept = False
+
+    def end_train_batch(self, accumulating: bool) -> None:
+        """Send the step's metrics to the loggers, every ``log_every_n_steps`` optimizer steps."""
+        trainer, results = self._trainer, self.results
+        assert results is not None
+        self._batch = None
+        if accumulating or not trainer.loggers:
+            return
+        every = trainer.log_every_n_steps
+        due = every and (trainer.progress.batches_that_stepped + 1) % every == 0
+        if due or trainer.should_stop or trainer.fast_dev_run:
+            self.send(results.metrics().loggers)
+
+    def end_evaluation_batch(self, step: int) -> None:
+        """Send what an evaluation step logged with ``on_step=True``, under the batch's number."""
+        assert self.results is not None
+        self._batch = None
+        if self._trainer.loggers and not self._trainer.sanity_checking:
+            self.send(self.results.metrics().loggers, step)
+
+    def end_epoch(self) -> dict[str, Any]:
+        """The epoch's values are final, of the running dataloader at least; returns what loggers are to see of them."""
+        results = self.results
+        assert results is not None
+        if not results.epoch_ended and not results.step_kept:
+            self._keep()
+        results.epoch_ended = True
+        return self._keep()
+
+    def send(self, metrics: Mapping[str, Any], step: int | None = None, offset: int = 0) -> None:
+        """Hand metrics to every logger as numbers. A logged "step" takes the place of the step number.
+
+        Args:
+            metrics: The values by name.
+            step: The number under which they are logged; by default the number of batches that led to a step.
+            offset: What is added to the default.
+        """
+        loggers = self._trainer.loggers
+        if not loggers or not metrics:
+            return
+        self._kept.loggers.update(metrics)
+        numbers = _numbers(metrics)
+        if step is None:
+            own_step = numbers.pop("step", None)
+            if own_step is None:
+                numbers.setdefault("epoch", self._trainer.current_epoch)
+                step = self._trainer.progress.batches_that_stepped + offset
+            else:
+                step = int(own_step)
+        for logger in loggers:
+            logger.log_metrics(metrics=dict(numbers), step=step)
+
+    def _keep(self) -> dict[str, Any]:
+        """Keep what the running loop has to show now; returns what loggers are to see of it."""
+        if self.results is None:
+            return {}
+        shown = self.results.metrics()
+        for kept, new in zip(self._kept, shown, strict=True):
+            kept.update(new)
+        return shown.loggers
+
+    def to_host(self) -> None:
+        """Bring what is kept to the host; the run is over, well or not, and its device may go."""
+        self._keep()
+        self.results = None
+        for kept in self._kept:
+            kept.update({name: v.cpu() if isinstance(v, Tensor) else v for name, v in kept.items()})
+
+    # -- for whoever asks -----------------------------------------------------------------------------
+
+    @property
+    def callback_metrics(self) -> dict[str, Any]:
+        """Every metric under its plain and its suffixed name, as tensors."""
+        self._keep()
+        return self._kept.callbacks
+
+    @property
+    def logged_metrics(self) -> dict[str, Any]:
+        """Metrics logged with ``logger=True``, as tensors."""
+        self._keep()
+        return self._kept.loggers
+
+    @property
+    def progress_bar_metrics(self) -> dict[str, float]:
+        """Metrics logged with ``prog_bar=True``, as numbers; reading it waits for the device."""
+        self._keep()
+        return _numbers(self._kept.bars)
+
+    def restore_callback_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Take back the metrics of a checkpoint."""
+        self._kept.callbacks.update(metrics)
+
+    def take_over(self, callback: dict[str, Any], logged: dict[str, Any], bars: dict[str, Any]) -> None:
+        """Take the metrics of a run in another process."""
+        self._kept = Metrics(callback, logged, bars)
+
+
+def monitored(metrics: Mapping[str, Any], name: str) -> Any:
+    """The metric that something monitors; KeyError is a sentence that lists what was logged."""
+    if name in metrics:
+        return metrics[name]
+    near = difflib.get_close_matches(name, metrics, n=1)
+    raise KeyError(
+        f"The monitored metric {name!r} was not logged; logged so far: {', '.join(sorted(metrics)) or 'nothing'}."
+        + (f" Did you mean {near[0]!r}?" if near else "")
+    )
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}

@@ -1,0 +1,1 @@
+"""Functions that users call beside a run; import them from ``leyden.utilities``."""

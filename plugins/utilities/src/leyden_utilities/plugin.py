@@ -1,0 +1,22 @@
+"""What leyden-utilities brings to Leyden: functions that users call, shown by ``leyden.utilities``."""
+
+from collections.abc import Iterator
+
+from leyden import Component, hookimpl
+
+FUNCTIONS = {
+    "find_shared_parameters": "parameter_tying",
+    "grad_norm": "grads",
+    "is_oom_error": "memory",
+    "is_overridden": "model_helpers",
+    "measure_flops": "throughput",
+    "recursive_detach": "memory",
+    "set_shared_parameters": "parameter_tying",
+}
+
+
+@hookimpl
+def leyden_components() -> Iterator[Component]:
+    """Each function by its name."""
+    for name, module in FUNCTIONS.items():
+        yield Component("utility", name, f"leyden_utilities.{module}:{name}")
