@@ -57,7 +57,7 @@ def test_a_deprecated_hook_is_listed_as_one(monkeypatch):
 def test_every_interface_is_listed():
     parts = {path.stem for path in (CORE / "src/leyden/interfaces").glob("*.py")}
     listed = {target.partition(":")[0].rpartition(".")[2] for target in docs.INTERFACES}
-    assert listed == parts - {"__init__", "component", "run_directory"} | {"callback"}
+    assert listed == parts - {"__init__", "component"} | {"callback"}
 
 
 @pytest.mark.parametrize("target", docs.INTERFACES)

@@ -36,6 +36,7 @@ PAGES = {
     "environment": "leyden.plugins",
     "fabric": "leyden.fabric",
     "logger": "leyden.loggers",
+    "logger_part": "leyden.loggers",
     "precision": "leyden.plugins",
     "profiler": "leyden.profilers",
     "strategy": "leyden.strategies",
@@ -79,7 +80,7 @@ def ask(kind: str, name: str) -> None:
             raise RuntimeError(done.stderr.strip())
     elif kind == "role":
         trainer(**ROLE_ARGUMENTS[name])
-    elif name[0].isupper() or kind in ("accelerator_function", "cli", "fabric", "tuner", "utility"):
+    elif name[0].isupper() or kind in ("accelerator_function", "cli", "fabric", "logger_part", "tuner", "utility"):
         exec(f"from {PAGES[kind]} import {name}")
     elif kind == "exporter":
         getattr(Line(), f"to_{name}")()

@@ -53,7 +53,8 @@ def test_a_package_is_complete(packages, kind):
     described = project(package)
     assert described["name"] == package.name
     assert described["entry-points"] == {"leyden": {f"my_{kind}": f"{module}.plugin"}}
-    assert described["dependencies"] == [f"leyden-core[hooks-{HOOKS_VERSION}]>=0.1,<1"]
+    needs = ["leyden-logfiles>=0.1,<1"] if kind == "logger" else []
+    assert described["dependencies"] == [f"leyden-core[hooks-{HOOKS_VERSION}]>=0.1,<1", *needs]
     assert "license" not in described
     for path in files - {f"src/{module}/py.typed"}:
         text = (package / path).read_text(encoding="utf-8")

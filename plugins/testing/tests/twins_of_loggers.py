@@ -6,7 +6,7 @@ from pathlib import Path
 
 from twins import breaks
 
-from leyden.interfaces.run_directory import RunDirectoryLogger, as_mapping
+from leyden.loggers import RunDirectoryLogger, as_mapping
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_testing import LoggerConformance
 

@@ -66,6 +66,9 @@ class Logger(ABC):
     def log_graph(self, model: Any, input_array: Any = None) -> None:
         """Record the model's graph."""
 
+    def take_version(self, version: int | str | None) -> None:
+        """Write where rank 0 does, whose version this is; a logger without files keeps its own."""
+
     def save(self) -> None:
         """Flush what is pending to storage."""
 
@@ -133,20 +136,20 @@ def rank_zero_experiment(function: Callable[[Any], T]) -> Callable[[Any], T]:
     return experiment
 
 
+def as_mapping(params: Any) -> Mapping[str, Any]:
+    """Hyperparameters as a mapping, from a mapping, a Namespace or None."""
+    if params is None:
+        return {}
+    return params if isinstance(params, Mapping) else vars(params)
+
+
 def flatten_params(params: Any, separator: str = "/") -> dict[str, Any]:
     """One flat mapping from nested hyperparameters: ``{"a": {"b": 1}}`` becomes ``{"a/b": 1}``."""
-    if not isinstance(params, Mapping):
-        params = vars(params)
     flat: dict[str, Any] = {}
-    for key, value in params.items():
+    for key, value in as_mapping(params).items():
         if isinstance(value, Mapping) or type(value).__name__ == "Namespace":
             inner = flatten_params(value, separator)
             flat.update({f"{key}{separator}{name}": v for name, v in inner.items()} or {str(key): ""})
         else:
             flat[str(key)] = value
     return flat
-
-
-def add_prefix(metrics: Mapping[str, float], prefix: str, separator: str) -> dict[str, float]:
-    """The metrics with ``prefix`` and ``separator`` before each name; unchanged for an empty prefix."""
-    return {f"{prefix}{separator}{k}": v for k, v in metrics.items()} if prefix else dict(metrics)

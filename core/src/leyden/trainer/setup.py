@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from leyden.callback import Callback
-from leyden.hooktable import Member, run_manager
-from leyden.interfaces.run_directory import RunDirectoryLogger
+from leyden.hooktable import Member, is_overridden, run_manager
+from leyden.interfaces.logger import Logger
 from leyden.manager import PluginManager
 from leyden.trainer.parts import order_callbacks
 from leyden.utilities.exceptions import MisconfigurationException
@@ -70,7 +70,7 @@ def settle_log_directories(trainer: Trainer) -> None:
     """
     strategy = trainer.strategy
     for logger in trainer.loggers:
-        if isinstance(logger, RunDirectoryLogger) and strategy.world_size > 1:
+        if strategy.world_size > 1 and is_overridden("take_version", logger, Logger):
             logger.take_version(strategy.broadcast(logger.version if strategy.is_global_zero else 0))
     trainer.agreed_log_dir = None
     trainer.agreed_log_dir = strategy.broadcast(trainer.log_dir)

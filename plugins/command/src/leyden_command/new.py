@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 TEMPLATES = files("leyden_command").joinpath("templates")
 KINDS = ("accelerator", "callback", "checkpoint_io", "environment", "logger", "precision", "profiler", "strategy")
 SHARED = "package"  # the template of what every package has
+CORE = '"leyden-core[hooks-1]>=0.1,<1"'  # what every package needs, as it stands in that template
+NEEDS = {"logger": f'{CORE}, "leyden-logfiles>=0.1,<1"'}  # what the code of a kind needs instead
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +88,7 @@ def write(kind: str, name: str, directory: Path) -> Path:
         MisconfigurationException: The folder is there already, or can't be made.
     """
     words = {
+        CORE: NEEDS.get(kind, CORE),
         "leyden-quux": f"leyden-{name.replace('_', '-')}",
         "QUUX": name.upper(),
         "Quux": "".join(word.capitalize() for word in name.split("_")),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from leyden.interfaces.logger import rank_zero_experiment
-from leyden.interfaces.run_directory import RunDirectoryLogger, as_mapping
+from leyden.interfaces.logger import as_mapping, rank_zero_experiment
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_csv.writer import ExperimentWriter
+from leyden_logfiles.run_directory import RunDirectoryLogger
 
 
 class CSVLogger(RunDirectoryLogger):

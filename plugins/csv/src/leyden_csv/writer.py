@@ -7,9 +7,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from leyden.interfaces.run_directory import RunDirectoryLogger, save_hparams
 from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.storage import is_file, open_text, replacing
+from leyden_logfiles.hparams import save_hparams
+from leyden_logfiles.run_directory import RunDirectoryLogger
 
 
 class ExperimentWriter:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from leyden.interfaces.run_directory import RunDirectoryLogger
+from leyden.hooktable import is_overridden
+from leyden.interfaces.logger import Logger
 
 if TYPE_CHECKING:
     from leyden.trainer.trainer import Trainer
@@ -24,7 +25,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
         "metrics": (logging.callback_metrics, logging.logged_metrics, logging.progress_bar_metrics),
         "callbacks": {c.state_key: c.state_dict() for c in trainer.callbacks if c.state_dict()},
         "datamodule": datamodule.state_dict() if datamodule is not None else {},
-        "versions": [logger.version for logger in trainer.loggers if isinstance(logger, RunDirectoryLogger)],
+        "versions": [logger.version for logger in trainer.loggers if is_overridden("take_version", logger, Logger)],
     }
     moved: dict[str, Any] = tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), state)
     return moved
@@ -48,6 +49,6 @@ def take_over(trainer: Trainer, state: dict[str, Any]) -> None:
             callback.load_state_dict(state["callbacks"][callback.state_key])
     if trainer.datamodule is not None and state["datamodule"]:
         trainer.datamodule.load_state_dict(state["datamodule"])
-    files = [logger for logger in trainer.loggers if isinstance(logger, RunDirectoryLogger)]
+    files = [logger for logger in trainer.loggers if is_overridden("take_version", logger, Logger)]
     for logger, version in zip(files, state["versions"], strict=True):
         logger.take_version(version)

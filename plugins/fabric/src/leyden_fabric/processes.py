@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from leyden.hooktable import is_overridden
 from leyden.interfaces.accelerator import Accelerator
 from leyden.interfaces.logger import Logger
-from leyden.interfaces.run_directory import RunDirectoryLogger
 from leyden.interfaces.strategy import Strategy
 from leyden.trainer.parts import choose_accelerator, choose_devices, choose_loggers, choose_strategy, sort_plugins
 from leyden.utilities.batch import map_collection
@@ -192,7 +192,7 @@ class Processes:
         self._strategy.setup_environment()
         rank_zero_only.rank = self.global_rank
         for logger in self._loggers:
-            if isinstance(logger, RunDirectoryLogger) and self.world_size > 1:
+            if self.world_size > 1 and is_overridden("take_version", logger, Logger):
                 logger.take_version(self._strategy.broadcast(logger.version if self.is_global_zero else 0))
         self._launched = True
 

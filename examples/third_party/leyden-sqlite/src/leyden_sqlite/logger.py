@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from leyden.loggers import RunDirectoryLogger, flatten_params
+from leyden.loggers import flatten_params
 from leyden.utilities import MisconfigurationException, rank_zero_only
+from leyden_logfiles import RunDirectoryLogger
 from leyden_sqlite.database import Database
 
 FILE = "metrics.sqlite"
@@ -63,7 +64,7 @@ class SQLiteLogger(RunDirectoryLogger):
             self._is_new = True
         return super().version
 
-    def take_version(self, version: int | str) -> None:
+    def take_version(self, version: int | str | None) -> None:
         """Write where another process of the run writes."""
         self._is_open_version = self._is_new = False
         super().take_version(version)
@@ -103,7 +104,7 @@ class SQLiteLogger(RunDirectoryLogger):
 
         Numbers and texts are kept as such, None as NULL, True as 1, all else as its text.
         """
-        self._open.add_hyperparameters(self._run, flatten_params(params) if params is not None else {})
+        self._open.add_hyperparameters(self._run, flatten_params(params))
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

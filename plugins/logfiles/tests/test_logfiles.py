@@ -1,0 +1,133 @@
+"""Loggers with files: where they write, which version they take, and what hparams.yaml holds."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import leyden as pl
+from leyden.demos import BoringModel
+from leyden_logfiles import RunDirectoryLogger, save_hparams
+
+
+class Lines(RunDirectoryLogger):
+    """Writes each call as a line."""
+
+    def __init__(self, save_dir: Any, name: str | None = "runs", version: Any = None, prefix: str = "") -> None:
+        super().__init__(save_dir, name, version, prefix)
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        Path(self.log_dir).mkdir(parents=True, exist_ok=True)
+        with Path(self.log_dir, "lines").open("a") as file:
+            print(step, dict(self._with_prefix(metrics)), file=file)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        save_hparams(f"{self.log_dir}/{self.NAME_HPARAMS_FILE}", vars(params) if type(params) is Namespace else params)
+
+
+# -- the directory ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        ({}, "runs/version_0"),
+        ({"name": None}, "version_0"),
+        ({"name": "", "version": 2}, "version_2"),
+        ({"version": "first"}, "runs/first"),
+        ({"name": "seen"}, "seen/version_12"),
+    ],
+)
+def test_a_run_has_a_directory_of_its_own(tmp_path, arguments, place):
+    for name in ("version_0", "version_11", "version_x", "other"):
+        (tmp_path / "seen" / name).mkdir(parents=True)
+    (tmp_path / "seen" / "version_40").touch()  # no directory
+    logger = Lines(tmp_path, **arguments)
+    assert Path(logger.log_dir) == tmp_path / place
+    assert Path(logger.root_dir) == (tmp_path / place).parent
+    assert Path(logger.save_dir) == tmp_path
+    assert logger.name == (arguments.get("name", "runs") or "")
+
+
+def test_the_version_is_chosen_once_and_nothing_is_made_before_something_is_written(tmp_path):
+    logger = Lines(tmp_path)
+    assert logger.version == 0
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "runs" / "version_0").mkdir(parents=True)
+    assert (logger.version, Lines(tmp_path).version) == (0, 1)
+
+
+def test_the_home_directory_and_variables_are_put_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TEAM", "a")
+    assert Lines(os.path.join("~", "$TEAM")).save_dir == str(tmp_path / "a")
+
+
+def test_a_process_writes_where_it_is_told_that_rank_0_writes(tmp_path):
+    logger = Lines(tmp_path)
+    logger.take_version(7)
+    assert (logger.version, Path(logger.log_dir).name) == (7, "version_7")
+
+
+def test_a_logger_is_told_the_version_of_rank_0_and_one_without_files_keeps_its_own(tmp_path):
+    class Cloud(pl.loggers.DummyLogger):
+        version = "of the service"
+
+    cloud = Cloud()
+    cloud.take_version("another")
+    assert cloud.version == "of the service"
+
+
+def test_a_trainer_logs_and_saves_there(tmp_path):
+    class Model(BoringModel):
+        def __init__(self, rate: float = 0.5) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("loss", 1.0)
+            return super().training_step(batch, batch_idx)
+
+    options: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(max_steps=1, log_every_n_steps=1, logger=Lines(tmp_path, prefix="mine"), **options)
+    trainer.fit(Model())
+    run = tmp_path / "runs" / "version_0"
+    assert Path(trainer.log_dir) == run
+    assert {path.name for path in run.iterdir()} == {"lines", "hparams.yaml", "checkpoints"}
+    assert "'mine-loss': 1.0" in (run / "lines").read_text()
+    assert yaml.safe_load((run / "hparams.yaml").read_text()) == {"rate": 0.5}
+
+
+def test_both_names_are_in_the_window_of_loggers():
+    from leyden.loggers import RunDirectoryLogger as Shown
+    from leyden.loggers import save_hparams as shown
+
+    assert (Shown, shown) == (RunDirectoryLogger, save_hparams)
+
+
+# -- hparams.yaml -----------------------------------------------------------------------------------------
+
+
+class Colour(Enum):
+    RED = 1
+
+
+def test_what_has_no_plain_form_is_kept_as_text_and_named(tmp_path):
+    path = tmp_path / "run" / "hparams.yaml"
+    values = {"plain": [1, "a", None], "set": {2, 1}, "path": Path("data"), "nested": {"colour": Colour.RED, 3: (4,)}}
+    with pytest.warns(UserWarning, match=r"as text, .*: kind \(type\), inside\[0\]\.maker \(type\)\. Leave"):
+        save_hparams(str(path), {**values, "kind": int, "inside": [{"maker": dict}]})
+    assert yaml.safe_load(path.read_text()) == {
+        "plain": [1, "a", None],
+        "set": [1, 2],
+        "path": "data",
+        "nested": {"colour": "RED", 3: [4]},
+        "kind": str(int),
+        "inside": [{"maker": str(dict)}],
+    }
