@@ -109,10 +109,7 @@ def _plugins(trainer: Trainer) -> list[list[str]]:
 
 
 def _states_of_ranks(trainer: Trainer) -> list[dict[str, Any]]:
-    state = _own_state(trainer)
-    if trainer.world_size == 1:
-        return [state]
-    return trainer.strategy.all_gather_object(move_data_to_device(state, torch.device("cpu")))
+    return trainer.strategy.all_gather_object(move_data_to_device(_own_state(trainer), torch.device("cpu")))
 
 
 def _own_state(trainer: Trainer) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
 
     allow_zero_length_dataloader_with_multiple_devices = False
     automatic_optimization = True
-    example_input_array = cast(Any, None)
+    example_input_array = cast(Any, None)  # no annotation, which TorchScript would hold the value to
     strict_loading = True
     # Annotated, since TorchScript looks for annotations up to the first class with some, and can't read `Trainer`.
     __jit_unused_properties__: ClassVar[list[str]]
