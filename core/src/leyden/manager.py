@@ -54,6 +54,16 @@ class PluginRecord:
     given: bool = False
     mend: str = ""
 
+    @property
+    def reason(self) -> str:
+        """Why it is out of use: "disabled" or "set aside" with what did it; "" where it is active."""
+        reasons = {
+            "active": "",
+            "disabled": "disabled by LEYDEN_PLUGINS_DISABLED or LEYDEN_PLUGINS_AUTOLOAD",
+            "set aside": f"set aside: {type(self.error).__name__}: {str(self.error).rstrip('.')}",
+        }
+        return reasons[self.state]
+
     def __str__(self) -> str:
         source = f" of {self.distribution} {self.version}" if self.distribution else ""
         return f"plugin {self.name!r}{source}"
@@ -200,12 +210,6 @@ def is_wrapper(impl: pluggy.HookImpl) -> bool:
     return bool(impl.wrapper or impl.hookwrapper)
 
 
-def order_mark(impl: pluggy.HookImpl) -> str:
-    """How an implementation changes the order of its hook, in parentheses; "" where it does not."""
-    marks = {"wrapper": is_wrapper(impl), "tryfirst": impl.tryfirst, "trylast": impl.trylast}
-    return f" ({', '.join(mark for mark, given in marks.items() if given)})" if any(marks.values()) else ""
-
-
 def _discovery_order(point: EntryPoint) -> tuple[bool, str, str]:
     """The core first, then by name: the same order on every machine and rank."""
     return point.value.partition(".")[0] != "leyden", point.name, point.value
@@ -257,7 +261,7 @@ def _set_aside(manager: PluginManager, record: PluginRecord, error: BaseExceptio
     handle = record.distribution if shared else record.name
     manager.records.append(record)
     rank_zero_warn(
-        f"The {record} is set aside: {type(error).__name__}: {str(error).rstrip('.')}. "
+        f"The {record} is {record.reason}. "
         f"Mend it ({record.mend}), uninstall it, or disable it with LEYDEN_PLUGINS_DISABLED={handle}.",
         RuntimeWarning,
     )

@@ -77,7 +77,7 @@ class Registry:
         missing = self._out_of_use(name, distribution)
         message = f"There is no {' or '.join(kinds)} {name!r}; installed: {', '.join(known) or 'none'}."
         if missing is not None:
-            message += f" The {missing} is {_reason(missing)}."
+            message += f" The {missing} is {missing.reason}."
         elif published:
             message += f" It comes with {distribution}: pip install {distribution}."
         elif distribution:
@@ -85,7 +85,7 @@ class Registry:
         else:
             message += self._nearest(kinds, name)
             missing = next((record for record in self.manager.records if record.state == "set aside"), None)
-            message += f" The {missing}, which may have it, is {_reason(missing)}." if missing is not None else ""
+            message += f" The {missing}, which may have it, is {missing.reason}." if missing is not None else ""
         error = UnknownComponentError(message)
         error.__cause__ = missing.error if missing is not None else None
         return error
@@ -104,17 +104,8 @@ class Registry:
 
     def _out_of_use(self, name: str, distribution: str) -> PluginRecord | None:
         """The plugin, set aside or disabled, that would have brought ``name``."""
-        for record in self.manager.records:
-            if record.state != "active" and (record.name == name or record.distribution == distribution != ""):
-                return record
-        return None
-
-
-def _reason(record: PluginRecord) -> str:
-    """Why a plugin is out of use."""
-    if record.state == "disabled":
-        return "disabled by LEYDEN_PLUGINS_DISABLED or LEYDEN_PLUGINS_AUTOLOAD"
-    return f"set aside: {type(record.error).__name__}: {str(record.error).rstrip('.')}"
+        idle = [record for record in self.manager.records if record.state != "active"]
+        return next((r for r in idle if r.name == name or r.distribution == distribution != ""), None)
 
 
 @cache

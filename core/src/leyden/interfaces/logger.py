@@ -84,9 +84,11 @@ class _DummyExperiment:
     """Takes every call and every attribute and does nothing: the experiment of ranks other than 0."""
 
     def nop(self, *_: Any, **__: Any) -> None:
-        return None
+        """Do nothing."""
 
-    def __getattr__(self, _: str) -> Callable[..., None]:
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if name.startswith("__"):  # what copies and pickles things asks for methods that they need not have
+            raise AttributeError(name)
         return self.nop
 
     def __getitem__(self, _: Any) -> _DummyExperiment:
@@ -96,7 +98,7 @@ class _DummyExperiment:
         return None
 
 
-class DummyLogger(Logger):
+class DummyLogger(_DummyExperiment, Logger):
     """Takes everything and records nothing; ``fast_dev_run`` puts it in the place of the loggers."""
 
     @property
@@ -119,11 +121,6 @@ class DummyLogger(Logger):
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Record nothing."""
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _DummyExperiment().nop
 
 
 def rank_zero_experiment(function: Callable[[Any], T]) -> Callable[[Any], T]:

@@ -51,7 +51,6 @@ class EvaluationLoop(SinglePass):
         self.current_batch = 0
         self.seen: Counter[int] = Counter()
         self._done: Counter[int] = Counter()
-        self._loaded_in_epoch = -1
 
     def run(self) -> list[dict[str, Any]]:
         """Evaluate; returns for each loader what was logged for it."""
@@ -126,14 +125,12 @@ class EvaluationLoop(SinglePass):
         if limit == 0 or not is_overridden(f"{self.name}_step", trainer.lightning_module, LightningModule):
             self.sizes = []
             return
-        every = trainer.reload_dataloaders_every_n_epochs
-        due = bool(every) and trainer.current_epoch - self._loaded_in_epoch >= every
-        if self.loader is None or not self.within_fit or due:
+        assert self.source is not None
+        if self.loader is None or not self.within_fit or self.source.is_due(trainer):
             if self.loader is not None:
                 self.seen.clear()
             self.loader = self._load(hint=self.loader is None or not self.within_fit)
             self.results.batches = self.batches
-            self._loaded_in_epoch = trainer.current_epoch
         if self.within_fit and not trainer.sanity_checking:
             for loader in self.loader.flattened:
                 set_sampler_epoch(loader, trainer.progress.epoch)

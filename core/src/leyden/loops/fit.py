@@ -69,7 +69,6 @@ class FitLoop:
         self.fetcher: Fetcher | None = None
         self.weight = 1.0
         self.random_states = RandomStates(self)
-        self._loaded_in_epoch = -1
         self._watches = False
         self._must_end: Callable[[str], str] | None = None
 
@@ -270,14 +269,12 @@ class FitLoop:
             rank_zero_info("Trainer.fit stopped: there are no training batches.")
         elif -1 < trainer.max_steps <= progress.optimizer_steps:
             rank_zero_info(f"`Trainer.fit` stopped: `max_steps={trainer.max_steps}` reached.")
-        elif (
-            trainer.max_epochs is not None
-            and -1 < trainer.max_epochs <= progress.epoch
-            and progress.phase == EPOCH_START
-        ):
+        elif progress.phase != EPOCH_START:  # resumed within an epoch, which is to be ended first
+            return False
+        elif trainer.max_epochs is not None and -1 < trainer.max_epochs <= progress.epoch:
             rank_zero_info(f"`Trainer.fit` stopped: `max_epochs={trainer.max_epochs}` reached.")
         else:
-            return trainer.should_stop and self.may_stop_early and progress.phase == EPOCH_START
+            return trainer.should_stop and self.may_stop_early
         return True
 
     def _is_epoch_done(self) -> bool:
@@ -317,17 +314,16 @@ class FitLoop:
     def setup_data(self) -> None:
         """Ask for the training loaders, in the first epoch and whenever they are due again."""
         trainer = self.trainer
-        every = trainer.reload_dataloaders_every_n_epochs
-        due = bool(every) and trainer.current_epoch - self._loaded_in_epoch >= every
-        if trainer.limit_train_batches == 0 or (self.loader is not None and not due):
+        if trainer.limit_train_batches == 0:
             return
         assert self.source is not None
+        if not self.source.is_due(trainer):
+            return
         loader = load(trainer, self.source, RunningStage.TRAINING, "max_size_cycle")
         if loader.mode == "sequential":
             raise ValueError('A CombinedLoader(mode="sequential") can\'t be trained on; take one of the other modes.')
         self.loader, self.fetcher = loader, trainer.strategy.agree_on_epoch(Fetcher(loader))
         self.max_batches = self.fetcher.total()
-        self._loaded_in_epoch = trainer.current_epoch
         self.schedule.plan(self.max_batches)
         if trainer.loggers and self.max_batches < trainer.log_every_n_steps and not trainer.fast_dev_run:
             rank_zero_warn(

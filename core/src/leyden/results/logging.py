@@ -33,15 +33,15 @@ class Logging:
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self.results: Results | None = None
-        self._batch: Any = None
-        self._batch_size: int | None = None
-        self._counts = True
         self._told_of_barebones = False
         self.reset()
 
     def reset(self) -> None:
         """Forget every metric; a run begins."""
         self.hook: str | None = None
+        self._batch: Any = None
+        self._batch_size: int | None = None
+        self._counts = True
         self._kept = Metrics({}, {}, {})
 
     # -- from the user's hooks ------------------------------------------------------------------------

@@ -36,10 +36,9 @@ class Results:
     def __init__(self, training: bool = False) -> None:
         self.training = training
         self.records: dict[tuple[str, str, int | None], Record] = {}
-        self.epoch_ended = True
         self.step_kept = False
-        self.dataloader_idx: int | None = None
         self.batches: list[tuple[int | float, ...]] = []
+        self.reset()
 
     def metrics(self) -> Metrics:
         """What callbacks, loggers and progress bars are to see now."""
@@ -66,6 +65,7 @@ class Results:
             record.forget()
         self.records.clear()
         self.epoch_ended = True
+        self.dataloader_idx: int | None = None
 
     def state_dict(self, metric_names: Mapping[int, str]) -> list[dict[str, Any]]:
         """The open accumulations as plain data, for an exact resume in the middle of an epoch.

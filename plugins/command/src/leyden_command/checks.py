@@ -14,12 +14,13 @@ import torch
 from importlib_metadata import PackageNotFoundError, distribution, version
 
 from leyden.compatibility import CORE_DISTRIBUTION, normalized
-from leyden.manager import PluginManager, names_in, order_mark
+from leyden.manager import PluginManager, names_in
 from leyden.registry import Registry, published_by
 from leyden.trainer import Trainer
 from leyden.trainer.parts import ROLES
 from leyden_command import distributions
 from leyden_command.clashes import clashing_names
+from leyden_command.describe import order_mark
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def set_aside(manager: PluginManager) -> Iterator[Problem]:
     """Plugins that are not used because they are broken, clash by name, or want another core."""
     for record in manager.records:
         if record.state == "set aside":
-            yield Problem(f"The {record} is set aside: {type(record.error).__name__}: {record.error}", record.mend)
+            yield Problem(f"The {record} is {record.reason}", record.mend)
 
 
 def requirements(manager: PluginManager) -> Iterator[Problem]:

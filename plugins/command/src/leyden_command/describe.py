@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import pluggy
+
 from leyden.hooks import BEHAVIOUR, OBSERVATION
 from leyden.hooktable import HookTable
-from leyden.manager import is_wrapper, order_mark
+from leyden.manager import is_wrapper
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
@@ -41,6 +43,12 @@ def describe_hooks(trainer: Trainer) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, [*widths, 0], strict=True)).rstrip() for line in lines
     )
+
+
+def order_mark(impl: pluggy.HookImpl) -> str:
+    """How an implementation changes the order of its hook, in parentheses; "" where it does not."""
+    marks = {"wrapper": is_wrapper(impl), "tryfirst": impl.tryfirst, "trylast": impl.trylast}
+    return f" ({', '.join(mark for mark, given in marks.items() if given)})" if any(marks.values()) else ""
 
 
 def _costs(table: HookTable, hook: str, durations: Mapping[str, Sequence[float]]) -> list[str]:

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from leyden import hooks
-from leyden.manager import PluginManager, discover, order_mark
+from leyden.manager import PluginManager, discover
 from leyden_command import checks
 from leyden_command.choice import add_plugin_option
+from leyden_command.describe import order_mark
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
