@@ -76,9 +76,10 @@ def _members(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"[{i}]", member) for i, member in enumerate(value))
     if isinstance(value, Module):
         yield from ((f".{name}", child) for name, child in value.named_children())
-    if type(value).__reduce__ is not object.__reduce__:  # it is made anew from these, and its own state stays here
+    reduce: Any = type(value).__reduce__
+    if reduce is not object.__reduce__:  # it is made anew from these, and its own state stays here
         with suppress(Exception):
-            yield from (("", member) for member in value.__reduce__()[1])
+            yield from (("", member) for member in reduce(value)[1])
         return
     state = getattr(value, "__dict__", None)
     if isinstance(value, type) or not isinstance(state, dict):
