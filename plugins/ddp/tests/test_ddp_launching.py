@@ -503,6 +503,21 @@ def test_what_cannot_be_pickled_is_named_before_any_process_starts(tmp_path, mon
     assert "\n" not in said
 
 
+class Transforming:
+    def __init__(self):
+        self.transform = lambda batch: batch
+
+    @pl.hookimpl
+    def on_train_start(self, trainer):
+        pass
+
+
+def test_a_plugin_that_cannot_be_pickled_is_named(tmp_path):
+    trainer, _ = quiet(tmp_path, strategy="ddp_spawn", plugins=[Transforming()])
+    with pytest.raises(MisconfigurationException, match=r"plugins\[0\]\.transform can't be pickled"):
+        trainer.fit(Simple(), loader(4))
+
+
 def test_a_model_whose_class_cannot_be_imported_is_named(tmp_path):
     class Inner(Simple):
         pass

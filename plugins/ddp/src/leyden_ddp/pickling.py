@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from torch.nn import Module
@@ -20,6 +21,7 @@ _GIVEN = {
     "dataloaders of predict": ("predict_loop", "source", "given"),
     "callbacks": ("callbacks",),
     "logger": ("loggers",),
+    "plugins": ("plugin_manager",),
     "strategy": ("strategy",),
 }
 
@@ -74,6 +76,11 @@ def _members(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"[{i}]", member) for i, member in enumerate(value))
     if isinstance(value, Module):
         yield from ((f".{name}", child) for name, child in value.named_children())
+    reduce: Any = type(value).__reduce__
+    if reduce is not object.__reduce__:  # it is made anew from these, and its own state stays here
+        with suppress(Exception):
+            yield from (("", member) for member in reduce(value)[1])
+        return
     state = getattr(value, "__dict__", None)
     if isinstance(value, type) or not isinstance(state, dict):
         return
