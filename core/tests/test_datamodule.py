@@ -211,6 +211,13 @@ def test_from_collections_of_datasets():
     assert (len(list(first)), len(list(second))) == (6, 3)
 
 
+def test_a_dataset_in_a_collection_may_be_a_list_and_goes_to_other_processes():
+    data = pl.LightningDataModule.from_datasets({"a": [1, 2, 3]}, [[4], [5, 6]], batch_size=3)
+    data = pickle.loads(pickle.dumps(data))
+    assert [sorted(batch.tolist()) for batch in data.train_dataloader()["a"]] == [[1, 2, 3]]
+    assert [[batch.tolist() for batch in loader] for loader in data.val_dataloader()] == [[[4]], [[5, 6]]]
+
+
 def test_an_iterable_dataset_is_not_shuffled():
     data = pl.LightningDataModule.from_datasets(Stream())
     assert [float(batch) for batch in data.train_dataloader()] == [0, 1, 2]

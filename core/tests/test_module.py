@@ -180,6 +180,27 @@ def test_example_input_and_strict_loading():
     assert not model.strict_loading
 
 
+def test_a_setting_may_be_a_property_of_the_model_s_own(tmp_path):
+    class Model(LoggingModel):
+        @property
+        def automatic_optimization(self):
+            return False
+
+        @property
+        def example_input_array(self):
+            return torch.ones(1, 4)
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(self.layer(self.example_input_array).sum())
+            optimizer.step()
+
+    trainer = quiet_trainer(tmp_path)
+    trainer.fit(Model(), rows(2))
+    assert trainer.global_step == 2
+
+
 def test_print_goes_around_the_progress_bar(tmp_path, capsys):
     class Bar(pl.Callback):
         role = "progress_bar"

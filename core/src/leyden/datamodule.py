@@ -76,9 +76,11 @@ class LightningDataModule(DataHooks, DataModuleLoading):
 
 
 def _loaders(given: Any, shuffle: bool, **options: Any) -> Any:
-    """A loader of a dataset, or a collection of loaders from one of datasets."""
+    """A loader of a dataset, or a collection of loaders from one of datasets, which may be lists themselves."""
+
+    def loader(dataset: Any) -> DataLoader[Any]:
+        return DataLoader(dataset, shuffle=shuffle and not isinstance(dataset, IterableDataset), **options)
+
     if isinstance(given, dict):
-        return {name: _loaders(dataset, shuffle, **options) for name, dataset in given.items()}
-    if isinstance(given, (list, tuple)):
-        return [_loaders(dataset, shuffle, **options) for dataset in given]
-    return DataLoader(given, shuffle=shuffle and not isinstance(given, IterableDataset), **options)
+        return {name: loader(dataset) for name, dataset in given.items()}
+    return [loader(dataset) for dataset in given] if isinstance(given, (list, tuple)) else loader(given)
