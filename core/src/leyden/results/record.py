@@ -41,7 +41,6 @@ class Record:
         epoch_name: What the epoch's value is called.
         reduces_at_once: Whether the value is reduced when it is logged, which is in a hook of all processes, after
             which any one of them may ask for it.
-        holders: How many processes have values of their own, where not all do.
         final: The epoch's value so far, reduced over processes once, however often it is asked for.
     """
 
@@ -57,7 +56,6 @@ class Record:
         self.epoch_name = (f"{name}_epoch" if forked else name) + suffix
         self.strategy = strategy
         self.reduces_at_once = False
-        self.holders: int | None = None
         self.final: Any = None
 
     def update(self, value: Any, batch_size: Callable[[], int] | int, counts: bool = True) -> None:
@@ -160,9 +158,7 @@ class TensorRecord(Record):
         if own is None:
             return None
         if self.values:
-            if self.holders is None:
-                return self._synchronise(own, "mean")
-            return self._synchronise(own, "sum") / self.holders
+            return self._synchronise(own, "mean")
         if self.reduction != "mean":
             return self._synchronise(own, self.reduction)
         weight = self._synchronise(torch.tensor(self.weight), "sum") if self.options.sync_dist else self.weight
@@ -181,13 +177,6 @@ class TensorRecord(Record):
         if not self.values:
             return self.total
         return function(torch.stack(self.values)) if callable(function) else self.reduced
-
-    def take_part(self, nothing: Tensor) -> None:
-        """Have no values of its own, but ``nothing``, which changes nothing in the reduction over processes."""
-        if self.reduction == "custom":
-            self.values, self.reduced = [nothing], nothing
-        else:
-            self.total = nothing
 
     def state_dict(self) -> dict[str, Any]:
         """What an exact resume in the middle of an epoch needs.

@@ -2,7 +2,7 @@
 
 Epoch values are reduced name by name, by collectives that all processes enter in one order. A process without a batch
 has logged nothing, so at the end of an uneven loader the processes tell each other what they have logged, and each
-makes the records that it lacks, with nothing in them.
+makes the records that it lacks. What some have no values of is reduced right there, of those that have some.
 """
 
 from __future__ import annotations
@@ -83,8 +83,9 @@ def complete(strategy: ParallelStrategy, results: Results, module: Module) -> No
         if record is None and strategy.global_rank in everyone:
             record = _nothing_of(strategy, module, outline)
         if record is not None:
-            record.holders = len(holders[key]) if absent else None
             results.records[key] = record
+        if absent and isinstance(record, TensorRecord):
+            record.final = _reduce(strategy, outline, record, len(holders[key]))
 
 
 def _is_shared(record: Record) -> bool:
@@ -137,7 +138,7 @@ def _refuse_what_cannot_be(outline: Outline, absent: list[int]) -> None:
 
 
 def _nothing_of(strategy: ParallelStrategy, module: Module, outline: Outline) -> Record:
-    """A record that adds nothing to what the others reduce."""
+    """A record without values, for what the others have logged."""
     options = outline.options
     name, dataloader_idx = outline.key[1:]
     if outline.value is None:
@@ -150,6 +151,18 @@ def _nothing_of(strategy: ParallelStrategy, module: Module, outline: Outline) ->
             metric._update_count = 1  # torchmetrics warns of a metric that has seen nothing
         metric_record.update(metric, 0)
         return metric_record
-    record = TensorRecord(name, options, options, dataloader_idx, strategy)
-    record.take_part(torch.full_like(outline.value, _NOTHING[record.reduction]).to(strategy.root_device))
-    return record
+    return TensorRecord(name, options, options, dataloader_idx, strategy)
+
+
+def _reduce(strategy: ParallelStrategy, outline: Outline, record: TensorRecord, count: int) -> Tensor:
+    """The epoch's value over all processes, of which ``count`` have values of their own."""
+    own = record.own_value()
+    if own is None:
+        assert outline.value is not None
+        own = torch.full_like(outline.value, _NOTHING[record.reduction]).to(strategy.root_device)
+    if record.reduction in ("min", "max"):
+        return strategy.reduce(own, record.reduction)
+    total = strategy.reduce(own, "sum")
+    if record.reduction == "mean":
+        return total / strategy.reduce(torch.tensor(record.weight), "sum")
+    return total / count if record.reduction == "custom" else total
