@@ -62,7 +62,7 @@ class ModuleLoading(HyperparametersMixin):
         Raises:
             MisconfigurationException: ``__init__`` needs an argument that the checkpoint does not hold.
         """
-        module, checkpoint = _read(cls, checkpoint_path, map_location, hparams_file, weights_only, kwargs)
+        module, checkpoint = _make(cls, checkpoint_path, map_location, hparams_file, weights_only, kwargs)
         module.configure_model()
         module.on_load_checkpoint(checkpoint)
         strict = module.strict_loading if strict is None else strict
@@ -92,31 +92,25 @@ class DataModuleLoading(HyperparametersMixin):
 
         The arguments are those of :meth:`ModuleLoading.load_from_checkpoint`.
         """
-        datamodule, checkpoint = _read(cls, checkpoint_path, map_location, hparams_file, weights_only, kwargs)
+        datamodule, checkpoint = _make(cls, checkpoint_path, map_location, hparams_file, weights_only, kwargs)
         if (state := checkpoint.get(cls.__qualname__)) is not None:
             datamodule.load_state_dict(state)
         return datamodule  # type: ignore[no-any-return]
 
 
-def _read(
+def _make(
     cls: type[HyperparametersMixin], path: Any, map_location: Any, hparams_file: Any, weights_only: Any, overrides: Any
 ) -> tuple[Any, dict[str, Any]]:
     """An instance with the hyperparameters of a checkpoint, and the checkpoint."""
     checkpoint = read_checkpoint(path, "cpu" if map_location is None else map_location, weights_only)
     if hparams_file is not None:
         checkpoint[cls.CHECKPOINT_HYPER_PARAMS_KEY] = _read_hparams(hparams_file)
-    return _build(cls, checkpoint, overrides), checkpoint
-
-
-def _build(cls: type[HyperparametersMixin], checkpoint: dict[str, Any], overrides: dict[str, Any]) -> Any:
-    saved = dict(checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}))
+    saved = arguments = dict(checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}))
     name = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_NAME, "kwargs")
     if name not in ("kwargs", "", None) and name not in saved:
-        arguments = {name: AttributeDict({**saved, **overrides.pop(name, {})}), **overrides}
-    else:
-        arguments = {**saved, **overrides}
+        arguments = {name: AttributeDict({**saved, **overrides.pop(name, {})})}
     try:
-        return cls(**takes(cls, arguments))
+        return cls(**takes(cls, {**arguments, **overrides})), checkpoint
     except TypeError as error:
         if "argument" not in str(error):
             raise
