@@ -1,5 +1,6 @@
 """What a strategy may say about data and results: its part of a loader, its batches of an epoch, its records."""
 
+import pytest
 import torch
 from small_model import Batches, EveryStep, SmallModel, quiet_trainer
 from torch.utils.data import DataLoader, Subset
@@ -7,6 +8,7 @@ from torch.utils.data import DataLoader, Subset
 from leyden.data.fetch import Fetcher
 from leyden.interfaces.launcher import Launcher
 from leyden.interfaces.strategy import Strategy
+from leyden.utilities.exceptions import MisconfigurationException
 
 
 class Halving(Strategy):
@@ -51,6 +53,18 @@ def test_a_strategy_divides_nothing_where_the_user_does(tmp_path):
     trainer.fit(model, loader(), loader())
     assert model.seen == {"train": 4, "val": 4}
     assert strategy.divided == []
+
+
+class Undivided(Strategy):
+    @property
+    def sampler_arguments(self):
+        return {"num_replicas": 2, "rank": 0}
+
+
+def test_data_that_should_be_divided_and_are_not_are_refused(tmp_path):
+    trainer = quiet_trainer(tmp_path, strategy=Undivided())
+    with pytest.raises(MisconfigurationException, match=r"Undivided has sampler_arguments, .* and no method divide"):
+        trainer.fit(SmallModel(), loader())
 
 
 class Repeating(Fetcher):

@@ -17,6 +17,7 @@ from leyden.interfaces.launcher import Launcher
 from leyden.interfaces.precision import Precision
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.empty_init import EmptyInit
+from leyden.utilities.exceptions import MisconfigurationException
 
 if TYPE_CHECKING:
     from leyden.data.fetch import Fetcher
@@ -98,7 +99,16 @@ class Strategy:
         Args:
             loader: A DataLoader, or another iterable.
             training: Whether all processes are to have as many samples, or each sample is taken once.
+
+        Raises:
+            MisconfigurationException: There are :attr:`sampler_arguments`, and the strategy does not write this method.
         """
+        if self.sampler_arguments is not None:
+            raise MisconfigurationException(
+                f"{type(self).__name__} has sampler_arguments, {self.sampler_arguments!r}, and no method divide that "
+                "gives each process its part of the data by them; write it, or pass "
+                "Trainer(use_distributed_sampler=False)."
+            )
         return loader
 
     def agree_on_epoch(self, fetcher: Fetcher) -> Fetcher:
