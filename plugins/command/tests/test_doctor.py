@@ -104,6 +104,7 @@ def test_requirements_that_are_not_met(plugin_site: PluginSite):
 def test_leyden_s_own_distributions_are_of_one_version_and_have_their_entry_points(monkeypatch):
     assert (found(checks.versions), found(checks.entry_points)) == ([], [])
     name = distributions.published()[0]
+    assert {name, "leyden-testing"} <= set(checks.installed_distributions(discover()))
     installed = {**checks.installed_distributions(discover()), name: "0.0.1"}
     monkeypatch.setattr(checks, "installed_distributions", lambda manager: installed)
     (problem,) = found(checks.versions)

@@ -56,7 +56,7 @@ class Device:
 def installed_distributions(manager: PluginManager) -> dict[str, str]:
     """Name and version of each installed distribution that is Leyden's own or brings a plugin, sorted."""
     found = {record.distribution: record.version for record in manager.records if record.distribution}
-    for name in ("leyden", *distributions.published()):
+    for name in (*distributions.WITHOUT_PLUGIN, *distributions.published()):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -114,7 +114,7 @@ def versions(manager: PluginManager) -> Iterator[Problem]:
     """Distributions of Leyden's own that are not of the core's version, with which they are made and tested."""
     installed = installed_distributions(manager)
     core = installed.get(CORE_DISTRIBUTION)
-    for name in ("leyden", *distributions.published()):
+    for name in (*distributions.WITHOUT_PLUGIN, *distributions.published()):
         if core is not None and installed.get(name, core) != core:
             yield Problem(
                 f"{name} is {installed[name]} and {CORE_DISTRIBUTION} is {core}; they are made to be of one version",
