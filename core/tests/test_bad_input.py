@@ -14,6 +14,7 @@ from small_model import Batches, EveryStep, SmallModel, quiet_trainer
 
 import leyden as pl
 from leyden.accelerators import CPUAccelerator
+from leyden.manager import discover
 from leyden.utilities import MisconfigurationException
 
 STAGES = ["fit", "validate", "test", "predict"]
@@ -69,14 +70,37 @@ def refused(
 @pytest.mark.parametrize("accelerator", ["auto", "cpu", "gpu"])
 def test_no_accelerator_is_installed(plugin_site, tmp_path, monkeypatch, accelerator):
     monkeypatch.setenv("LEYDEN_PLUGINS_AUTOLOAD", "0")
+    discover().records[:] = discover().records[:1]  # as if only the core were installed
     said = (
-        "No accelerator is installed.*: pip install leyden-cpu"
+        r"There is no accelerator to train on: pip install leyden-cpu\.$"
         if accelerator == "auto"
         else f"no accelerator '{accelerator}'"
     )
     with pytest.raises(MisconfigurationException, match=said) as caught:
         quiet_trainer(tmp_path, accelerator=accelerator)
     assert str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("plugin", "arguments", "ckpt_path"),
+    [
+        ("cpu", {"accelerator": "auto"}, None),
+        ("callbacks", {"enable_checkpointing": True}, None),
+        ("callbacks", {}, "best"),
+        ("ddp", {"devices": 2}, None),
+        ("progress", {"enable_progress_bar": True}, None),
+        ("tensorboard", {"logger": True}, None),
+    ],
+)
+def test_what_is_installed_and_disabled_is_not_to_be_installed(
+    plugin_site, tmp_path, monkeypatch, plugin, arguments, ckpt_path
+):
+    monkeypatch.setenv("LEYDEN_PLUGINS_AUTOLOAD", "0")
+    monkeypatch.setenv("LEYDEN_PLUGINS", "" if plugin == "cpu" else "cpu")
+    said = rf"the plugin '{plugin}' of leyden-{plugin} \S+ is disabled by LEYDEN_PLUGINS_DISABLED"
+    with pytest.raises((MisconfigurationException, FileNotFoundError), match=said) as caught:
+        quiet_trainer(tmp_path, **arguments).test(EveryStep(), Batches(), ckpt_path=ckpt_path)
+    assert "pip install" not in str(caught.value)
 
 
 def test_no_strategy_for_several_devices_is_installed(plugin_site, tmp_path, monkeypatch):

@@ -17,6 +17,9 @@ else:
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))
+DOCUMENTS = [
+    path for place in (".", "core", "plugins/*", "examples/*/*") for path in sorted(ROOT.glob(f"{place}/README.md"))
+]
 KIT = "testing"  # pytest's plugin, not Leyden's
 
 
@@ -82,6 +85,18 @@ def test_the_readme_has_a_row_for_every_plugin() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| \[`leyden-(\w+)`\]\(plugins/(\w+)/README\.md\)", readme, re.MULTILINE)
     assert sorted(rows) == [(name, name) for name in PLUGINS]
+
+
+@pytest.mark.parametrize("document", [str(p.relative_to(ROOT)) for p in DOCUMENTS])
+def test_links_lead_to_a_file_and_a_heading_of_it(document: str) -> None:
+    path = ROOT / document
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", path.read_text(encoding="utf-8")):
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        assert target.exists(), f"{document} leads to {link}, which is not there"
+        headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+        anchors = [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+        assert not anchor or anchor in anchors, f"{document} leads to {link}, which has no such heading"
 
 
 def test_the_import_contracts_know_every_plugin() -> None:

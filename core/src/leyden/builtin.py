@@ -1,4 +1,4 @@
-"""What the core brings, on the same path as every plugin: the single-device strategy and 32-bit precision."""
+"""What the core brings, on the same path as every plugin: one device, 32 bits, checkpoint files, a mute logger."""
 
 from __future__ import annotations
 

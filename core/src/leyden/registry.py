@@ -90,6 +90,16 @@ class Registry:
         error.__cause__ = missing.error if missing is not None else None
         return error
 
+    def advice(self, role: str) -> str:
+        """What to do where no plugin has a default for a role of the Trainer's, "checkpoint" say.
+
+        Returns:
+            A clause: the command that installs a plugin that has one, or why the installed one is out of use.
+        """
+        distribution = published_by("role", role)[0]
+        missing = self._out_of_use("", distribution)
+        return f"pip install {distribution}" if missing is None else f"the {missing} is {missing.reason}"
+
     def _nearest(self, kinds: Sequence[str], name: str) -> str:
         """A question after the nearest name, of those installed and those that are known to be published."""
         known = {alias: "" for kind in kinds for part in self.components(kind) for alias in part.names}

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -136,6 +137,18 @@ def test_as_a_program(plugin_site: PluginSite, tmp_path):
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert {"core", "sound"} <= {row["plugin"] for row in json.loads(done.stdout)}
+
+
+@pytest.mark.parametrize("command", [["plugins"], ["plugins", "--json"], ["doctor"]])
+def test_a_reader_that_has_gone_ends_it_quietly(plugin_site: PluginSite, monkeypatch, command):
+    """What ``leyden plugins | head -2`` comes to; the stream's second flush is that of Python's own end."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        main(command)
+        stdout.flush()
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize("arguments", [[], ["plugin"], ["hooks"], ["hooks", "--batches", "many", "x.py"]])

@@ -104,6 +104,7 @@ def test_requirements_that_are_not_met(plugin_site: PluginSite):
 def test_leyden_s_own_distributions_are_of_one_version_and_have_their_entry_points(monkeypatch):
     assert (found(checks.versions), found(checks.entry_points)) == ([], [])
     name = distributions.published()[0]
+    assert {name, "leyden-testing"} <= set(checks.installed_distributions(discover()))
     installed = {**checks.installed_distributions(discover()), name: "0.0.1"}
     monkeypatch.setattr(checks, "installed_distributions", lambda manager: installed)
     (problem,) = found(checks.versions)
@@ -216,6 +217,8 @@ def test_defaults_that_nobody_brings(plugin_site: PluginSite, monkeypatch):
     monkeypatch.setenv("LEYDEN_PLUGINS_AUTOLOAD", "0")
     monkeypatch.setenv("LEYDEN_PLUGINS", "cpu")
     monkeypatch.setattr(checks, "devices", lambda manager: [Device("cpu", 2, ["32-true"])])
+    assert {problem.mend for problem in found(checks.roles)} == {"unset LEYDEN_PLUGINS_AUTOLOAD"}
+    discover().records[:] = discover().active  # as if the others were not installed
     mends = {problem.what.rpartition("default ")[2]: problem.mend for problem in found(checks.roles)}
     assert mends == {
         "checkpoint": "pip install leyden-callbacks",
@@ -224,6 +227,12 @@ def test_defaults_that_nobody_brings(plugin_site: PluginSite, monkeypatch):
         "logger": "pip install leyden-tensorboard",
         "strategy for several devices": "pip install leyden-ddp",
     }
+
+
+def test_a_default_that_is_disabled(plugin_site: PluginSite, monkeypatch):
+    monkeypatch.setenv("LEYDEN_PLUGINS_DISABLED", "leyden-callbacks,csv")
+    (problem,) = found(checks.roles)
+    assert problem == Problem("No plugin brings a default checkpoint", "export LEYDEN_PLUGINS_DISABLED=csv")
 
 
 def test_a_plugin_that_refuses_every_trainer(plugin_site: PluginSite):

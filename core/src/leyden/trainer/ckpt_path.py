@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from leyden.loops.ending import newest_requeued
+from leyden.registry import Registry
 from leyden.states import TrainerFn
-from leyden.trainer.parts import advice
 from leyden.utilities.rank_zero import rank_zero_info
 from leyden.utilities.storage import is_remote, local_path
 
@@ -36,8 +36,11 @@ def select_checkpoint(trainer: Trainer, fn: TrainerFn, ckpt_path: Any, model_pro
     if found is not None or name is None:
         return found or None
     if not is_remote(name) and not local_path(name).exists():
-        hint = "" if hook.get_hookimpls() else f" Names such as 'best' are a plugin's to know: {advice('checkpoint')}."
-        raise FileNotFoundError(f"There is no checkpoint at ckpt_path={name!r}.{hint}")
+        message = f"There is no checkpoint at ckpt_path={name!r}."
+        if not hook.get_hookimpls():
+            advice = Registry(trainer.plugin_manager).advice("checkpoint")
+            message += f" Names such as 'best' are a plugin's to know: {advice}."
+        raise FileNotFoundError(message)
     return name
 
 

@@ -20,7 +20,7 @@ from leyden.interfaces.precision import Precision
 from leyden.interfaces.profiler import PassThroughProfiler, Profiler
 from leyden.interfaces.strategy import Strategy
 from leyden.manager import PluginManager, discover
-from leyden.registry import Registry, build, published_by
+from leyden.registry import Registry, build
 from leyden.serialization import TorchCheckpointIO
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only, rank_zero_warn
@@ -90,7 +90,7 @@ def choose_accelerator(value: Any, manager: PluginManager) -> Accelerator:
         part = candidates[0]
         _require_available(part.load(), part.name)
     else:
-        part = _best_accelerator(value, candidates)
+        part = _best_accelerator(value, candidates, registry)
     return build("accelerator", part.name, manager)  # type: ignore[no-any-return]
 
 
@@ -101,16 +101,14 @@ def _require_available(cls: type[Accelerator], name: str) -> None:
         )
 
 
-def _best_accelerator(value: str, candidates: list[Component]) -> Component:
+def _best_accelerator(value: str, candidates: list[Component], registry: Registry) -> Component:
     """The accelerator that finds a device and has the highest priority, among all or those of an alias."""
     if not candidates:
-        raise MisconfigurationException(
-            f"No accelerator is installed, so there is nothing to train on: {advice('accelerator')}."
-        )
+        raise MisconfigurationException(f"There is no accelerator to train on: {registry.advice('accelerator')}.")
     best = _best(candidates, _finds_device)
     if not best:
         names = ", ".join(part.name for part in sorted(candidates, key=_priority, reverse=True))
-        hint = f": {advice('accelerator')}" if value == "auto" else ""
+        hint = f": {registry.advice('accelerator')}" if value == "auto" else ""
         raise MisconfigurationException(
             f"accelerator={value!r}: none of the installed {names} finds a device on this machine{hint}."
         )
@@ -209,8 +207,8 @@ def _default_strategy(owner: Any, environment: Environment | None) -> Any:
     default = owner.plugin_manager.hook.leyden_default_strategy(trainer=owner, num_processes=processes)
     if default is None:
         raise MisconfigurationException(
-            f"devices and num_nodes make {processes} processes, which need a strategy, and no installed plugin "
-            f"brings one: {advice('strategy')}; or ask for one device."
+            f"devices and num_nodes make {processes} processes, which need a strategy, and no plugin brings "
+            f"one: {Registry(owner.plugin_manager).advice('strategy')}; or ask for one device."
         )
     return default
 
@@ -257,9 +255,8 @@ def choose_loggers(value: Any, owner: Any) -> list[Logger]:
     if value is None or value is True:
         default = owner.plugin_manager.hook.leyden_default_logger(trainer=owner)
         if default is None and value is True:
-            raise MisconfigurationException(
-                f"logger=True, but no installed plugin brings a logger: {advice('logger')}."
-            )
+            advice = Registry(owner.plugin_manager).advice("logger")
+            raise MisconfigurationException(f"logger=True, but no plugin brings a logger: {advice}.")
         loggers = [] if default is None else [default]
     else:
         values = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
@@ -281,7 +278,7 @@ def choose_callbacks(value: Any, trainer: Trainer) -> list[Callback]:
 
     Raises:
         MisconfigurationException: Something is no callback, or is wanted and unwanted at once, or was asked for and
-            no installed plugin brings it.
+            no plugin brings it.
     """
     manager = trainer.plugin_manager
     trainer.callbacks = callbacks = [build("callback", callback, manager) for callback in _as_list(value)]
@@ -295,9 +292,8 @@ def choose_callbacks(value: Any, trainer: Trainer) -> list[Callback]:
                 callbacks.append(callback)
     for role, argument in ROLES.items():
         if getattr(trainer, argument) not in (None, False) and trainer.wants(role):
-            raise MisconfigurationException(
-                f"{argument} was asked for, but no installed plugin brings it: {advice(role)}."
-            )
+            advice = Registry(manager).advice(role)
+            raise MisconfigurationException(f"{argument} was asked for, but no plugin brings it: {advice}.")
     return order_callbacks(callbacks)
 
 
@@ -319,12 +315,6 @@ def _refuse_contradictions(trainer: Trainer) -> None:
 def _as_list(value: Any) -> list[Any]:
     """What ``plugins`` and ``callbacks`` hold: None, one or several."""
     return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def advice(role: str) -> str:
-    """How to come by what a Trainer has no default for, by its role."""
-    distribution, published = published_by("role", role)
-    return f"pip install {distribution}" if published else f"{distribution} will, and is not published yet"
 
 
 def order_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:

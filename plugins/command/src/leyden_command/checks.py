@@ -56,7 +56,7 @@ class Device:
 def installed_distributions(manager: PluginManager) -> dict[str, str]:
     """Name and version of each installed distribution that is Leyden's own or brings a plugin, sorted."""
     found = {record.distribution: record.version for record in manager.records if record.distribution}
-    for name in ("leyden", *distributions.published()):
+    for name in (*distributions.WITHOUT_PLUGIN, *distributions.published()):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -114,7 +114,7 @@ def versions(manager: PluginManager) -> Iterator[Problem]:
     """Distributions of Leyden's own that are not of the core's version, with which they are made and tested."""
     installed = installed_distributions(manager)
     core = installed.get(CORE_DISTRIBUTION)
-    for name in ("leyden", *distributions.published()):
+    for name in (*distributions.WITHOUT_PLUGIN, *distributions.published()):
         if core is not None and installed.get(name, core) != core:
             yield Problem(
                 f"{name} is {installed[name]} and {CORE_DISTRIBUTION} is {core}; they are made to be of one version",
@@ -176,7 +176,7 @@ def accelerators(manager: PluginManager) -> Iterator[Problem]:
             yield Problem(f"The accelerator {device.name!r} can't be asked: {device.error}", _upgrade(owner))
     if not any(device.count for device in found):
         tried = f"; {', '.join(d.name for d in found)} found none" if found else ""
-        yield Problem(f"No installed accelerator has a device{tried}", _install("accelerator"))
+        yield Problem(f"No installed accelerator has a device{tried}", _install(manager, "accelerator"))
     available = {device.name for device in found if device.count}
     priorities: dict[float, list[str]] = {}
     for part in Registry(manager).components("accelerator"):
@@ -190,7 +190,7 @@ def accelerators(manager: PluginManager) -> Iterator[Problem]:
 
 
 def roles(manager: PluginManager) -> Iterator[Problem]:
-    """What a Trainer has by default, and no installed plugin brings: asked of a Trainer, which is made for it."""
+    """What a Trainer has by default, and no plugin brings: asked of a Trainer, which is made for it."""
     found = devices(manager)
     name = next((device.name for device in found if device.count), None)
     if name is None:
@@ -209,7 +209,7 @@ def roles(manager: PluginManager) -> Iterator[Problem]:
     missing += ["strategy"] if several and not manager.hook.leyden_default_strategy.get_hookimpls() else []
     for role in missing:
         what = "strategy for several devices" if role == "strategy" else role.replace("_", " ")
-        yield Problem(f"No installed plugin brings a default {what}", _install(role))
+        yield Problem(f"No plugin brings a default {what}", _install(manager, role))
 
 
 def root_directory(manager: PluginManager) -> Iterator[Problem]:
@@ -282,8 +282,15 @@ def _upgrade(distributions: str) -> str:
     return f"pip install --upgrade {distributions}"
 
 
-def _install(role: str) -> str:
-    return f"pip install {published_by('role', role)[0]}"
+def _install(manager: PluginManager, role: str) -> str:
+    """What brings a plugin that fills a role: its installation, or an end to the variable that leaves it out."""
+    distribution = published_by("role", role)[0]
+    disabled = next((r for r in manager.records if (r.distribution, r.state) == (distribution, "disabled")), None)
+    if disabled is None:
+        return f"pip install {distribution}"
+    named = names_in("LEYDEN_PLUGINS_DISABLED")
+    left = [name for name in named if name not in (disabled.name, distribution)]
+    return f"export LEYDEN_PLUGINS_DISABLED={','.join(left)}" if left != named else _unset("AUTOLOAD")
 
 
 def _unset(name: str) -> str:

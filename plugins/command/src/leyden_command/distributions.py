@@ -1,8 +1,10 @@
-"""Leyden's own distributions, as the core's catalogue has them."""
+"""Leyden's own distributions: those in the core's catalogue, and those that bring no plugin."""
 
 from __future__ import annotations
 
 from leyden.registry import catalogue
+
+WITHOUT_PLUGIN = ("leyden", "leyden-testing")  # of which the catalogue, that of plugins, knows nothing
 
 
 def published() -> list[str]:
@@ -13,4 +15,4 @@ def published() -> list[str]:
 def known() -> set[str]:
     """Those that are published and those that are planned."""
     of_plugins = {name for section in catalogue().values() for names in section.values() for name in names.values()}
-    return of_plugins | {"leyden-core", "leyden-testing"}
+    return of_plugins | {"leyden-core", *WITHOUT_PLUGIN}

@@ -17,6 +17,7 @@ from leyden.manager import PluginManager, discover
 from leyden_command import checks
 from leyden_command.choice import add_plugin_option
 from leyden_command.describe import order_mark
+from leyden_command.printing import show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # what is set aside is in the report, with its command
         report = examine(discover())
-    print(json.dumps(report, indent=2) if options.json else _text(report))
+    show(json.dumps(report, indent=2) if options.json else _text(report))
     return 1 if report["problems"] else 0
 
 

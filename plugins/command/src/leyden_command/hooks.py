@@ -16,6 +16,7 @@ from leyden.manager import PluginRecord, discover
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_command.choice import add_plugin_option
 from leyden_command.describe import describe_hooks
+from leyden_command.printing import show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +82,7 @@ class _HookTimer(Profiler):
 
     def describe(self) -> None:
         if self.trainer.is_global_zero:
-            print(describe_hooks(self.trainer))
+            show(describe_hooks(self.trainer))
 
     def teardown(self, stage: str | None = None) -> None:
         raise SystemExit(0)

@@ -11,6 +11,7 @@ from leyden.manager import PluginManager, PluginRecord, discover
 from leyden_command.choice import add_plugin_option
 from leyden_command.clashes import clashing_names
 from leyden_command.describe import order_mark
+from leyden_command.printing import show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the list; always 0, as a broken plugin is a matter for ``leyden doctor``."""
     manager = discover()
     rows = [_row(record, manager) for record in manager.records]
-    print(json.dumps(rows, indent=2) if options.json else "\n".join(map(_block, rows)))
+    show(json.dumps(rows, indent=2) if options.json else "\n".join(map(_block, rows)))
     return 0
 
 
