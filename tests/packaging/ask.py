@@ -73,7 +73,9 @@ def fit() -> None:
 
 def ask(kind: str, name: str) -> None:
     """Ask for a part the way a user does: classes and functions are imported, a name is an argument of the Trainer."""
-    if kind == "command":
+    if name == "describe_hooks":
+        trainer().describe_hooks()
+    elif kind == "command":
         command = [sys.executable, "-I", "-m", name, "plugins"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
