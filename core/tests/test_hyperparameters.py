@@ -326,6 +326,19 @@ def test_hyperparameters_from_a_file(tmp_path, name, text):
     assert dict(loaded.hparams) == {"width": 9, "depth": 2, "rate": 0.5, "layers": [1, 2]}
 
 
+def test_hyperparameters_from_a_file_behind_a_url(tmp_path):
+    import fsspec
+
+    url = f"memory://{tmp_path.name}/hparams.yaml"  # where a logger with a URL puts them
+    with fsspec.open(url, "w") as file:
+        file.write("width: 9")
+    path = checkpoint_of(tmp_path, All(3))
+    loaded = All.load_from_checkpoint(path, hparams_file=url)
+    assert loaded.hparams["width"] == 9
+    with pytest.raises(FileNotFoundError, match=r"none\.yaml"):
+        All.load_from_checkpoint(path, hparams_file=f"memory://{tmp_path.name}/none.yaml")
+
+
 @pytest.mark.parametrize(("name", "error"), [("none.yaml", FileNotFoundError), ("hparams.txt", ValueError)])
 def test_hyperparameter_files_that_can_not_be_read(tmp_path, name, error):
     path = checkpoint_of(tmp_path, All(3))

@@ -390,3 +390,19 @@ def test_no_worker_outlives_a_run(tmp_path, ends, persistent):
     else:
         trainer.fit(model, loader)
     assert not set(multiprocessing.active_children()) - before
+
+
+def test_the_workers_of_an_epoch_end_before_those_of_the_next_begin(tmp_path):
+    """Else memory would have to hold those of two epochs."""
+    running = []
+
+    class Counting(torch.utils.data.SequentialSampler):
+        def __iter__(self):
+            running.append(len(set(multiprocessing.active_children()) - before))
+            return super().__iter__()
+
+    data = rows(3).dataset
+    before = set(multiprocessing.active_children())
+    loader = DataLoader(data, batch_size=2, sampler=Counting(data), num_workers=1)
+    quiet_trainer(tmp_path, max_epochs=3).fit(LoggingModel(), loader)
+    assert running == [1, 1, 1]  # it is asked when the epoch's own worker has been started

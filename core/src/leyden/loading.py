@@ -14,7 +14,7 @@ from leyden.serialization import read_checkpoint
 from leyden.utilities.attribute_dict import AttributeDict
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
-from leyden.utilities.storage import local_path
+from leyden.utilities.storage import is_file, open_text
 
 if TYPE_CHECKING:
     _class_only = classmethod
@@ -54,7 +54,8 @@ class ModuleLoading(HyperparametersMixin):
         Args:
             checkpoint_path: A path, a URL, or an open file.
             map_location: Where to load tensors, as in ``torch.load``; the host by default.
-            hparams_file: A ``.yaml`` or ``.csv`` file of hyperparameters, in place of those of the checkpoint.
+            hparams_file: A ``.yaml`` or ``.csv`` file of hyperparameters, a path or a URL, in place of those of the
+                checkpoint.
             strict: Whether the keys must be exactly the module's; ``strict_loading`` of the module by default.
             weights_only: False unpickles objects too, and so runs code from the file.
             kwargs: Arguments for ``__init__`` that replace or add to the saved ones.
@@ -121,18 +122,18 @@ def _make(
 
 
 def _read_hparams(path: str | os.PathLike[str]) -> dict[str, Any]:
-    file = local_path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no hyperparameter file at {str(path)!r}.")
-    if file.suffix in (".yaml", ".yml"):
-        import yaml
+    name = os.fspath(path)
+    if not is_file(name):
+        raise FileNotFoundError(f"There is no hyperparameter file at {name!r}.")
+    with open_text(name, "r") as file:
+        if name.endswith((".yaml", ".yml")):
+            import yaml
 
-        loaded: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        return loaded
-    if file.suffix == ".csv":
-        with file.open(encoding="utf-8", newline="") as stream:
-            return {row["key"]: _literal(row["value"]) for row in csv.DictReader(stream)}
-    raise ValueError(f"hparams_file={str(path)!r} must end in .yaml, .yml or .csv.")
+            loaded: dict[str, Any] = yaml.safe_load(file) or {}
+            return loaded
+        if name.endswith(".csv"):
+            return {row["key"]: _literal(row["value"]) for row in csv.DictReader(file)}
+    raise ValueError(f"hparams_file={name!r} must end in .yaml, .yml or .csv.")
 
 
 def _literal(text: str) -> Any:

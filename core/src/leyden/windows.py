@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dis import opmap
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -38,13 +38,15 @@ def window(
     def find(name: str) -> Any:
         return look(module, kinds, name, sys._getframe(1))
 
-    def names() -> list[str]:
-        registry = Registry()
-        parts = [part for kind in kinds for part in registry.components(kind)]
-        return sorted({*own, *(name for part in parts for name in part.names if name.isidentifier())})
-
     _windows[module] = kinds, own
-    return find, names
+    return find, partial(names, kinds, own)
+
+
+def names(kinds: Sequence[str], own: Sequence[str]) -> list[str]:
+    """What ``dir()`` lists of a window: its own names, and those of the components of its kinds, sorted."""
+    registry = Registry()
+    parts = [part for kind in kinds for part in registry.components(kind)]
+    return sorted({*own, *(name for part in parts for name in part.names if name.isidentifier())})
 
 
 def look(module: str, kinds: Sequence[str], name: str, asker: FrameType) -> Any:
@@ -101,8 +103,8 @@ class _Paths(MetaPathFinder, Loader):
         real = import_module(Registry().get(kind, component).target.partition(":")[0] if component else place)
         if place in _windows:
             kinds, own = _windows[place]
-            find, names = window(name, kinds, own)
-            vars(module).update({n: getattr(real, n) for n in own}, __getattr__=find, __dir__=names)
+            find, listed = window(name, kinds, own)
+            vars(module).update({n: getattr(real, n) for n in own}, __getattr__=find, __dir__=listed)
             return
         for path, other in _paths().items():
             # Nothing can be imported from below a module that is no package.

@@ -266,6 +266,22 @@ def test_a_url_is_a_directory_too(request):
         assert yaml.safe_load(file) == {"lr": 0.1}
 
 
+def test_a_local_directory_may_be_a_url(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for version in range(2):
+        logger = CSVLogger(f"file://{tmp_path}/logs", flush_logs_every_n_steps=1)
+        assert logger.version == version
+        logger.log_hyperparams({"lr": 0.1})
+        for step, name in enumerate("aab"):
+            logger.log_metrics({name: 1.0}, step)
+        logger.finalize("success")
+    assert [path.name for path in tmp_path.iterdir()] == ["logs"]
+    for version in range(2):
+        run = tmp_path / "logs" / "lightning_logs" / f"version_{version}"
+        assert {path.name for path in run.iterdir()} == {"metrics.csv", "hparams.yaml"}
+        assert (run / "metrics.csv").read_text().splitlines() == ["a,b,step", "1.0,,0", "1.0,,1", ",1.0,2"]
+
+
 NAMES = st.text(string.ascii_letters + ' ,"/é\n', min_size=1, max_size=4).filter(lambda name: name != "step")
 
 

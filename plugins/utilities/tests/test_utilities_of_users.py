@@ -104,3 +104,7 @@ def test_running_out_of_memory_is_told_from_other_errors() -> None:
 )
 def test_a_function_is_the_same_under_lightning_s_path(module: str, name: str) -> None:
     assert getattr(importlib.import_module(f"leyden.utilities.{module}"), name) is getattr(pl.utilities, name)
+
+
+def test_they_are_listed_beside_the_core_s_own():
+    assert {"grad_norm", "measure_flops", "move_data_to_device", "rank_zero_only"} <= set(dir(pl.utilities))

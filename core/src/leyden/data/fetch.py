@@ -38,6 +38,7 @@ class Fetcher:
         self.has_length = all(length_of(one) != INFINITE for one in loader.flattened)
         self._reads_ahead = not self.has_length
         self._following: Any = None
+        self._iterator: Iterator[Any] = iter(())
         self.ahead_rng: dict[str, Any] | None = None
 
     def total(self) -> int | float:
@@ -52,6 +53,7 @@ class Fetcher:
             measure: Wraps each ``next`` where a profiler wants it, or None.
         """
         self._total, self._measure = self.total(), None
+        self._following, self._iterator = None, iter(())  # the last epoch's workers end before there are new ones
         self._iterator = iter(self.loader)
         self.ahead_rng = None
         self.fetched = 0

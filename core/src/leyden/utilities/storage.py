@@ -18,9 +18,10 @@ def open_text(path: str, mode: str) -> IO[str]:
             filesystem.makedirs(os.path.dirname(name), exist_ok=True)
         remote: IO[str] = filesystem.open(name, mode, encoding="utf-8", newline="")
         return remote
+    file = local_path(path)
     if mode != "r":
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    return open(path, mode, encoding="utf-8", newline="")
+        file.parent.mkdir(parents=True, exist_ok=True)
+    return file.open(mode, encoding="utf-8", newline="")
 
 
 @contextmanager
@@ -74,7 +75,7 @@ def flush_directory(path: Path) -> None:
 def is_file(path: str) -> bool:
     """Whether there is a file at ``path``."""
     if not is_remote(path):
-        return os.path.isfile(path)
+        return local_path(path).is_file()
     filesystem, name = file_system(path)
     return bool(filesystem.isfile(name))
 
@@ -91,7 +92,8 @@ def file_names(path: str) -> list[str]:
 
 def _entries(path: str, kind: str) -> list[str]:
     if not is_remote(path):
-        found = os.scandir(path) if os.path.isdir(path) else ()
+        directory = local_path(path)
+        found = os.scandir(directory) if directory.is_dir() else ()
         return [entry.name for entry in found if entry.is_dir() == (kind == "directory")]
     filesystem, name = file_system(path)
     if not filesystem.isdir(name):
