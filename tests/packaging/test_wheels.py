@@ -6,15 +6,13 @@ pip installs and uninstalls the wheels for real.
 from __future__ import annotations
 
 import json
-import re
-import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from clean_environment import CleanEnvironment, build_wheels, run
+from clean_environment import CleanEnvironment, run
 
 ROOT = Path(__file__).parents[2]
 KIT = "testing"  # pytest's plugin, which brings the Trainer nothing
@@ -28,26 +26,12 @@ EVERYTHING = sorted(["leyden-core", *(f"leyden-{name}" for name in PLUGINS)])
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A wheel of every distribution of this repository, by the distribution's name."""
-    sources = [ROOT, ROOT / "core", *(ROOT / "plugins" / name for name in DISTRIBUTIONS)]
-    return build_wheels(tmp_path_factory.mktemp("wheels"), *sources)
-
-
 def ask(environment: CleanEnvironment, cwd: Path, wanted: dict[str, list[str]] | None = None) -> dict[str, Any]:
     """The answers of ``ask.py``, run in the environment."""
     script = ROOT / "tests" / "packaging" / "ask.py"
     output = run(environment.python, "-I", script, json.dumps(wanted or {}), cwd=cwd)
     answers: dict[str, Any] = json.loads(output.splitlines()[-1])
     return answers
-
-
-@pytest.fixture(scope="module")
-def environment(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> CleanEnvironment:
-    environment = CleanEnvironment(tmp_path_factory.mktemp("environment"))
-    environment.install(*wheels.values())
-    return environment
 
 
 def dependents(distribution: str) -> list[str]:
@@ -137,20 +121,3 @@ def test_the_core_alone_asks_for_an_accelerator(
 def test_the_command_line_lists_every_plugin(environment: CleanEnvironment, tmp_path: Path) -> None:
     listed = run(environment.bin / "leyden", "plugins", cwd=tmp_path)
     assert all(distribution in listed for distribution in EVERYTHING)
-
-
-CONFORMANCE = {name: sorted((ROOT / "plugins" / name / "tests").glob("test_*conformance.py")) for name in PLUGINS}
-
-
-@pytest.mark.parametrize("name", [name for name, files in CONFORMANCE.items() if files])
-def test_a_wheel_alone_passes_the_conformance_kit(
-    name: str, environment: CleanEnvironment, wheels: dict[str, Path], tmp_path: Path
-) -> None:
-    """With what it needs, the kit, and the host's processor to train on."""
-    text = (ROOT / "plugins" / name / "pyproject.toml").read_text(encoding="utf-8")
-    there = {f"leyden-{name}", "leyden-core", "leyden-cpu", f"leyden-{KIT}", *re.findall(r'"(leyden-\w+)>=', text)}
-    for file in CONFORMANCE[name]:
-        shutil.copy(file, tmp_path)
-    with environment.without(wheels, *(distribution for distribution in wheels if distribution not in there)):
-        printed = run(environment.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path)
-    assert re.search(r"^\d+ (passed|skipped)", printed, re.MULTILINE), printed
