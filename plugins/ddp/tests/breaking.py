@@ -112,14 +112,18 @@ class Breaking(Validated):
 
 
 class BadRows(Rows):
-    """Rows of which one can't be read in one rank: by an error, or because its worker is killed."""
+    """Rows of which the first can't be read in one rank: by an error, or because its worker is killed.
+
+    The first, because a worker that dies while it hands over an earlier batch breaks the connection to it, and
+    PyTorch then says so in place of naming the worker.
+    """
 
     def __init__(self, how: str, rank: int = 1) -> None:
         super().__init__(16)
         self.how, self.rank = how, rank
 
     def __getitem__(self, index: Any) -> Any:
-        if index == 8 + self.rank:
+        if index == self.rank:
             WAYS[self.how]()
         return super().__getitem__(index)
 
