@@ -29,6 +29,7 @@ INTERFACES = (
     "leyden.interfaces.profiler:Profiler",
     "leyden.interfaces.checkpoint_io:CheckpointIO",
     "leyden.callback:Callback",
+    "leyden.results.record:Record",
 )
 
 

@@ -98,6 +98,7 @@ def test_every_hook_is_called_with_what_it_specifies(tmp_path):
     model = EveryStep()
     trainer.fit(model, Batches(1), Batches(1))
     trainer.save_checkpoint(tmp_path / "run.ckpt")
+    trainer.fit(model, Batches(1), Batches(1), ckpt_path=tmp_path / "run.ckpt")
     trainer.validate(model, Batches(1), verbose=False)
     trainer.test(model, Batches(1))
     trainer.predict(model, Batches(1), ckpt_path=tmp_path / "run.ckpt")
@@ -119,6 +120,7 @@ def test_every_hook_is_called_with_what_it_specifies(tmp_path):
     assert seen["on_train_batch_end"]["outputs"]["loss"].item() == seen["on_before_backward"]["loss"].item()
     assert seen["leyden_find_checkpoint"] == {"trainer": trainer, "ckpt_path": str(tmp_path / "run.ckpt")}
     assert seen["leyden_show_results"] == {"trainer": trainer, "stage": "test", "results": [{}]}
+    assert len(seen["leyden_restore_rank_state"]["states"]) == 1
     assert seen["teardown"]["stage"] == "predict"
     assert seen["setup"]["stage"] == "validate"
     for name in ("train", "validation", "test", "predict"):
@@ -153,7 +155,9 @@ def test_minus_one_skips_the_rest_of_the_epoch(tmp_path, participant):
 def test_a_hook_that_nobody_implements_costs_one_attribute_test(tmp_path):
     trainer = quiet_trainer(tmp_path)
     trainer.fit(SmallModel(), Batches())
-    assert [name for name in OBSERVATION if getattr(trainer.hooks, name) is not None] == []
+    nobody_s = [name for name in OBSERVATION if not trainer.hooks.implementations(name)]
+    assert {"on_train_batch_start", "on_train_batch_end", "on_train_epoch_end", "on_fit_start"} <= set(nobody_s)
+    assert [name for name in nobody_s if getattr(trainer.hooks, name) is not None] == []
     with pytest.raises(AttributeError, match="There is no hook 'on_train_strat'"):
         _ = trainer.hooks.on_train_strat
 

@@ -6,7 +6,6 @@ resume needs beside them: the place in the loop, random states, and open metric 
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from leyden.hparams import HyperparametersMixin
 from leyden.loops.progress import Progress
+from leyden.registry import Registry, UnknownComponentError
 from leyden.serialization import to_plain
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.exceptions import MisconfigurationException
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # The version of Lightning whose layout is written; it reads this key to know what to migrate.
 FORMAT_VERSION = "2.6.0"
 OWN_KEY = "leyden"
+# Of what is under it. Before 3 the states of metrics were not a plugin's.
+OWN_VERSION = 3
 
 
 def dump(trainer: Trainer, weights_only: bool = False) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def dump(trainer: Trainer, weights_only: bool = False) -> dict[str, Any]:
         checkpoint["lr_schedulers"] = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
         if state := trainer.precision_plugin.state_dict():
             checkpoint[type(trainer.precision_plugin).__qualname__] = state
-        checkpoint[OWN_KEY] = {"version": 2, "plugins": _plugins(trainer), "ranks": _states_of_ranks(trainer)}
+        checkpoint[OWN_KEY] = {"version": OWN_VERSION, "plugins": _plugins(trainer), "ranks": _states_of_ranks(trainer)}
     _add_hparams(checkpoint, module)
     if datamodule is not None:
         _add_hparams(checkpoint, datamodule)
@@ -96,6 +98,21 @@ def warn_of_hparams(trainer: Trainer) -> None:
             )
 
 
+def warn_of_lost_parts(trainer: Trainer) -> None:
+    """Name, at the start of a run, the module's parts whose state a plugin would keep that is not there."""
+    registry = Registry(trainer.plugin_manager)
+    names = {type(part): name for name, part in trainer.lightning_module.named_modules()}
+    for cls, name in names.items():
+        try:
+            registry.of_class("record", cls)
+        except UnknownComponentError as error:
+            if not _is_told(trainer, str(error)):
+                rank_zero_warn(
+                    f"What the module's {name!r}, a {cls.__name__}, accumulates will not be in checkpoints, so a run that "
+                    f"is resumed within an epoch starts it anew. {error}"
+                )
+
+
 def _is_told(trainer: Trainer, of: str | int) -> bool:
     """Whether this was asked before: what can't be saved is told once for each Trainer."""
     told: set[str | int] = vars(trainer).setdefault("_told_of_unsaved", set())
@@ -119,10 +136,15 @@ def _own_state(trainer: Trainer) -> dict[str, Any]:
         "rng": loop.random_states.state_dict(),
         "gradients": _open_gradients(trainer),
         "validated": dict(loop.validation.seen),
-        "results": loop.results.state_dict({id(metric): name for name, metric in _metrics(trainer.lightning_module)}),
-        "metrics": _metric_states(trainer),
+        "results": loop.results.state_dict(),
+        "plugins": _states_of_plugins(trainer),
         "callback_metrics": {k: v for k, v in trainer.callback_metrics.items() if isinstance(v, Tensor)},
     }
+
+
+def _states_of_plugins(trainer: Trainer) -> dict[str, Any]:
+    states = trainer.plugin_manager.hook.leyden_rank_state(trainer=trainer)
+    return {name: state for own in states for name, state in own.items()}
 
 
 def _open_gradients(trainer: Trainer) -> dict[str, Any]:
@@ -134,26 +156,6 @@ def _open_gradients(trainer: Trainer) -> dict[str, Any]:
     if module.automatic_optimization and not trainer.progress.is_accumulating(trainer.accumulate_grad_batches):
         return {}
     return {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
-
-
-def _metric_states(trainer: Trainer) -> dict[str, Any]:
-    """The state of every torchmetrics object in the module, which ``state_dict`` leaves out by default.
-
-    Those that validation logs are reset when it ends, and start anew in one that is made again.
-    """
-    evaluated = {id(getattr(record, "metric", None)) for record in trainer.fit_loop.validation.results.records.values()}
-    return {
-        name: {"state": dict(metric.metric_state), "update_count": metric.update_count}
-        for name, metric in _metrics(trainer.lightning_module)
-        if metric.update_count and id(metric) not in evaluated
-    }
-
-
-def _metrics(module: Any) -> list[tuple[str, Any]]:
-    torchmetrics = sys.modules.get("torchmetrics")
-    if torchmetrics is None:
-        return []
-    return [(name, part) for name, part in module.named_modules() if isinstance(part, torchmetrics.Metric)]
 
 
 # -- restoring ----------------------------------------------------------------------------------------------
@@ -214,6 +216,8 @@ def _restore_place(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         return
     _tell_of_plugins(trainer, own["plugins"])
     ranks = own["ranks"]
+    states = [rank.get("plugins", {}) for rank in ranks]
+    trainer.plugin_manager.hook.leyden_restore_rank_state(trainer=trainer, states=states)
     if len(ranks) != trainer.world_size:
         return _restore_place_of_others(trainer, ranks)
     own = ranks[trainer.global_rank]
@@ -224,10 +228,7 @@ def _restore_place(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     for name, parameter in trainer.lightning_module.named_parameters():
         if name in own["gradients"]:
             parameter.grad = own["gradients"][name].to(parameter.device)
-    metrics = dict(_metrics(trainer.lightning_module))
-    for name, metric in metrics.items():
-        _restore_metric(metric, own["metrics"].get(name))
-    trainer.fit_loop.results.load_state_dict(own["results"], metrics, trainer.strategy)
+    trainer.fit_loop.results.load_state_dict(own["results"], trainer.strategy, trainer.lightning_module)
     trainer.logging.restore_callback_metrics(own["callback_metrics"])
 
 
@@ -243,16 +244,6 @@ def _restore_place_of_others(trainer: Trainer, ranks: list[dict[str, Any]]) -> N
         f"{progress.batch_idx} of epoch {progress.epoch} with random states of its own, so it is not exact."
     )
     trainer.logging.restore_callback_metrics(ranks[0]["callback_metrics"])
-
-
-def _restore_metric(metric: Any, saved: dict[str, Any] | None) -> None:
-    if metric.update_count:
-        metric.reset()
-    if saved is None:
-        return
-    for attribute, value in saved["state"].items():
-        setattr(metric, attribute, move_data_to_device(value, metric.device))
-    metric._update_count = saved["update_count"]
 
 
 def _tell_of_plugins(trainer: Trainer, saved: list[list[str]]) -> None:

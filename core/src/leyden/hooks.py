@@ -66,7 +66,7 @@ def deprecated(instead: str, argument: str | None = None) -> Callable[[Specifica
 
 
 class Registration:
-    """What a plugin brings. Called outside of the training loop, the latest registered plugin first."""
+    """What a plugin brings. Called outside of the training loop, but to save; the latest registered plugin first."""
 
     def leyden_components(self) -> Iterable[Component]:
         """Yield the named parts that this plugin brings; called once, when plugins are discovered."""
@@ -95,6 +95,20 @@ class Registration:
     @hookspec(firstresult=True)
     def leyden_show_results(self, trainer: Trainer, stage: str, results: Sequence[Mapping[str, float]]) -> Any:
         """Show the results of a ``validate`` or ``test``, which are by dataloader, and return True; only on rank 0."""
+
+    def leyden_rank_state(self, trainer: Trainer) -> Mapping[str, Any]:
+        """Return what an exact resume needs of this process, as plain data and tensors under the plugin's name.
+
+        It is called in every process when a checkpoint is made from which training can be resumed. What is in the
+        ``state_dict`` of the module, a callback or an optimizer need not be in it.
+        """
+
+    def leyden_restore_rank_state(self, trainer: Trainer, states: Sequence[Mapping[str, Any]]) -> None:
+        """Take back what ``leyden_rank_state`` returned; the module is on its device and has its optimizers.
+
+        ``states`` has the mappings of the processes that saved, by rank, those of all plugins in one. They are not as
+        many as ``trainer.world_size`` where a run goes on with another number of processes, which is not exact.
+        """
 
 
 class Observation:

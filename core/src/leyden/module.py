@@ -148,8 +148,8 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
 
         Args:
             name: Its name; the same in every process.
-            value: A number, a tensor of one element, a torchmetrics object, or a mapping of these, possibly nested:
-                ``{"a": 1}`` is logged as ``name/a``.
+            value: A number, a tensor of one element, an object that an installed plugin logs, of torchmetrics say, or a
+                mapping of these, possibly nested: ``{"a": 1}`` is logged as ``name/a``.
             prog_bar: Show it in the progress bar.
             logger: Send it to the loggers; yes by default.
             on_step: Log this step's value. By default in training steps only.

@@ -65,6 +65,22 @@ class Registry:
                 return found[0][1]
         raise self.unknown(kinds, name)
 
+    def of_class(self, kind: str, cls: type) -> Component | None:
+        """The component that is named after a class, ``"package.module.Class"``, or after one that it derives from.
+
+        Args:
+            kind: Its kind.
+            cls: The class.
+
+        Raises:
+            UnknownComponentError: It is known who brings one, and it is not installed.
+        """
+        for base in cls.__mro__:
+            name = f"{base.__module__}.{base.__qualname__}"
+            if self.named(kind, name) or published_by(kind, name)[0]:
+                return self.get(kind, name)
+        return None
+
     def unknown(self, kinds: Sequence[str], name: str) -> Exception:
         """The error for a name that nothing answers to; caused by the plugin's own where one was set aside for it.
 

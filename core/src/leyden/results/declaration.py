@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from leyden.registry import UnknownComponentError
+from leyden.results.kinds import kind_of, new_record
 from leyden.results.loop import Results
 from leyden.results.options import HOOK_RULES, REDUCTIONS, LogOptions
-from leyden.results.record import MetricRecord, Record, TensorRecord
+from leyden.results.record import Record
 from leyden.utilities.exceptions import MisconfigurationException
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def declare(trainer: Trainer, results: Results, hook: str, name: str, value: Any
         results: Where the record is, or will be.
         hook: The hook that logs.
         name: The name as logged.
-        value: A number, a tensor or a torchmetrics object.
+        value: A number, a tensor, or an object that a plugin logs.
         asked: The arguments of the call.
 
     Raises:
@@ -38,15 +39,24 @@ def declare(trainer: Trainer, results: Results, hook: str, name: str, value: Any
         return known
     options = _resolve(name, hook, asked)
     _refuse_uneven_steps(results, name, options)
-    kind = MetricRecord if _is_metric(value) else TensorRecord
-    record = kind(name, asked, options, results.dataloader_idx, trainer.strategy)
+    kind = _kind_of(trainer, name, value)
+    module = trainer.lightning_module
+    record = new_record(kind, name, asked, options, results.dataloader_idx, trainer.strategy, module)
     record.reduces_at_once = options.sync_dist and not HOOK_RULES[hook].step_allowed and trainer.world_size > 1
-    if kind is MetricRecord:
-        _refuse_lost_metric(trainer, results, name, value, asked)
-    elif isinstance(known, TensorRecord):  # from a checkpoint
-        record.load_state_dict(known.state_dict())
+    record.declare(value, results.records)
+    if known is not None and known.kind == kind and (state := known.state_dict()) is not None:  # from a checkpoint
+        record.load_state_dict(state)
     results.records[key] = record
     return record
+
+
+def _kind_of(trainer: Trainer, name: str, value: Any) -> str | None:
+    try:
+        return kind_of(value, trainer.strategy)
+    except UnknownComponentError as error:
+        raise MisconfigurationException(
+            f"self.log({name!r}, …) got a {type(value).__name__}, which a plugin logs. {error}"
+        ) from error
 
 
 def _require_same(name: str, hook: str, before: LogOptions, now: LogOptions) -> None:
@@ -107,27 +117,4 @@ def _refuse_uneven_steps(results: Results, name: str, options: LogOptions) -> No
         raise MisconfigurationException(
             f"self.log({name!r}, on_step=True, sync_dist=True) needs all processes in every batch, but they have "
             f"{', '.join(map(str, counts))} batches of this loader; leave out on_step, or sync_dist."
-        )
-
-
-def _is_metric(value: Any) -> bool:
-    """Whether a value is a torchmetrics object, without importing torchmetrics for those who have none."""
-    torchmetrics = sys.modules.get("torchmetrics")
-    return torchmetrics is not None and isinstance(value, torchmetrics.Metric)
-
-
-def _refuse_lost_metric(trainer: Trainer, results: Results, name: str, metric: Any, asked: LogOptions) -> None:
-    """Refuse a metric object under two names, where it would be computed and reset twice, and one of nobody's."""
-    for (_, other, index), record in results.records.items():
-        same = isinstance(record, MetricRecord) and record.metric is metric
-        if same and (other, index) != (name, results.dataloader_idx):
-            raise MisconfigurationException(
-                f"One metric object is logged as {other!r} and as {name!r}; make one object for each name."
-            )
-    if asked.metric_attribute is not None:
-        return
-    if not any(module is metric for module in trainer.lightning_module.modules()):
-        raise MisconfigurationException(
-            f"self.log({name!r}, …) got a {type(metric).__name__} that is no attribute of the LightningModule; "
-            "assign it in __init__ (self.metric = …) so that it moves to the device and resets with the epoch."
         )

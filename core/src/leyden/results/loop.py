@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch.nn import Module
 
+from leyden.registry import Registry
+from leyden.results.kinds import new_record
 from leyden.results.options import REDUCTIONS, LogOptions
-from leyden.results.record import MetricRecord, Record, TensorRecord
+from leyden.results.record import Record
 
 
 class Metrics(NamedTuple):
@@ -60,47 +62,38 @@ class Results:
         return shown
 
     def reset(self) -> None:
-        """Forget all values; torchmetrics objects are reset too."""
+        """Forget all values; objects that were logged are reset too."""
         for record in self.records.values():
             record.forget()
         self.records.clear()
         self.epoch_ended = True
         self.dataloader_idx: int | None = None
 
-    def state_dict(self, metric_names: Mapping[int, str]) -> list[dict[str, Any]]:
-        """The open accumulations as plain data, for an exact resume in the middle of an epoch.
-
-        Args:
-            metric_names: The module's torchmetrics objects: ``id`` to name.
-        """
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The open accumulations as plain data, for an exact resume in the middle of an epoch."""
         states = []
         for key, record in self.records.items():
-            name = metric_names.get(id(record.metric)) if isinstance(record, MetricRecord) else None
-            if isinstance(record, MetricRecord) and name is None:
+            if (state := record.state_dict()) is None:
                 continue
             reduction = REDUCTIONS.get(record.options.reduce_fx)
             options = record.options._replace(reduce_fx=reduction or "", sync_dist_group=None)
-            states.append({"key": list(key), "options": options._asdict(), "metric": name, **record.state_dict()})
+            states.append({"key": list(key), "kind": record.kind, "options": options._asdict(), **state})
         return states
 
-    def load_state_dict(self, states: list[dict[str, Any]], metrics: Mapping[str, Any], strategy: Any) -> None:
+    def load_state_dict(self, states: list[dict[str, Any]], strategy: Any, module: Module) -> None:
         """Take back what :meth:`state_dict` returned.
 
         Args:
             states: The saved records.
-            metrics: The module's torchmetrics objects by name.
-            strategy: Reduces over processes where ``sync_dist`` asks for it.
+            strategy: Whose plugins bring the records that are not the core's.
+            module: The module that is run.
         """
         for state in states:
             hook, name, dataloader_idx = state["key"]
-            arguments = (name, None, LogOptions(**state["options"]), dataloader_idx, strategy)
-            record: Record
-            if state["metric"] is None:
-                record = TensorRecord(*arguments)
-            elif state["metric"] in metrics:
-                record = MetricRecord(*arguments)
-                record.metric = metrics[state["metric"]]
-            else:
-                continue
+            kind = state["kind"] if "kind" in state else state["metric"]  # None for numbers before version 3, too
+            if kind is not None and not Registry(strategy.plugin_manager).named("record", kind):
+                continue  # its plugin is not there, which was said
+            options = LogOptions(**state["options"])
+            record = new_record(kind, name, None, options, dataloader_idx, strategy, module)
             record.load_state_dict(state)
             self.records[hook, name, dataloader_idx] = record

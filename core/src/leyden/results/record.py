@@ -1,18 +1,23 @@
-"""The values of one logged name: the last one, and what those of its epoch come to."""
+"""The values of one logged name: the last one, and what those of its epoch come to.
+
+:class:`Record` is what a plugin derives from that brings a way to log objects of a library; :class:`TensorRecord` keeps
+numbers.
+"""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from numbers import Number
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from leyden.results.options import REDUCTIONS, LogOptions
-from leyden.utilities.exceptions import MisconfigurationException
 
 _EXACT = (torch.float32, torch.float64)
 # how values are accumulated; a mean is a sum of weighted ones, a function of the user's needs them all
@@ -25,8 +30,12 @@ def _dtype() -> torch.dtype:
     return dtype if dtype in _EXACT else torch.float32
 
 
-class Record:
+class Record(ABC):
     """One logged name in one hook of one dataloader, for one epoch.
+
+    A plugin brings one for the objects of a library, a metric's say, as a component of the kind "record" whose name is
+    that of the objects' class, ``"package.module.Class"``; it takes the objects of derived classes too. ``self.log``
+    makes the record when a name is logged for the first time in an epoch, and gives it the object in every call.
 
     Args:
         name: The name as logged.
@@ -34,8 +43,10 @@ class Record:
         options: The same with the hook's defaults filled in.
         dataloader_idx: Set where there are several evaluation loaders.
         strategy: Reduces over processes where ``sync_dist`` asks for it.
+        module: The module that is run.
 
     Attributes:
+        kind: The name of its component; None for the core's.
         name: The name with the dataloader's suffix, where it has one; so are the two others.
         step_name: What a step's value is called.
         epoch_name: What the epoch's value is called.
@@ -45,8 +56,15 @@ class Record:
     """
 
     def __init__(
-        self, name: str, asked: LogOptions | None, options: LogOptions, dataloader_idx: int | None, strategy: Any
+        self,
+        name: str,
+        asked: LogOptions | None,
+        options: LogOptions,
+        dataloader_idx: int | None,
+        strategy: Any,
+        module: Module,
     ) -> None:
+        self.kind: str | None = None
         self.asked, self.options = asked, options
         self.dataloader_idx = dataloader_idx
         suffix = "" if dataloader_idx is None or not options.add_dataloader_idx else f"/dataloader_idx_{dataloader_idx}"
@@ -54,10 +72,19 @@ class Record:
         self.name = name + suffix
         self.step_name = (f"{name}_step" if forked else name) + suffix
         self.epoch_name = (f"{name}_epoch" if forked else name) + suffix
-        self.strategy = strategy
+        self.strategy, self.module = strategy, module
         self.reduces_at_once = False
         self.final: Any = None
 
+    def declare(self, value: Any, records: Mapping[tuple[str, str, int | None], Record]) -> None:
+        """Called by the call that declares the name, before :meth:`update`; raise to refuse the value.
+
+        Args:
+            value: The value.
+            records: The other records of the loop, by hook, name and dataloader.
+        """
+
+    @abstractmethod
     def update(self, value: Any, batch_size: Callable[[], int] | int, counts: bool = True) -> None:
         """Take one value; ``batch_size`` is called only where a weighted mean needs it.
 
@@ -66,31 +93,43 @@ class Record:
             batch_size: Its weight in a mean.
             counts: Whether it is a part of the epoch's value too.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def step_value(self) -> Any:
-        """What this name is at this step, or None."""
-        raise NotImplementedError
+        """What this name is at this step, as a tensor on its device, or None."""
 
     def epoch_value(self) -> Any:
         """What this name is over the epoch, or None."""
         if self.final is None:
-            self.final = self._reduce_epoch()
+            self.final = self.reduce_epoch()
         return self.final
 
-    def _reduce_epoch(self) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def reduce_epoch(self) -> Any:
+        """The epoch's value over all processes, as a tensor on its device, or None; all processes ask in one order."""
 
     def forget(self) -> None:
         """The epoch is over: clear what outlives the record."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """What an exact resume in the middle of an epoch needs."""
-        raise NotImplementedError
+    def outline(self) -> dict[str, Any] | str | None:
+        """What a process that has not logged the name, for want of a batch, must know to take part in the reduction.
 
+        Returns:
+            Plain data for :meth:`take_part`. Where no process can do without values, why, as a clause. None where
+            nothing is reduced over processes.
+        """
+        return None
+
+    def take_part(self, outline: dict[str, Any]) -> None:
+        """Take part in :meth:`reduce_epoch` without values of one's own; ``outline`` is another process's."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any] | None:
+        """What an exact resume in the middle of an epoch needs, as plain data; None where the record can't be kept."""
+
+    @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`state_dict` returned."""
-        raise NotImplementedError
 
 
 class TensorRecord(Record):
@@ -124,7 +163,7 @@ class TensorRecord(Record):
             if not isinstance(value, Number):
                 raise ValueError(
                     f"self.log({self.name!r}, …) got {value!r} of type {type(value).__name__}; log a number, a tensor "
-                    "of one element or a torchmetrics object."
+                    "of one element, or an object for which a plugin is installed."
                 )
             return torch.tensor(value, dtype=_dtype())
         if value.numel() != 1:
@@ -153,7 +192,8 @@ class TensorRecord(Record):
         """The last value, or None."""
         return self.last if self.options.on_step else None
 
-    def _reduce_epoch(self) -> Tensor | None:
+    def reduce_epoch(self) -> Tensor | None:
+        """The epoch's value so far, or None."""
         own = self.own_value()
         if own is None:
             return None
@@ -193,39 +233,3 @@ class TensorRecord(Record):
         """Take back what :meth:`state_dict` returned."""
         for name in self._STATE:
             setattr(self, name, state[name])
-
-
-class MetricRecord(Record):
-    """A torchmetrics object logged as such: computed at the end of the epoch and reset after it."""
-
-    metric: Any = None
-
-    def update(self, value: Any, batch_size: Callable[[], int] | int, counts: bool = True) -> None:
-        """Take the metric, which has accumulated the batch itself."""
-        self.metric, self.final = value, None
-
-    def step_value(self) -> Any:
-        """The metric of this batch, or None."""
-        return self.metric._forward_cache if self.options.on_step else None
-
-    def _reduce_epoch(self) -> Any:
-        if not self.options.on_epoch:
-            return None
-        if not self.metric.update_called:
-            raise MisconfigurationException(
-                f"The metric logged as {self.name!r} was never updated; call it, or its update(), before it is "
-                "computed."
-            )
-        return self.metric.compute()
-
-    def forget(self) -> None:
-        """Have the metric start anew."""
-        self.metric.reset()
-
-    def state_dict(self) -> dict[str, Any]:
-        """This batch's metric; what it has accumulated is kept with the module."""
-        return {"forward": self.metric._forward_cache}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what :meth:`state_dict` returned."""
-        self.metric._forward_cache = state["forward"]

@@ -189,7 +189,7 @@ class FSDPStrategy(ShardedCheckpoints):
         unset = materialise(module, home, self.root_device)
         if self._sharding is None:
             module.to(self.root_device)
-        _move_metrics(module, self.root_device)
+        _move_own_tensors(module, self.root_device)
         refuse_unset(unset - self._load_kept_state(module))
         self._is_set_up = True
         if self._sharding is not None and not training:
@@ -368,10 +368,11 @@ def _precision_policy(precision: str) -> MixedPrecisionPolicy:
     return MixedPrecisionPolicy(reduce_dtype=torch.float32) if sums_in_full else MixedPrecisionPolicy()
 
 
-def _move_metrics(module: Module, device: torch.device) -> None:
-    """The states of torchmetrics objects are no buffers, so that dividing the module does not move them."""
-    torchmetrics = sys.modules.get("torchmetrics")
-    if torchmetrics is not None:
-        for part in module.modules():
-            if isinstance(part, torchmetrics.Metric):
-                part.to(device)
+def _move_own_tensors(module: Module, device: torch.device) -> None:
+    """Move what dividing the module does not: tensors that are neither parameters nor buffers, of metrics for example.
+
+    A part that has such tensors moves them by an ``_apply`` of its own; PyTorch's own parts have none.
+    """
+    for part in module.modules():
+        if not type(part)._apply.__module__.startswith("torch."):
+            part.to(device)

@@ -1,0 +1,1 @@
+"""Metric objects of torchmetrics for Leyden: ``self.log`` takes them, and checkpoints keep them."""
