@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch._dynamo  # an optimizer's first step imports it, and each life would anew
-import torchmetrics
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
@@ -143,20 +142,15 @@ class Model(pl.LightningModule):
         self.options, self.journal = options, journal
         self.automatic_optimization = not options.manual
         self.net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1))
-        self.train_error, self.val_error = torchmetrics.MeanAbsoluteError(), torchmetrics.MeanAbsoluteError()
-        self.all_losses = torchmetrics.CatMetric()
-        collection = {"mse": torchmetrics.MeanSquaredError(), "r2": torchmetrics.R2Score()}
-        self.collection = torchmetrics.MetricCollection(collection, prefix="train_")
 
-    def loss(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def loss(self, batch: Any) -> Tensor:
         if isinstance(batch, dict):
             batch = [torch.cat(parts) for parts in zip(*batch.values(), strict=True)]
         x, y = batch
-        prediction = self.net(x)
-        return nn.functional.mse_loss(prediction, y), prediction, y
+        return nn.functional.mse_loss(self.net(x), y)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss, prediction, target = self.loss(batch)
+        loss = self.loss(batch)
         noise = torch.randn(()) + random.random() + float(np.random.rand())
         drawn = [part for value in batch.values() for part in value] if isinstance(batch, dict) else batch
         self.journal.write(epoch=self.current_epoch, batch=batch_idx, data=digest(*drawn), noise=digest(noise, loss))
@@ -167,11 +161,6 @@ class Model(pl.LightningModule):
         if batch_idx == 0:
             self.log("first", loss, on_step=False, on_epoch=True)
             self.log("first_spread", loss, reduce_fx=reduce_twice, on_step=False, on_epoch=True)
-        self.train_error(prediction, target)
-        self.log("train_error", self.train_error, on_step=True, on_epoch=True)
-        self.all_losses.update(loss.detach())
-        self.collection.update(prediction.detach(), target)
-        self.log_dict(self.collection, on_step=False, on_epoch=True)
         loss = loss * (1 + 0.01 * noise)
         if self.options.manual:
             self.step_by_hand(loss, batch_idx)
@@ -188,17 +177,11 @@ class Model(pl.LightningModule):
     def on_train_start(self) -> None:
         torch.rand(3)  # in every life, and so more often than in the run left alone
 
-    def on_train_epoch_end(self) -> None:
-        self.log("mean_of_all", self.all_losses.compute().mean())
-        self.all_losses.reset()
-
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        loss, prediction, target = self.loss(batch)
+        loss = self.loss(batch)
         self.journal.write(validated=digest(*batch), noise=digest(torch.rand(())))
         self.log("val_loss", loss)
         self.log("val_each", loss, on_step=True, on_epoch=True)
-        self.val_error(prediction, target)
-        self.log("val_error", self.val_error)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
@@ -286,7 +269,7 @@ def killing_replace(killer: Killer) -> Any:
     return replace_and_tick
 
 
-def live(options: Options, journal: Journal, checkpoint: Path, kill_after: int) -> None:
+def live(model: type[Model], options: Options, journal: Journal, checkpoint: Path, kill_after: int) -> None:
     """Train to the end, or until killed; from the checkpoint if there is one.
 
     A life that resumes begins with random states of its own: whatever it needs of the old ones must be restored.
@@ -310,12 +293,12 @@ def live(options: Options, journal: Journal, checkpoint: Path, kill_after: int) 
         enable_model_summary=False,
         default_root_dir=checkpoint.parent,
     )
-    model = Model(options, journal)
-    trainer.fit(model, *loaders(options), ckpt_path=checkpoint if checkpoint.exists() else None)
-    journal.write(weights=digest(*model.state_dict().values()), steps=trainer.global_step)
+    module = model(options, journal)
+    trainer.fit(module, *loaders(options), ckpt_path=checkpoint if checkpoint.exists() else None)
+    journal.write(weights=digest(*module.state_dict().values()), steps=trainer.global_step)
 
 
-def fork(options: Options, journal: Path, checkpoint: Path, kill_after: int) -> int:
+def fork(model: type[Model], options: Options, journal: Path, checkpoint: Path, kill_after: int) -> int:
     """Live in a child process; returns how it ended, -9 for killed."""
     child = os.fork()
     if child:
@@ -325,7 +308,7 @@ def fork(options: Options, journal: Path, checkpoint: Path, kill_after: int) -> 
         return os.waitstatus_to_exitcode(status)
     try:
         os.setsid()
-        live(options, Journal(journal), checkpoint, kill_after)
+        live(model, options, Journal(journal), checkpoint, kill_after)
         os._exit(0)
     except BaseException:
         import traceback
@@ -334,26 +317,26 @@ def fork(options: Options, journal: Path, checkpoint: Path, kill_after: int) -> 
         os._exit(1)
 
 
-def live_and_die(directory: Path, options: Options) -> None:
+def live_and_die(model: type[Model], directory: Path, options: Options) -> None:
     """Let the run live undisturbed, then with kills."""
     moments = random.Random(options.seed)
     directory.mkdir()
-    if fork(options, directory / "whole.jsonl", directory / "whole.ckpt", kill_after=0):
+    if fork(model, options, directory / "whole.jsonl", directory / "whole.ckpt", kill_after=0):
         return
     for life in range(options.lives + 1):
         kill_after = moments.randint(10, 80) if life < options.lives else 0
-        ended = fork(options, directory / f"part-{life:02}.jsonl", directory / "killed.ckpt", kill_after)
+        ended = fork(model, options, directory / f"part-{life:02}.jsonl", directory / "killed.ckpt", kill_after)
         if ended != -signal.SIGKILL:
             return
 
 
-def main() -> None:
+def main(model: type[Model] = Model) -> None:
     """Go through the cases; what went wrong is seen in what they wrote."""
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", message=".*use of fork")  # from Python 3.12, as of every loader's worker
     warnings.filterwarnings("ignore", message=".*shuffling enabled")  # validation is: its order is resumed too
     for name, options in json.loads(sys.argv[2]).items():
-        live_and_die(Path(sys.argv[1]) / name, Options(**options))
+        live_and_die(model, Path(sys.argv[1]) / name, Options(**options))
 
 
 if __name__ == "__main__":

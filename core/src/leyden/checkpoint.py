@@ -108,8 +108,8 @@ def warn_of_lost_parts(trainer: Trainer) -> None:
         except UnknownComponentError as error:
             if not _is_told(trainer, str(error)):
                 rank_zero_warn(
-                    f"What the module's {name!r}, a {cls.__name__}, accumulates will not be in checkpoints, so a run that "
-                    f"is resumed within an epoch starts it anew. {error}"
+                    f"What the module's {name!r}, a {cls.__name__}, accumulates will not be in checkpoints, so that a "
+                    f"resumed run starts it anew. {error}"
                 )
 
 
@@ -228,7 +228,7 @@ def _restore_place(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     for name, parameter in trainer.lightning_module.named_parameters():
         if name in own["gradients"]:
             parameter.grad = own["gradients"][name].to(parameter.device)
-    trainer.fit_loop.results.load_state_dict(own["results"], trainer.strategy, trainer.lightning_module)
+    trainer.fit_loop.results.load_state_dict(own["results"])
     trainer.logging.restore_callback_metrics(own["callback_metrics"])
 
 

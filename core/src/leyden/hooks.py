@@ -96,8 +96,8 @@ class Registration:
     def leyden_show_results(self, trainer: Trainer, stage: str, results: Sequence[Mapping[str, float]]) -> Any:
         """Show the results of a ``validate`` or ``test``, which are by dataloader, and return True; only on rank 0."""
 
-    def leyden_rank_state(self, trainer: Trainer) -> Mapping[str, Any]:
-        """Return what an exact resume needs of this process, as plain data and tensors under the plugin's name.
+    def leyden_rank_state(self, trainer: Trainer) -> Mapping[str, Any] | None:
+        """Return what an exact resume needs of this process, as plain data under the plugin's name, or None.
 
         It is called in every process when a checkpoint is made from which training can be resumed. What is in the
         ``state_dict`` of the module, a callback or an optimizer need not be in it.

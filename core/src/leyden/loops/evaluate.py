@@ -47,7 +47,7 @@ class EvaluationLoop(SinglePass):
     def __init__(self, trainer: Trainer, stage: RunningStage, within_fit: bool = False) -> None:
         super().__init__(trainer, stage, within_fit)
         self.verbose = True
-        self.results = Results()
+        self.results = Results(trainer)
         self.current_batch = 0
         self.seen: Counter[int] = Counter()
         self._done: Counter[int] = Counter()

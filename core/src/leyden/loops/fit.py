@@ -60,7 +60,7 @@ class FitLoop:
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
-        self.results = Results(training=True)
+        self.results = Results(trainer, training=True)
         self.source: DataSource | None = None
         self.loader: CombinedLoader | None = None
         self.max_batches: int | float = INFINITE

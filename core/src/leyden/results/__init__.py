@@ -1,15 +1,14 @@
 """What ``self.log`` keeps, reduces and hands to loggers, progress bars and callbacks.
 
 A call goes through the rooms in this order: ``logging.py`` takes it, for the Trainer; ``declaration.py`` checks the
-first one of a name; ``kinds.py`` makes its record, a plugin's for the objects of a library; ``record.py`` keeps the
-values of a name; ``loop.py`` holds the records of a loop. ``options.py`` has the arguments. Nothing here reads a tensor's value (and so waits for the device) before a logger or a progress bar
-shows it.
+first one of a name, and whose record it gets; ``record.py`` keeps the values of a name; ``loop.py`` holds the records
+of a loop. ``options.py`` has the arguments. Nothing here reads a tensor's value (and so waits for the device) before a
+logger or a progress bar shows it.
 """
 
-from leyden.results.kinds import new_record
 from leyden.results.logging import Logging, monitored
 from leyden.results.loop import Results
 from leyden.results.options import LogOptions
 from leyden.results.record import Record, TensorRecord
 
-__all__ = ["LogOptions", "Logging", "Record", "Results", "TensorRecord", "monitored", "new_record"]
+__all__ = ["LogOptions", "Logging", "Record", "Results", "TensorRecord", "monitored"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from math import inf
+from numbers import Number
 from typing import TYPE_CHECKING, Any
 
-from leyden.registry import UnknownComponentError
-from leyden.results.kinds import kind_of, new_record
+from torch import Tensor
+
+from leyden.registry import Registry, UnknownComponentError
 from leyden.results.loop import Results
 from leyden.results.options import HOOK_RULES, REDUCTIONS, LogOptions
 from leyden.results.record import Record
@@ -40,8 +42,7 @@ def declare(trainer: Trainer, results: Results, hook: str, name: str, value: Any
     options = _resolve(name, hook, asked)
     _refuse_uneven_steps(results, name, options)
     kind = _kind_of(trainer, name, value)
-    module = trainer.lightning_module
-    record = new_record(kind, name, asked, options, results.dataloader_idx, trainer.strategy, module)
+    record = results.new_record(kind, name, asked, options, results.dataloader_idx)
     record.reduces_at_once = options.sync_dist and not HOOK_RULES[hook].step_allowed and trainer.world_size > 1
     record.declare(value, results.records)
     if known is not None and known.kind == kind and (state := known.state_dict()) is not None:  # from a checkpoint
@@ -51,12 +52,16 @@ def declare(trainer: Trainer, results: Results, hook: str, name: str, value: Any
 
 
 def _kind_of(trainer: Trainer, name: str, value: Any) -> str | None:
+    """The name of the component that keeps a value; None where the core does, or says that it can't."""
+    if isinstance(value, (Tensor, Number)):
+        return None
     try:
-        return kind_of(value, trainer.strategy)
+        component = Registry(trainer.plugin_manager).of_class("record", type(value))
     except UnknownComponentError as error:
         raise MisconfigurationException(
             f"self.log({name!r}, …) got a {type(value).__name__}, which a plugin logs. {error}"
         ) from error
+    return component.name if component is not None else None
 
 
 def _require_same(name: str, hook: str, before: LogOptions, now: LogOptions) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
-from torch.nn import Module
 
 from leyden.registry import Registry
-from leyden.results.kinds import new_record
 from leyden.results.options import REDUCTIONS, LogOptions
-from leyden.results.record import Record
+from leyden.results.record import Record, TensorRecord
+
+if TYPE_CHECKING:
+    from leyden.trainer import Trainer
 
 
 class Metrics(NamedTuple):
@@ -25,6 +26,7 @@ class Results:
     """The records of one loop, from the start of its epoch to the end.
 
     Args:
+        trainer: Whose loop it is.
         training: Whether callbacks see the values of a step; of an evaluation they see those of the epoch alone.
 
     Attributes:
@@ -35,12 +37,32 @@ class Results:
         batches: Batches of each loader in each process, where they have told each other.
     """
 
-    def __init__(self, training: bool = False) -> None:
-        self.training = training
+    def __init__(self, trainer: Trainer, training: bool = False) -> None:
+        self.trainer, self.training = trainer, training
         self.records: dict[tuple[str, str, int | None], Record] = {}
         self.step_kept = False
         self.batches: list[tuple[int | float, ...]] = []
         self.reset()
+
+    def new_record(
+        self, kind: str | None, name: str, asked: LogOptions | None, options: LogOptions, dataloader_idx: int | None
+    ) -> Record:
+        """A record without values.
+
+        Args:
+            kind: The name of the component that brings it; None for the core's, of numbers.
+            name: See :class:`Record`, for the others too.
+            asked: The arguments of the call.
+            options: The arguments with defaults filled in.
+            dataloader_idx: The loader, where there are several.
+
+        Raises:
+            UnknownComponentError: No plugin brings a component of that name.
+        """
+        cls = TensorRecord if kind is None else Registry(self.trainer.plugin_manager).get("record", kind).load()
+        record: Record = cls(name, asked, options, dataloader_idx, self.trainer)
+        record.kind = kind
+        return record
 
     def metrics(self) -> Metrics:
         """What callbacks, loggers and progress bars are to see now."""
@@ -80,20 +102,13 @@ class Results:
             states.append({"key": list(key), "kind": record.kind, "options": options._asdict(), **state})
         return states
 
-    def load_state_dict(self, states: list[dict[str, Any]], strategy: Any, module: Module) -> None:
-        """Take back what :meth:`state_dict` returned.
-
-        Args:
-            states: The saved records.
-            strategy: Whose plugins bring the records that are not the core's.
-            module: The module that is run.
-        """
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """Take back what :meth:`state_dict` returned."""
         for state in states:
             hook, name, dataloader_idx = state["key"]
             kind = state["kind"] if "kind" in state else state["metric"]  # None for numbers before version 3, too
-            if kind is not None and not Registry(strategy.plugin_manager).named("record", kind):
+            if kind is not None and not Registry(self.trainer.plugin_manager).named("record", kind):
                 continue  # its plugin is not there, which was said
-            options = LogOptions(**state["options"])
-            record = new_record(kind, name, None, options, dataloader_idx, strategy, module)
+            record = self.new_record(kind, name, None, LogOptions(**state["options"]), dataloader_idx)
             record.load_state_dict(state)
             self.records[hook, name, dataloader_idx] = record

@@ -11,13 +11,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from numbers import Number
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module
 
 from leyden.results.options import REDUCTIONS, LogOptions
+
+if TYPE_CHECKING:
+    from leyden.trainer import Trainer
 
 _EXACT = (torch.float32, torch.float64)
 # how values are accumulated; a mean is a sum of weighted ones, a function of the user's needs them all
@@ -42,11 +44,11 @@ class Record(ABC):
         asked: The arguments as the user gave them; None for one from a checkpoint, which the next call declares anew.
         options: The same with the hook's defaults filled in.
         dataloader_idx: Set where there are several evaluation loaders.
-        strategy: Reduces over processes where ``sync_dist`` asks for it.
-        module: The module that is run.
+        trainer: Whose run it is.
 
     Attributes:
         kind: The name of its component; None for the core's.
+        strategy: Reduces over processes where ``sync_dist`` asks for it.
         name: The name with the dataloader's suffix, where it has one; so are the two others.
         step_name: What a step's value is called.
         epoch_name: What the epoch's value is called.
@@ -55,16 +57,11 @@ class Record(ABC):
         final: The epoch's value so far, reduced over processes once, however often it is asked for.
     """
 
+    kind: str | None = None
+
     def __init__(
-        self,
-        name: str,
-        asked: LogOptions | None,
-        options: LogOptions,
-        dataloader_idx: int | None,
-        strategy: Any,
-        module: Module,
+        self, name: str, asked: LogOptions | None, options: LogOptions, dataloader_idx: int | None, trainer: Trainer
     ) -> None:
-        self.kind: str | None = None
         self.asked, self.options = asked, options
         self.dataloader_idx = dataloader_idx
         suffix = "" if dataloader_idx is None or not options.add_dataloader_idx else f"/dataloader_idx_{dataloader_idx}"
@@ -72,7 +69,7 @@ class Record(ABC):
         self.name = name + suffix
         self.step_name = (f"{name}_step" if forked else name) + suffix
         self.epoch_name = (f"{name}_epoch" if forked else name) + suffix
-        self.strategy, self.module = strategy, module
+        self.trainer, self.strategy = trainer, trainer.strategy
         self.reduces_at_once = False
         self.final: Any = None
 

@@ -410,12 +410,11 @@ class Trainer(TrainerProperties):
         if saved is not None:
             self.precision_plugin.convert_module(module)  # float64 weights would lose bits in a float32 module
             checkpoint.restore_module(self, saved)
-        if fn == TrainerFn.FITTING:
-            checkpoint.warn_of_lost_parts(self)
         if self.sync_batchnorm:
             self.strategy.convert_sync_batchnorm(module)
         self.strategy.setup_module(module, training=fn == TrainerFn.FITTING)
         if fn == TrainerFn.FITTING:
+            checkpoint.warn_of_lost_parts(self)
             optimizers, self.lr_scheduler_configs = read_optimizers(module)
             self.optimizers = self.strategy.setup_optimizers(optimizers)
             if self.hooks.on_fit_start is not None:

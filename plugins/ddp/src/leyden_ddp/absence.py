@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module
 
-from leyden.results import LogOptions, Record, Results, TensorRecord, new_record
+from leyden.results import LogOptions, Record, Results, TensorRecord
 from leyden.utilities.exceptions import MisconfigurationException
 
 if TYPE_CHECKING:
@@ -51,13 +50,12 @@ def are_uneven(batches: Sequence[int | float]) -> bool:
     return len(batches) > 1 and (len(set(batches)) > 1 or math.inf in batches)
 
 
-def complete(strategy: ParallelStrategy, results: Results, module: Module) -> None:
+def complete(strategy: ParallelStrategy, results: Results) -> None:
     """Have all processes hold the same records of the current loader, in one order; all of them call this at once.
 
     Args:
         strategy: Its collectives are used.
         results: Where the records are.
-        module: The module that logs.
 
     Raises:
         MisconfigurationException: A process can't take part in a reduction without values of its own.
@@ -76,7 +74,7 @@ def complete(strategy: ParallelStrategy, results: Results, module: Module) -> No
             _refuse_what_cannot_be(outline, absent)
         record = results.records.pop(key, None)
         if record is None and strategy.global_rank in everyone:
-            record = _nothing_of(strategy, module, outline)
+            record = _nothing_of(results, outline)
         if record is not None:
             results.records[key] = record
         if absent and isinstance(record, TensorRecord):
@@ -111,10 +109,10 @@ def _refuse_what_cannot_be(outline: Outline, absent: list[int]) -> None:
         raise MisconfigurationException(f"{said}, and {outline.own}; take fewer devices.")
 
 
-def _nothing_of(strategy: ParallelStrategy, module: Module, outline: Outline) -> Record:
+def _nothing_of(results: Results, outline: Outline) -> Record:
     """A record without values, for what the others have logged."""
     name, dataloader_idx = outline.key[1:]
-    record = new_record(outline.kind, name, outline.options, outline.options, dataloader_idx, strategy, module)
+    record = results.new_record(outline.kind, name, outline.options, outline.options, dataloader_idx)
     if isinstance(outline.own, dict):
         record.take_part(outline.own)
     return record

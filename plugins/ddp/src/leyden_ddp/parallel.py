@@ -167,7 +167,7 @@ class ParallelStrategy(Strategy):
     def agree_on_results(self, results: Results, module: Module, batches: Sequence[int | float]) -> None:
         """Tell each other what was logged, where the processes have had different numbers of batches."""
         if are_uneven(batches):
-            complete(self, results, module)
+            complete(self, results)
 
     # -- meeting ------------------------------------------------------------------------------------------
 

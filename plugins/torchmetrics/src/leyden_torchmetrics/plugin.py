@@ -19,9 +19,10 @@ def leyden_components() -> Iterator[Component]:
 
 
 @hookimpl
-def leyden_rank_state(trainer: Trainer) -> dict[str, Any]:
-    """What the module's metrics have accumulated in this process."""
-    return {kept.KEY: kept.states_of(trainer)}
+def leyden_rank_state(trainer: Trainer) -> dict[str, Any] | None:
+    """What the module's metrics have accumulated in this process; None where there is nothing."""
+    states = kept.states_of(trainer)
+    return {kept.KEY: states} if states else None
 
 
 @hookimpl

@@ -42,8 +42,8 @@ class MetricRecord(Record):
         """Take the metric, which has accumulated the batch itself."""
         if not isinstance(value, Metric):
             raise ValueError(
-                f"self.log({self.name!r}, …) got {value!r} of type {type(value).__name__}, after a metric; log it under "
-                "another name."
+                f"self.log({self.name!r}, …) got {value!r} of type {type(value).__name__}, after a metric; log it "
+                "under another name."
             )
         self.metric, self.final = value, None
 
@@ -85,7 +85,7 @@ class MetricRecord(Record):
 
     def take_part(self, outline: dict[str, Any]) -> None:
         """Make this process's metric one that is computed with those of the others."""
-        metric: Any = self.module.get_submodule(outline["metric"])
+        metric: Any = self.trainer.lightning_module.get_submodule(outline["metric"])
         if not metric.update_called:
             for name, empty in outline["lists"].items():
                 setattr(metric, name, [empty.to(metric.device)])
@@ -101,14 +101,14 @@ class MetricRecord(Record):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`state_dict` returned."""
-        metric = dict(self.module.named_modules()).get(state["metric"])
+        metric = dict(self.trainer.lightning_module.named_modules()).get(state["metric"])
         if isinstance(metric, Metric):
             self.metric = metric
             metric._forward_cache = state["forward"]
 
     def _attribute(self, metric: Metric) -> str | None:
         """The name of the metric in the module."""
-        return next((name for name, part in self.module.named_modules() if part is metric), None)
+        return next((name for name, part in self.trainer.lightning_module.named_modules() if part is metric), None)
 
 
 def _lists(metric: Any) -> tuple[dict[str, Tensor], bool]:
