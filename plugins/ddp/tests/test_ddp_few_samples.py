@@ -1,33 +1,30 @@
 """Evaluation and prediction by processes of which some have no sample: the values are those of all samples."""
 
+import sys
+from types import ModuleType, SimpleNamespace
+
 import pytest
 import torch
-import torchmetrics
 from ddp_model import Model, Validated, alone, loader, quiet
 from torch.utils.data import DataLoader, IterableDataset
 
 import leyden as pl
 from leyden.callbacks import BasePredictionWriter, EarlyStopping, ModelCheckpoint
+from leyden.results import Record
 from leyden.utilities.exceptions import MisconfigurationException
 
 
 class Logging(Validated):
-    """Logs in every way, some names in one batch only, and metrics of every kind of state."""
+    """Logs in every way, some names in one batch only."""
 
     def __init__(self):
         super().__init__()
-        self.error = torchmetrics.MeanSquaredError()
-        self.area = torchmetrics.classification.BinaryAUROC()  # collects lists of numbers and of integers
-        both = [torchmetrics.classification.BinaryPrecision(), torchmetrics.classification.BinaryRecall()]
-        self.both = torchmetrics.MetricCollection(both)  # whose states are one
-        self.least = torchmetrics.MinMetric()
         self.report = {"hooks": []}
 
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
-        x, y, rows = batch
+        x, _, rows = batch
         self.seen["val"].append(rows.tolist())
-        output = self.layer(x)
-        value = output.mean(1)
+        value = self.layer(x).mean(1)
         if rows[0] % 2:
             self.log("odd", value.mean(), sync_dist=True)
         for name in ("mean", "sum", "min", "max"):
@@ -35,14 +32,6 @@ class Logging(Validated):
         self.log("weighted", value.mean(), sync_dist=True, batch_size=3)
         if not rows[0] % 2:
             self.log("even", value.mean().double(), sync_dist=True)
-        self.error(output, y)
-        self.area(value.sigmoid(), rows % 2)
-        self.both.update(-value, rows % 2)
-        self.least(value)
-        self.log("error", self.error)
-        self.log("area", self.area, on_step=False, on_epoch=True)
-        self.log_dict(self.both)
-        self.log("least", self.least)
 
     def on_validation_epoch_end(self):
         self.report["hooks"].append("epoch_end")
@@ -59,7 +48,6 @@ def numbers(results):
     ]
 
 
-@pytest.mark.filterwarnings("ignore:No positive samples|No negative samples")
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_the_values_are_those_of_one_process(tmp_path, count):
     (expected,) = alone(tmp_path / "alone").validate(Logging(), loader(count, 1), verbose=False)
@@ -73,7 +61,6 @@ def test_the_values_are_those_of_one_process(tmp_path, count):
     assert sorted(row for rank in ranks for batch in rank["seen"]["val"] for row in batch) == list(range(count))
 
 
-@pytest.mark.filterwarnings("ignore:No positive samples|No negative samples")
 def test_some_of_several_loaders_are_short(tmp_path):
     def loaders():
         return [loader(7, 1), loader(0, 1), loader(2, 1)]
@@ -194,40 +181,82 @@ class Grouped(Validated):
         self.log("val_loss", self.loss(batch, "val"), sync_dist=True, sync_dist_group=torch.distributed.group.WORLD)
 
 
-class Joining(torchmetrics.Metric):
-    """Collects a list that torchmetrics does not join."""
+class Tally:
+    """What a library counts with, by process."""
 
     def __init__(self):
-        super().__init__()
-        self.add_state("rows", [], dist_reduce_fx=None)
-
-    def update(self, rows):
-        self.rows.append(rows)
-
-    def compute(self):
-        return torch.cat(self.rows).sum()
+        self.total = 0
 
 
-class Unjoined(Validated):
+class TallyRecord(Record):
+    """Sums the tallies of all processes, also of one that has counted nothing; not those of an owner."""
+
+    total = 0
+
+    def update(self, value, batch_size, counts=True):
+        self.total, self.owned = value.total, hasattr(value, "owner")
+
+    def step_value(self):
+        return None
+
+    def reduce_epoch(self):
+        return self.strategy.reduce(torch.tensor(float(self.total)), "sum")
+
+    def outline(self):
+        return "a tally with an owner needs all processes" if self.owned else {"total": -1}
+
+    def take_part(self, outline):
+        self.total = outline["total"]
+
+    def state_dict(self):
+        return None
+
+    def load_state_dict(self, state):
+        raise NotImplementedError
+
+
+class Tallied(Validated):
     def __init__(self):
         super().__init__()
-        self.rows = Joining()
+        self.tally = Tally()
 
     def validation_step(self, batch, batch_idx):
-        self.rows.update(batch[2])
-        self.log("rows", self.rows)
+        self.tally.total += 10
+        self.log("tally", self.tally)
+
+
+class Owned(Tallied):
+    def __init__(self):
+        super().__init__()
+        self.tally.owner = 1
+
+
+@pytest.fixture
+def tallies(monkeypatch):
+    """A plugin that logs tallies."""
+    library = ModuleType("tally_records")
+    library.TallyRecord = TallyRecord
+    monkeypatch.setitem(sys.modules, "tally_records", library)
+    component = pl.Component("record", f"{__name__}.Tally", "tally_records:TallyRecord")
+    return SimpleNamespace(leyden_components=pl.hookimpl(lambda: [component]))
+
+
+def test_an_object_of_a_library_is_reduced_with_processes_that_have_not_logged_it(tmp_path, tallies):
+    trainer, reporter = quiet(tmp_path, devices=3, plugins=[tallies])
+    assert trainer.validate(Tallied(), loader(2, 1), verbose=False) == [{"tally": 19}]
+    assert [rank["metrics"] for rank in reporter.reports("validate")] == [{"tally": 19}] * 3
 
 
 REFUSED = {
     Stepwise: r"self.log\('val_loss', on_step=True, sync_dist=True\) needs all processes .* they have 1, 0 batches",
     Grouped: r"self.log\('val_loss', …\): process 1 has not logged it.* leave sync_dist_group out",
-    Unjoined: r"self.log\('rows', …\): process 1 has not logged it.* collects lists that can't be joined",
+    Owned: r"self.log\('tally', …\): process 1 has not logged it.* a tally with an owner needs all processes; take",
 }
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_needs_all_processes_is_refused(tmp_path, kind):
-    trainer, _ = quiet(tmp_path)
+def test_what_needs_all_processes_is_refused(tmp_path, tallies, kind):
+    trainer, _ = quiet(tmp_path, plugins=[tallies])
     with pytest.raises(MisconfigurationException, match=REFUSED[kind]):
         trainer.validate(kind(), loader(1, 1), verbose=False)
 

@@ -246,23 +246,6 @@ def test_collectives(tmp_path):
         assert report["zero"] == (rank == 0)
 
 
-def test_torchmetrics_see_the_data_of_all(tmp_path):
-    import torchmetrics
-
-    class Measured(Model):
-        def __init__(self):
-            super().__init__()
-            self.rows = torchmetrics.SumMetric()
-
-        def validation_step(self, batch, batch_idx):
-            self.rows.update(batch[2])
-            self.log("rows", self.rows)
-
-    trainer, _ = quiet(tmp_path)
-    trainer.fit(Measured(), loader(4), loader(7))
-    assert trainer.callback_metrics["rows"] == sum(range(7))
-
-
 def test_a_custom_reduction_over_processes(tmp_path):
     class Summed(Model):
         def validation_step(self, batch, batch_idx):

@@ -1,9 +1,10 @@
-"""Lets the tests import the modules beside them, and what the core's tests share: a run that is killed, for one."""
+"""Lets the tests import the modules beside them, and those that the core's tests and those of ddp share."""
 
 import sys
 from pathlib import Path
 
 import torch
 
-sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[3] / "core" / "tests")]
+ROOT = Path(__file__).parents[3]
+sys.path += [str(path) for path in (Path(__file__).parent, ROOT / "core" / "tests", ROOT / "plugins" / "ddp" / "tests")]
 torch.set_num_threads(1)
