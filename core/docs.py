@@ -28,8 +28,8 @@ INTERFACES = (
     "leyden.interfaces.logger:Logger",
     "leyden.interfaces.profiler:Profiler",
     "leyden.interfaces.checkpoint_io:CheckpointIO",
+    "leyden.interfaces.record:Record",
     "leyden.callback:Callback",
-    "leyden.results.record:Record",
 )
 
 

@@ -9,8 +9,8 @@ from recording import LoggingModel, RecordingLogger, quiet_trainer, rows
 
 import leyden as pl
 from leyden.manager import discover
+from leyden.plugins import Record
 from leyden.registry import Registry, UnknownComponentError
-from leyden.results import Record
 from leyden.utilities.exceptions import MisconfigurationException
 
 

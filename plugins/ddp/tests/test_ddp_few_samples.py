@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import leyden as pl
 from leyden.callbacks import BasePredictionWriter, EarlyStopping, ModelCheckpoint
-from leyden.results import Record
+from leyden.plugins import Record
 from leyden.utilities.exceptions import MisconfigurationException
 
 

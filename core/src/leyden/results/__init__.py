@@ -9,6 +9,6 @@ logger or a progress bar shows it.
 from leyden.results.logging import Logging, monitored
 from leyden.results.loop import Results
 from leyden.results.options import LogOptions
-from leyden.results.record import Record, TensorRecord
+from leyden.results.record import TensorRecord
 
-__all__ = ["LogOptions", "Logging", "Record", "Results", "TensorRecord", "monitored"]
+__all__ = ["LogOptions", "Logging", "Results", "TensorRecord", "monitored"]

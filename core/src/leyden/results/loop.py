@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
+from leyden.interfaces.record import Record
 from leyden.registry import Registry
 from leyden.results.options import REDUCTIONS, LogOptions
-from leyden.results.record import Record, TensorRecord
+from leyden.results.record import TensorRecord
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
@@ -51,7 +52,7 @@ class Results:
 
         Args:
             kind: The name of the component that brings it; None for the core's, of numbers.
-            name: See :class:`Record`, for the others too.
+            name: See :class:`leyden.interfaces.record.Record`, for the others too.
             asked: The arguments of the call.
             options: The arguments with defaults filled in.
             dataloader_idx: The loader, where there are several.

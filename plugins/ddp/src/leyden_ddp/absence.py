@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from leyden.results import LogOptions, Record, Results, TensorRecord
+from leyden.interfaces.record import Record
+from leyden.results import LogOptions, Results, TensorRecord
 from leyden.utilities.exceptions import MisconfigurationException
 
 if TYPE_CHECKING:

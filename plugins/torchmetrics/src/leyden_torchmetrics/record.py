@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from leyden.results import Record
+from leyden.plugins import Record
 from leyden.utilities.exceptions import MisconfigurationException
 
 
