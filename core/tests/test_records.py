@@ -195,12 +195,12 @@ def test_a_run_of_another_number_of_processes_gives_the_states_of_all(tmp_path, 
 
 def test_the_component_of_a_class(plugin):
     registry = Registry(discover().extended([plugin]))
-    assert registry.of_class("record", SmallTally).name == name_of(Tally)
-    assert registry.of_class("record", int) is None
+    assert registry.name_for("record", SmallTally) == name_of(Tally)
+    assert registry.name_for("record", int) is None
 
 
 def test_a_class_whose_record_is_published_says_by_whom(monkeypatch):
     known = {"published": {"record": {name_of(Tally): "tally-logs"}}, "planned": {}}
     monkeypatch.setattr("leyden.registry.catalogue", lambda: known)
     with pytest.raises(UnknownComponentError, match=r"It comes with tally-logs: pip install tally-logs\.$"):
-        Registry().of_class("record", SmallTally)
+        Registry().name_for("record", SmallTally)

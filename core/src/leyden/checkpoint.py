@@ -6,6 +6,7 @@ resume needs beside them: the place in the loop, random states, and open metric 
 
 from __future__ import annotations
 
+from collections import ChainMap
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 # The version of Lightning whose layout is written; it reads this key to know what to migrate.
 FORMAT_VERSION = "2.6.0"
 OWN_KEY = "leyden"
-# Of what is under it. Before 3 the states of metrics were not a plugin's.
-OWN_VERSION = 3
+OWN_VERSION = 3  # of what is under it; before 3 the states of metrics were not a plugin's
 
 
 def dump(trainer: Trainer, weights_only: bool = False) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def warn_of_lost_parts(trainer: Trainer) -> None:
     names = {type(part): name for name, part in trainer.lightning_module.named_modules()}
     for cls, name in names.items():
         try:
-            registry.of_class("record", cls)
+            registry.name_for("record", cls)
         except UnknownComponentError as error:
             if not _is_told(trainer, str(error)):
                 rank_zero_warn(
@@ -137,14 +137,9 @@ def _own_state(trainer: Trainer) -> dict[str, Any]:
         "gradients": _open_gradients(trainer),
         "validated": dict(loop.validation.seen),
         "results": loop.results.state_dict(),
-        "plugins": _states_of_plugins(trainer),
+        "plugins": dict(ChainMap(*trainer.plugin_manager.hook.leyden_rank_state(trainer=trainer))),
         "callback_metrics": {k: v for k, v in trainer.callback_metrics.items() if isinstance(v, Tensor)},
     }
-
-
-def _states_of_plugins(trainer: Trainer) -> dict[str, Any]:
-    states = trainer.plugin_manager.hook.leyden_rank_state(trainer=trainer)
-    return {name: state for own in states for name, state in own.items()}
 
 
 def _open_gradients(trainer: Trainer) -> dict[str, Any]:

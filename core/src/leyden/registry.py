@@ -65,8 +65,8 @@ class Registry:
                 return found[0][1]
         raise self.unknown(kinds, name)
 
-    def of_class(self, kind: str, cls: type) -> Component | None:
-        """The component that is named after a class, ``"package.module.Class"``, or after one that it derives from.
+    def name_for(self, kind: str, cls: type) -> str | None:
+        """The name of the component for a class: ``"package.module.Class"``, its own or that of one it derives from.
 
         Args:
             kind: Its kind.
@@ -78,7 +78,7 @@ class Registry:
         for base in cls.__mro__:
             name = f"{base.__module__}.{base.__qualname__}"
             if self.named(kind, name) or published_by(kind, name)[0]:
-                return self.get(kind, name)
+                return self.get(kind, name).name
         return None
 
     def unknown(self, kinds: Sequence[str], name: str) -> Exception:

@@ -1,4 +1,4 @@
-"""A record: what is kept of one logged name. The core has that of numbers, plugins bring those of a library's objects."""
+"""A record: what is kept of one logged name. The core has that of numbers, plugins those of a library's objects."""
 
 from __future__ import annotations
 

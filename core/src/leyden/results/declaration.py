@@ -42,7 +42,7 @@ def declare(trainer: Trainer, results: Results, hook: str, name: str, value: Any
     options = _resolve(name, hook, asked)
     _refuse_uneven_steps(results, name, options)
     kind = _kind_of(trainer, name, value)
-    record = results.new_record(kind, name, asked, options, results.dataloader_idx)
+    record = results.new_record(kind, name, asked, options)
     record.reduces_at_once = options.sync_dist and not HOOK_RULES[hook].step_allowed and trainer.world_size > 1
     record.declare(value, results.records)
     if known is not None and known.kind == kind and (state := known.state_dict()) is not None:  # from a checkpoint
@@ -56,12 +56,11 @@ def _kind_of(trainer: Trainer, name: str, value: Any) -> str | None:
     if isinstance(value, (Tensor, Number)):
         return None
     try:
-        component = Registry(trainer.plugin_manager).of_class("record", type(value))
+        return Registry(trainer.plugin_manager).name_for("record", type(value))
     except UnknownComponentError as error:
         raise MisconfigurationException(
             f"self.log({name!r}, …) got a {type(value).__name__}, which a plugin logs. {error}"
         ) from error
-    return component.name if component is not None else None
 
 
 def _require_same(name: str, hook: str, before: LogOptions, now: LogOptions) -> None:

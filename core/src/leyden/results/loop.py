@@ -45,23 +45,20 @@ class Results:
         self.batches: list[tuple[int | float, ...]] = []
         self.reset()
 
-    def new_record(
-        self, kind: str | None, name: str, asked: LogOptions | None, options: LogOptions, dataloader_idx: int | None
-    ) -> Record:
-        """A record without values.
+    def new_record(self, kind: str | None, name: str, asked: LogOptions | None, options: LogOptions) -> Record:
+        """A record of the running dataloader, without values.
 
         Args:
             kind: The name of the component that brings it; None for the core's, of numbers.
             name: See :class:`leyden.interfaces.record.Record`, for the others too.
             asked: The arguments of the call.
             options: The arguments with defaults filled in.
-            dataloader_idx: The loader, where there are several.
 
         Raises:
             UnknownComponentError: No plugin brings a component of that name.
         """
         cls = TensorRecord if kind is None else Registry(self.trainer.plugin_manager).get("record", kind).load()
-        record: Record = cls(name, asked, options, dataloader_idx, self.trainer)
+        record: Record = cls(name, asked, options, self.dataloader_idx, self.trainer)
         record.kind = kind
         return record
 
@@ -110,6 +107,6 @@ class Results:
             kind = state["kind"] if "kind" in state else state["metric"]  # None for numbers before version 3, too
             if kind is not None and not Registry(self.trainer.plugin_manager).named("record", kind):
                 continue  # its plugin is not there, which was said
-            record = self.new_record(kind, name, None, LogOptions(**state["options"]), dataloader_idx)
+            record = self.new_record(kind, name, None, LogOptions(**state["options"]))
             record.load_state_dict(state)
             self.records[hook, name, dataloader_idx] = record

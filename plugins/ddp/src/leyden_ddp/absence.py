@@ -112,8 +112,7 @@ def _refuse_what_cannot_be(outline: Outline, absent: list[int]) -> None:
 
 def _nothing_of(results: Results, outline: Outline) -> Record:
     """A record without values, for what the others have logged."""
-    name, dataloader_idx = outline.key[1:]
-    record = results.new_record(outline.kind, name, outline.options, outline.options, dataloader_idx)
+    record = results.new_record(outline.kind, outline.key[1], outline.options, outline.options)
     if isinstance(outline.own, dict):
         record.take_part(outline.own)
     return record
