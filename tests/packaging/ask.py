@@ -5,11 +5,13 @@ python -I ask.py '{"callback": ["EarlyStopping"], "logger": ["csv"]}'
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -71,6 +73,27 @@ def fit() -> None:
     assert not torch.equal(before, model.layer.weight.detach().cpu())
 
 
+def resume_of_another_framework() -> None:
+    """Go on from a checkpoint that says, in Leyden's way, nothing of where its fit stood."""
+    model, path = Line(), Path(tempfile.mkdtemp(), "foreign.ckpt")
+    states = {"optimizer_states": [model.configure_optimizers().state_dict()], "lr_schedulers": []}
+    torch.save({"state_dict": model.state_dict(), **states}, path)
+    trainer(enable_progress_bar=False).fit(model, DataLoader(torch.ones(8, 2)), ckpt_path=path)
+
+
+def log_an_object_of(name: str) -> None:
+    """Log an object of the class of that name, which only a plugin logs."""
+    module, _, attribute = name.rpartition(".")
+    base: Any = getattr(importlib.import_module(module), attribute)
+    cls = type(attribute, (base,), dict.fromkeys(getattr(base, "__abstractmethods__", ())))
+
+    class Model(Line):
+        def training_step(self, batch: torch.Tensor) -> None:
+            self.log("object", cls.__new__(cls))
+
+    trainer(enable_progress_bar=False).fit(Model(), DataLoader(torch.ones(8, 2)))
+
+
 def ask(kind: str, name: str) -> None:
     """Ask for a part the way a user does: classes and functions are imported, a name is an argument of the Trainer."""
     if name == "describe_hooks":
@@ -80,6 +103,10 @@ def ask(kind: str, name: str) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(done.stderr.strip())
+    elif (kind, name) == ("role", "progress"):
+        resume_of_another_framework()
+    elif kind == "record":
+        log_an_object_of(name)
     elif kind == "role":
         trainer(**ROLE_ARGUMENTS[name])
     elif name[0].isupper() or kind in ("accelerator_function", "cli", "fabric", "logger_part", "tuner", "utility"):
