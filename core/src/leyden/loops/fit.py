@@ -31,7 +31,6 @@ from leyden.data.samplers import set_sampler_epoch
 from leyden.data.transfer import transfer_function
 from leyden.hooktable import is_overridden
 from leyden.interfaces.strategy import Strategy
-from leyden.loops.ending import obey
 from leyden.loops.evaluate import EvaluationLoop
 from leyden.loops.progress import BATCH, BATCH_DONE, BATCH_END, EPOCH_END, EPOCH_START, VALIDATION_END
 from leyden.loops.random_states import RandomStates
@@ -39,7 +38,7 @@ from leyden.loops.schedule import ValidationSchedule
 from leyden.loops.schedulers import step_schedulers
 from leyden.results import Results
 from leyden.states import RunningStage
-from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.exceptions import MisconfigurationException, SIGTERMException
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from leyden.utilities.warnings import PossibleUserWarning
 
@@ -225,7 +224,9 @@ class FitLoop:
         if self._must_end is not None:
             reason = self._must_end(reason)
         if reason:
-            obey(self.trainer, reason)
+            if self.trainer.hooks.on_asked_to_end is not None:
+                self.trainer.hooks.on_asked_to_end(reason)
+            raise SIGTERMException
 
     def _validate(self, accumulating: bool) -> None:
         trainer = self.trainer
