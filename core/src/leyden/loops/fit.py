@@ -40,7 +40,6 @@ from leyden.results import Results
 from leyden.states import RunningStage
 from leyden.utilities.exceptions import MisconfigurationException, SIGTERMException
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from leyden.utilities.warnings import PossibleUserWarning
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
@@ -107,7 +106,6 @@ class FitLoop:
         torch.set_grad_enabled(True)
         if self.schedule.enabled and self.validation.loader is None:
             self.validation.setup_data()  # so that what is wrong with it is said now, and a progress bar knows of it
-        self._warn_of_evaluation_mode()
         if hooks.on_train_start is not None:
             hooks.on_train_start()
         while not self._is_done():
@@ -326,12 +324,6 @@ class FitLoop:
         self.loader, self.fetcher = loader, trainer.strategy.agree_on_epoch(Fetcher(loader))
         self.max_batches = self.fetcher.total()
         self.schedule.plan(self.max_batches)
-        if trainer.loggers and self.max_batches < trainer.log_every_n_steps and not trainer.fast_dev_run:
-            rank_zero_warn(
-                f"An epoch has {self.max_batches} batches and log_every_n_steps={trainer.log_every_n_steps}, so that "
-                "its steps are logged seldom or never; write a smaller number to see them.",
-                PossibleUserWarning,
-            )
 
     def _fetch(self) -> Iterable[Any]:
         """The epoch's batches; a resumed epoch draws the same ones and passes over those that are behind."""
@@ -350,13 +342,3 @@ class FitLoop:
         """Whether the batch after which a checkpoint was taken only added to the gradients."""
         every, progress = self.trainer.accumulate_grad_batches, self.trainer.progress
         return self.trainer.step.automatic and progress.batch_idx % every != 0 and not progress.is_last_batch
-
-    def _warn_of_evaluation_mode(self) -> None:
-        module = self.trainer.lightning_module
-        names = [name for name, part in module.named_modules() if not part.training]
-        if names:
-            rank_zero_warn(
-                f"{len(names)} module(s) are in evaluation mode at the start of training, "
-                f"{names[0] or 'the whole model'!r} first; call .train() if that is not meant.",
-                PossibleUserWarning,
-            )
