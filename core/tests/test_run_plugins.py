@@ -114,7 +114,7 @@ REFUSED = {
     "an installed one": (discover().records[0].plugin, "is registered already"),
     "no component": (plugin(leyden_components=lambda: [7]), "yields 7, which is no Component"),
     "two precisions": ([Precision(), Precision()], "two of the kind Precision"),
-    "an unknown name": ("32-treu", "no precision or checkpoint_io or environment '32-treu'; .*Did you mean '32-true'"),
+    "an unknown name": ("32-treu", "no precision or checkpoint io or environment '32-treu'; .*Did you mean '32-true'"),
 }
 
 

@@ -39,6 +39,7 @@ class PluginRecord:
         version: That distribution's version.
         state: "active", "disabled" by the user, or "set aside" because of ``error``.
         load_time: Seconds that importing and registering it took.
+        disabled_by: The environment variable by which it is disabled.
         given: Whether ``Trainer(plugins=...)`` or a run got it, not discovery.
         mend: The command that mends what set it aside.
     """
@@ -51,6 +52,7 @@ class PluginRecord:
     components: tuple[Component, ...] = ()
     load_time: float = 0.0
     error: BaseException | None = None
+    disabled_by: str = ""
     given: bool = False
     mend: str = ""
 
@@ -59,7 +61,7 @@ class PluginRecord:
         """Why it is out of use: "disabled" or "set aside" with what did it; "" where it is active."""
         reasons = {
             "active": "",
-            "disabled": "disabled by LEYDEN_PLUGINS_DISABLED or LEYDEN_PLUGINS_AUTOLOAD",
+            "disabled": f"disabled by {self.disabled_by}",
             "set aside": f"set aside: {type(self.error).__name__}: {str(self.error).rstrip('.')}",
         }
         return reasons[self.state]
@@ -186,8 +188,11 @@ def discover() -> PluginManager:
     for point in found:
         record, needs = _read_metadata(point)
         names = {record.name, record.distribution}
-        unwanted = names.intersection(disabled) or not (autoload or names.intersection(wanted))
-        if unwanted and not _is_core(record):
+        if not (autoload or names.intersection(wanted)):
+            record.disabled_by = "LEYDEN_PLUGINS_AUTOLOAD=0"
+        if names.intersection(disabled):
+            record.disabled_by = "LEYDEN_PLUGINS_DISABLED"
+        if record.disabled_by and not _is_core(record):
             record.state = "disabled"
             manager.records.append(record)
         elif twin := next((r for r in manager.records if r.name == record.name and r.state != "disabled"), None):
