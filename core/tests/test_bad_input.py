@@ -97,7 +97,7 @@ def test_what_is_installed_and_disabled_is_not_to_be_installed(
 ):
     monkeypatch.setenv("LEYDEN_PLUGINS_AUTOLOAD", "0")
     monkeypatch.setenv("LEYDEN_PLUGINS", "" if plugin == "cpu" else "cpu")
-    said = rf"the plugin '{plugin}' of leyden-{plugin} \S+ is disabled by LEYDEN_PLUGINS_DISABLED"
+    said = rf"the plugin '{plugin}' of leyden-{plugin} \S+ is disabled by LEYDEN_PLUGINS_AUTOLOAD=0"
     with pytest.raises((MisconfigurationException, FileNotFoundError), match=said) as caught:
         quiet_trainer(tmp_path, **arguments).test(EveryStep(), Batches(), ckpt_path=ckpt_path)
     assert "pip install" not in str(caught.value)

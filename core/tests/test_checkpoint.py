@@ -2,7 +2,6 @@
 
 import importlib
 import random
-import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -193,7 +192,26 @@ def test_keys_of_a_checkpoint(tmp_path):
     assert everything["callbacks"] == {"BatchCounter-a": {"count": 4}}
     assert everything["optimizer_states"][0]["state"][0]["step"] == 4
     assert everything["lr_schedulers"][0]["last_epoch"] == 2
-    assert everything["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"] == 2
+    assert everything["leyden"]["ranks"][0]["progress"]["epoch"] == 2
+
+
+def test_plugins_add_to_weights_alone_too_and_callbacks_do_not(tmp_path):
+    class Noting(pl.Callback):
+        def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+            checkpoint["callback's"] = 1
+
+    @pl.hookimpl
+    def on_save_checkpoint(trainer, pl_module, checkpoint):
+        checkpoint["plugin's"] = [trainer.global_step, pl_module.hparams["width"], "mine" in checkpoint]
+
+    plugin = SimpleNamespace(on_save_checkpoint=on_save_checkpoint)
+    trainer = quiet_trainer(tmp_path, callbacks=[Noting()], plugins=plugin)
+    trainer.fit(Stateful(), rows(2))
+    for weights_only in (False, True):
+        trainer.save_checkpoint(tmp_path / "a.ckpt", weights_only=weights_only)
+        saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
+        assert saved["plugin's"] == [2, 3, False]
+        assert ("callback's" in saved) is not weights_only
 
 
 def test_a_fit_takes_everything_back(tmp_path):
@@ -333,65 +351,59 @@ def test_a_checkpoint_that_is_not_there(tmp_path):
         quiet_trainer(tmp_path).fit(LoggingModel(), rows(1), ckpt_path="none.ckpt")
 
 
-# -- Lightning ----------------------------------------------------------------------------------------------
+# -- of another framework -----------------------------------------------------------------------------------
 
 
-def lightning_twin(library):
-    """The same model and callback for either framework; without random numbers, which Lightning does not keep."""
-
-    class Model(library.LightningModule):
-        def __init__(self, width=3):
-            super().__init__()
-            self.save_hyperparameters()
-            torch.manual_seed(0)
-            self.layer = nn.Linear(4, 2)
-
-        def training_step(self, batch, batch_idx):
-            return nn.functional.mse_loss(self.layer(batch[0]), batch[1])
-
-        def configure_optimizers(self):
-            optimizer = torch.optim.Adam(self.parameters(), lr=0.1)
-            scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
-            return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
-
-    class SaveOnce(library.Callback):
-        def __init__(self, path, hook, step):
-            def save(trainer, *args):
-                if trainer.global_step == step:
-                    trainer.save_checkpoint(path)
-
-            setattr(self, hook, save)
-
-    return Model, SaveOnce
+def foreign(trainer, path):
+    """A checkpoint with the states of a run, and nothing that is Leyden's own or that a plugin knows."""
+    trainer.save_checkpoint(path)
+    saved = torch.load(path, weights_only=True)
+    torch.save({key: saved[key] for key in ("state_dict", "optimizer_states", "lr_schedulers")}, path)
+    return path
 
 
-def train(name, root, hook="on_fit_end", step=-1, ckpt_path=None):
-    with warnings.catch_warnings():
-        if name != "leyden":
-            warnings.simplefilter("ignore")
-        library = importlib.import_module(name)
-        Model, SaveOnce = lightning_twin(library)
-        model = Model()
-        trainer = library.Trainer(
-            accelerator="cpu", devices=1, max_epochs=3, logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False, default_root_dir=root,
-            callbacks=[SaveOnce(root / "middle.ckpt", hook, step)],
-        )  # fmt: skip
-        trainer.fit(model, rows(5), ckpt_path=ckpt_path)
-    return model, trainer
+def reading(found):
+    """A plugin that knows where fits of another framework stood."""
+    return SimpleNamespace(leyden_read_progress=pl.hookimpl(lambda checkpoint: found))
 
 
 @pytest.mark.parametrize(
-    ("hook", "step"), [("on_train_batch_end", 7), ("on_train_epoch_end", 10), ("on_train_end", 15)]
+    ("place", "left"),
+    [
+        ({"epoch": 1, "optimizer_steps": 5, "total_batches": 5}, 5),
+        ({"epoch": 1, "batch_idx": 3, "optimizer_steps": 8, "total_batches": 8, "phase": "batch_done"}, 2),
+        ({"epoch": 1, "batch_idx": 3, "optimizer_steps": 7, "total_batches": 8, "phase": "batch"}, 3),
+        ({}, 10),
+    ],
 )
-@pytest.mark.parametrize(("writer", "reader"), [("pytorch_lightning", "leyden"), ("leyden", "pytorch_lightning")])
-def test_training_goes_on_in_the_other(tmp_path, writer, reader, hook, step):
-    whole, _ = train(writer, tmp_path, hook, step)
-    if reader != "leyden":  # it starts the loader over when it goes on in the middle of an epoch, with its own too
-        (tmp_path / "own").mkdir()
-        train(reader, tmp_path / "own", hook, step)
-        whole, _ = train(reader, tmp_path, ckpt_path=tmp_path / "own" / "middle.ckpt")
-    model, trainer = train(reader, tmp_path, ckpt_path=tmp_path / "middle.ckpt")
-    assert (trainer.current_epoch, trainer.global_step) == (3, 15)
-    assert same_weights(model, whole)
-    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 * 0.9**15)
+def test_a_plugin_says_where_the_fit_of_another_framework_stood(trained, tmp_path, place, left):
+    class Model(LoggingModel):
+        trained_on = 0
+
+        def on_train_batch_start(self, batch, batch_idx):
+            self.trained_on += 1
+
+    path = foreign(trained, tmp_path / "foreign.ckpt")
+    model, trainer = Model(), quiet_trainer(tmp_path, max_epochs=2, plugins=reading(place))
+    trainer.fit(model, rows(5), ckpt_path=path)
+    assert model.trained_on == left
+    assert (trainer.current_epoch, trainer.global_step) == (2, place.get("optimizer_steps", 0) + left)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_where_no_plugin_knows_that_a_fit_is_not_resumed_and_weights_are_loaded(trained, tmp_path, known):
+    path = foreign(trained, tmp_path / "foreign.ckpt")
+    trainer = quiet_trainer(tmp_path, plugins=reading(None))
+    hook = trainer.plugin_manager.hook.leyden_read_progress
+    if not known:
+        for implementation in list(hook.get_hookimpls()):
+            trainer.plugin_manager.unregister(implementation.plugin)
+    advice = "" if known else r" \(for Lightning's: pip install leyden-lightning\)"
+    with pytest.raises(
+        MisconfigurationException, match=rf"no installed plugin knows .* come{advice}\. Load its weights"
+    ):
+        trainer.fit(LoggingModel(), rows(1), ckpt_path=path)
+    model = LoggingModel()
+    quiet_trainer(tmp_path).test(model, rows(1), ckpt_path=path)
+    for loaded in (model, LoggingModel.load_from_checkpoint(path)):
+        assert same_weights(loaded, trained.lightning_module)

@@ -111,6 +111,12 @@ def test_every_hook_is_called_with_what_it_specifies(tmp_path):
     crowd = type("Crowd", (Strategy,), {"world_size": 2})()
     chosen = recorder(["leyden_default_strategy"], lambda name, values: seen.update({name: values}) or crowd)
     assert quiet_trainer(tmp_path, plugins=chosen, devices=2).strategy is crowd
+    saved = torch.load(tmp_path / "run.ckpt", weights_only=True)
+    states = {key: saved[key] for key in ("state_dict", "optimizer_states", "lr_schedulers")}  # no place of Leyden's
+    torch.save(states, tmp_path / "foreign.ckpt")
+    reads = recorder(["leyden_read_progress"], lambda name, values: seen.update({name: values}) or {"epoch": 1})
+    resumed = quiet_trainer(tmp_path, plugins=reads)
+    resumed.fit(EveryStep(), Batches(1), Batches(1), ckpt_path=tmp_path / "foreign.ckpt")
 
     assert set(seen) == {*REGISTRATION, *OBSERVATION, *BEHAVIOUR}
     for name in (*OBSERVATION, *BEHAVIOUR):
@@ -124,6 +130,8 @@ def test_every_hook_is_called_with_what_it_specifies(tmp_path):
     assert seen["on_before_optimizer_step"]["optimizer"] is seen["on_before_zero_grad"]["optimizer"]
     assert seen["on_train_batch_end"]["outputs"]["loss"].item() == seen["on_before_backward"]["loss"].item()
     assert seen["leyden_find_checkpoint"] == {"trainer": trainer, "ckpt_path": str(tmp_path / "run.ckpt")}
+    assert seen["leyden_read_progress"]["trainer"] is resumed
+    assert set(states) <= set(seen["leyden_read_progress"]["checkpoint"])
     assert seen["leyden_show_results"] == {"trainer": trainer, "stage": "test", "results": [{}]}
     assert seen["teardown"]["stage"] == "predict"
     assert seen["setup"]["stage"] == "validate"

@@ -10,6 +10,7 @@ from recording import LoggingModel, RecordingLogger, quiet_trainer, rows, same_w
 from torch import nn
 
 import leyden as pl
+from leyden.manager import PluginManager
 from leyden.utilities import AttributeDict
 from leyden.utilities.exceptions import MisconfigurationException
 
@@ -311,40 +312,14 @@ def test_map_location(tmp_path):
         assert All.load_from_checkpoint(path, map_location=location).device.type == "cpu"
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("hparams.yaml", "width: 9\nrate: 0.5\nlayers: [1, 2]\n"),
-        ("hparams.yml", "{width: 9, rate: 0.5, layers: [1, 2]}"),
-        ("hparams.csv", 'key,value\nwidth,9\nrate,0.5\nlayers,"[1, 2]"\n'),
-    ],
-)
-def test_hyperparameters_from_a_file(tmp_path, name, text):
+def test_a_file_of_hyperparameters_is_read_by_what_an_installed_plugin_brings(tmp_path, monkeypatch):
     path = checkpoint_of(tmp_path, All(3))
-    (tmp_path / name).write_text(text)
-    loaded = All.load_from_checkpoint(path, hparams_file=tmp_path / name)
-    assert dict(loaded.hparams) == {"width": 9, "depth": 2, "rate": 0.5, "layers": [1, 2]}
-
-
-def test_hyperparameters_from_a_file_behind_a_url(tmp_path):
-    import fsspec
-
-    url = f"memory://{tmp_path.name}/hparams.yaml"  # where a logger with a URL puts them
-    with fsspec.open(url, "w") as file:
-        file.write("width: 9")
-    path = checkpoint_of(tmp_path, All(3))
-    loaded = All.load_from_checkpoint(path, hparams_file=url)
-    assert loaded.hparams["width"] == 9
-    with pytest.raises(FileNotFoundError, match=r"none\.yaml"):
-        All.load_from_checkpoint(path, hparams_file=f"memory://{tmp_path.name}/none.yaml")
-
-
-@pytest.mark.parametrize(("name", "error"), [("none.yaml", FileNotFoundError), ("hparams.txt", ValueError)])
-def test_hyperparameter_files_that_can_not_be_read(tmp_path, name, error):
-    path = checkpoint_of(tmp_path, All(3))
-    (tmp_path / "hparams.txt").write_text("width: 9")
-    with pytest.raises(error, match=name):
-        All.load_from_checkpoint(path, hparams_file=tmp_path / name)
+    (tmp_path / "hparams.yaml").write_text("width: 9")
+    loaded = All.load_from_checkpoint(path, hparams_file=tmp_path / "hparams.yaml")
+    assert dict(loaded.hparams) == {"width": 9, "depth": 2, "rate": 0.1}
+    monkeypatch.setattr("leyden.registry.discover", PluginManager)
+    with pytest.raises(ImportError, match=r"There is no logger part 'load_hparams'; .*pip install leyden-logfiles\.$"):
+        All.load_from_checkpoint(path, hparams_file=tmp_path / "hparams.yaml")
 
 
 def test_hooks_of_loading(tmp_path):

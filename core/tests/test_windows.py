@@ -93,7 +93,7 @@ def test_the_core_s_own_parts_are_there_by_their_class_names():
 
 def test_a_missing_class_is_named_with_the_distribution_that_has_it(plugin_site, monkeypatch):
     monkeypatch.setenv("LEYDEN_PLUGINS_AUTOLOAD", "0")
-    with pytest.raises(ImportError, match=r"leyden-callbacks \S+ is disabled by LEYDEN_PLUGINS_DISABLED"):
+    with pytest.raises(ImportError, match=r"leyden-callbacks \S+ is disabled by LEYDEN_PLUGINS_AUTOLOAD=0"):
         from leyden.callbacks import EarlyStopping
     discover().records[:] = discover().records[:1]  # as if only the core were installed
     with pytest.raises(ImportError, match=r"It comes with leyden-callbacks: pip install leyden-callbacks\."):

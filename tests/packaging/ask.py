@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -75,6 +76,14 @@ def fit() -> None:
     assert not torch.equal(before, model.layer.weight.detach().cpu())
 
 
+def resume_of_another_framework() -> None:
+    """Go on from a checkpoint that says, in Leyden's way, nothing of where its fit stood."""
+    model, path = Line(), Path(tempfile.mkdtemp(), "foreign.ckpt")
+    states = {"optimizer_states": [model.configure_optimizers().state_dict()], "lr_schedulers": []}
+    torch.save({"state_dict": model.state_dict(), **states}, path)
+    trainer(enable_progress_bar=False).fit(model, DataLoader(torch.ones(8, 2)), ckpt_path=path)
+
+
 def ask(kind: str, name: str) -> None:
     """Ask for a part the way a user does: classes and functions are imported, a name is an argument of the Trainer."""
     if name == "describe_hooks":
@@ -86,6 +95,8 @@ def ask(kind: str, name: str) -> None:
             raise RuntimeError(done.stderr.strip())
     elif kind == "checkpoint":
         trainer().fit(Line(), data(), ckpt_path=name)
+    elif (kind, name) == ("role", "progress"):
+        resume_of_another_framework()
     elif kind == "role":
         trainer(**ROLE_ARGUMENTS[name])
     elif name[0].isupper() or kind in ("accelerator_function", "cli", "fabric", "logger_part", "tuner", "utility"):

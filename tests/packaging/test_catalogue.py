@@ -1,7 +1,7 @@
 """The core's catalogue, which error messages quote, says what the plugins of this repository really bring.
 
-``published`` maps each kind of component, each ``role`` for which a Trainer has a default, and what a ``ckpt_path`` may
-name (``checkpoint``), to names and their distributions; ``planned`` does the same for what no distribution brings yet.
+``published`` maps each kind of component, each ``role`` for which a Trainer asks its plugins, and what a ``ckpt_path``
+may name (``checkpoint``), to names and distributions; ``planned`` does the same for what no distribution brings yet.
 """
 
 from __future__ import annotations
@@ -29,13 +29,18 @@ def declared() -> Names:
     everything_wanted = SimpleNamespace(wants=lambda role: True, max_time="00:00:00:10")
     for folder in PLUGINS:
         plugin = importlib.import_module(f"leyden_{folder}.plugin")
-        for component in plugin.leyden_components():
+        for component in getattr(plugin, "leyden_components", tuple)():
             for name in component.names:
                 found[component.kind][name].add(f"leyden-{folder}")
             if component.kind == "accelerator":
                 found["role"]["accelerator"].add(f"leyden-{folder}")
-        for role in ("logger", "strategy"):
-            if hasattr(plugin, f"leyden_default_{role}"):
+        hooks = {
+            "logger": "leyden_default_logger",
+            "strategy": "leyden_default_strategy",
+            "progress": "leyden_read_progress",
+        }
+        for role, hook in hooks.items():
+            if hasattr(plugin, hook):
                 found["role"][role].add(f"leyden-{folder}")
         for callback in getattr(plugin, "leyden_default_callbacks", lambda trainer: ())(everything_wanted):
             found["role"][callback.role].add(f"leyden-{folder}")

@@ -1,7 +1,7 @@
 """What a run's checkpoint holds: making it, and putting a run back where it was.
 
-The keys are those of Lightning, so that either can read the other's; the key ``leyden`` holds what an exact
-resume needs beside them: the place in the loop, random states, and open metric accumulations.
+The keys are those of Lightning; the key ``leyden`` holds what an exact resume needs beside them: the place in the
+loop, random states, and open metric accumulations. Where the fit of another framework stood is for a plugin to say.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from leyden.hparams import HyperparametersMixin
 from leyden.loops.progress import Progress
+from leyden.registry import Registry
 from leyden.serialization import to_plain
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.exceptions import MisconfigurationException
@@ -23,8 +24,6 @@ from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
-# The version of Lightning whose layout is written; it reads this key to know what to migrate.
-FORMAT_VERSION = "2.6.0"
 OWN_KEY = "leyden"
 
 
@@ -35,13 +34,11 @@ def dump(trainer: Trainer, weights_only: bool = False) -> dict[str, Any]:
         trainer: The run.
         weights_only: Leave out what only training needs: optimizers, schedulers, callbacks, random states.
     """
-    module, datamodule, progress = trainer.lightning_module, trainer.datamodule, trainer.progress
+    module, datamodule = trainer.lightning_module, trainer.datamodule
     checkpoint: dict[str, Any] = {
         "epoch": trainer.current_epoch,
         "global_step": trainer.global_step,
-        "pytorch-lightning_version": FORMAT_VERSION,
         "state_dict": trainer.strategy.module_state_dict(module),
-        "loops": progress.to_checkpoint(module.automatic_optimization, trainer.fit_loop.validation.current_batch),
     }
     if not weights_only:
         checkpoint["callbacks"] = _callback_states(trainer)
@@ -55,10 +52,11 @@ def dump(trainer: Trainer, weights_only: bool = False) -> dict[str, Any]:
         _add_hparams(checkpoint, datamodule)
         if state := datamodule.state_dict():
             checkpoint[type(datamodule).__qualname__] = state
-    if trainer.hooks.on_save_checkpoint is not None and not weights_only:
-        trainer.hooks.on_save_checkpoint(checkpoint)
-    elif weights_only:
+    if weights_only:
+        trainer.plugin_manager.hook.on_save_checkpoint(trainer=trainer, pl_module=module, checkpoint=checkpoint)
         module.on_save_checkpoint(checkpoint)
+    elif trainer.hooks.on_save_checkpoint is not None:
+        trainer.hooks.on_save_checkpoint(checkpoint)
     dropped: list[str] = []
     plain: dict[str, Any] = to_plain(checkpoint, dropped=dropped)
     _tell_of_dropped(trainer, dropped)
@@ -180,7 +178,8 @@ def restore_training(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     """Put back optimizers, schedulers, counters and random states; after optimizers are made.
 
     Raises:
-        MisconfigurationException: The checkpoint has weights only, or belongs to other optimizers.
+        MisconfigurationException: The checkpoint has weights only, belongs to other optimizers, or is another
+            framework's that no plugin knows.
     """
     if "optimizer_states" not in checkpoint:
         raise MisconfigurationException(
@@ -206,12 +205,7 @@ def restore_training(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
 def _restore_place(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     own = checkpoint.get(OWN_KEY)
     if own is None:
-        progress = Progress.from_checkpoint(checkpoint["loops"], checkpoint["global_step"])
-        trainer.progress.__dict__.update(asdict(progress))
-        rank_zero_info(
-            "The checkpoint was not written by Leyden: it holds no random states, so the resumed run is not exact."
-        )
-        return
+        return _restore_place_of_another_framework(trainer, checkpoint)
     _tell_of_plugins(trainer, own["plugins"])
     ranks = own["ranks"]
     if len(ranks) != trainer.world_size:
@@ -229,6 +223,23 @@ def _restore_place(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         _restore_metric(metric, own["metrics"].get(name))
     trainer.fit_loop.results.load_state_dict(own["results"], metrics, trainer.strategy)
     trainer.logging.restore_callback_metrics(own["callback_metrics"])
+
+
+def _restore_place_of_another_framework(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    hook = trainer.plugin_manager.hook.leyden_read_progress
+    found = hook(trainer=trainer, checkpoint=checkpoint)
+    if found is None:
+        known = bool(hook.get_hookimpls())
+        advice = "" if known else f" (for Lightning's: {Registry(trainer.plugin_manager).advice('progress')})"
+        raise MisconfigurationException(
+            "Training can't be resumed from this checkpoint: it was not written by Leyden, and no installed plugin "
+            f"knows how far its fit had come{advice}. Load its weights with load_from_checkpoint and start a new fit."
+        )
+    trainer.progress.__dict__.update(asdict(Progress(**found)))
+    trainer.progress.step_back_from_unfinished_batch()
+    rank_zero_info(
+        "The checkpoint was not written by Leyden: it holds no random states, so the resumed run is not exact."
+    )
 
 
 def _restore_place_of_others(trainer: Trainer, ranks: list[dict[str, Any]]) -> None:

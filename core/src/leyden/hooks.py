@@ -94,6 +94,14 @@ class Registration:
         """
 
     @hookspec(firstresult=True)
+    def leyden_read_progress(self, trainer: Trainer, checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Return how far the fit had come that wrote a checkpoint of another framework, or None for one not known.
+
+        A fit is to go on from it. What is returned has attributes of ``trainer.progress`` and their values; what it
+        lacks is as at the start of a fit.
+        """
+
+    @hookspec(firstresult=True)
     def leyden_show_results(self, trainer: Trainer, stage: str, results: Sequence[Mapping[str, float]]) -> Any:
         """Show the results of a ``validate`` or ``test``, which are by dataloader, and return True; only on rank 0."""
 
@@ -249,7 +257,10 @@ class Observation:
         """A run is ending because of ``exception`` (Ctrl-C included), which is raised again afterwards."""
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint is complete and about to be written; add to it or change it in place."""
+        """A checkpoint is complete and about to be written; add to it or change it in place.
+
+        For one of weights alone, which has no "optimizer_states", only plugins and the module are called.
+        """
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """A checkpoint has been read and nothing is restored from it yet; change it in place."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from typing import IO, TYPE_CHECKING, Any
 
@@ -10,11 +9,11 @@ import torch
 from typing_extensions import Self
 
 from leyden.hparams import HyperparametersMixin, takes
+from leyden.registry import Registry
 from leyden.serialization import read_checkpoint
 from leyden.utilities.attribute_dict import AttributeDict
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
-from leyden.utilities.storage import is_file, open_text
 
 if TYPE_CHECKING:
     _class_only = classmethod
@@ -62,6 +61,7 @@ class ModuleLoading(HyperparametersMixin):
 
         Raises:
             MisconfigurationException: ``__init__`` needs an argument that the checkpoint does not hold.
+            UnknownComponentError: No installed plugin reads an ``hparams_file``.
         """
         module, checkpoint = _make(cls, checkpoint_path, map_location, hparams_file, weights_only, kwargs)
         module.configure_model()
@@ -105,7 +105,7 @@ def _make(
     """An instance with the hyperparameters of a checkpoint, and the checkpoint."""
     checkpoint = read_checkpoint(path, "cpu" if map_location is None else map_location, weights_only)
     if hparams_file is not None:
-        checkpoint[cls.CHECKPOINT_HYPER_PARAMS_KEY] = _read_hparams(hparams_file)
+        checkpoint[cls.CHECKPOINT_HYPER_PARAMS_KEY] = Registry().get("logger_part", "load_hparams").load()(hparams_file)
     saved = arguments = dict(checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}))
     name = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_NAME, "kwargs")
     if name not in ("kwargs", "", None) and name not in saved:
@@ -119,27 +119,3 @@ def _make(
             f"{cls.__name__} can't be made from the saved hyperparameters ({', '.join(saved) or 'none'}): {error}. "
             "Pass what is missing: load_from_checkpoint(path, name=value)."
         ) from error
-
-
-def _read_hparams(path: str | os.PathLike[str]) -> dict[str, Any]:
-    name = os.fspath(path)
-    if not is_file(name):
-        raise FileNotFoundError(f"There is no hyperparameter file at {name!r}.")
-    with open_text(name, "r") as file:
-        if name.endswith((".yaml", ".yml")):
-            import yaml
-
-            loaded: dict[str, Any] = yaml.safe_load(file) or {}
-            return loaded
-        if name.endswith(".csv"):
-            return {row["key"]: _literal(row["value"]) for row in csv.DictReader(file)}
-    raise ValueError(f"hparams_file={name!r} must end in .yaml, .yml or .csv.")
-
-
-def _literal(text: str) -> Any:
-    import ast
-
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text

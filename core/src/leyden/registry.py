@@ -75,7 +75,8 @@ class Registry:
         known = [installed for kind in kinds for installed in self.names(kind)]
         distribution, published = next(filter(any, (published_by(kind, name) for kind in kinds)), ("", False))
         missing = self._out_of_use(name, distribution)
-        message = f"There is no {' or '.join(kinds).replace('_', ' ')} {name!r}; installed: {', '.join(known) or 'none'}."
+        kind = " or ".join(kinds).replace("_", " ")
+        message = f"There is no {kind} {name!r}; installed: {', '.join(known) or 'none'}."
         if missing is not None:
             message += f" The {missing} is {missing.reason}."
         elif published:

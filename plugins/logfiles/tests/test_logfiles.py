@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import leyden as pl
 from leyden.demos import BoringModel
-from leyden_logfiles import RunDirectoryLogger, save_hparams
+from leyden_logfiles import RunDirectoryLogger, load_hparams, save_hparams
 
 
 class Lines(RunDirectoryLogger):
@@ -104,14 +105,14 @@ def test_a_trainer_logs_and_saves_there(tmp_path):
     assert yaml.safe_load((run / "hparams.yaml").read_text()) == {"rate": 0.5}
 
 
-def test_both_names_are_in_the_window_of_loggers():
-    from leyden.loggers import RunDirectoryLogger as Shown
-    from leyden.loggers import save_hparams as shown
+def test_its_names_are_in_the_window_of_loggers():
+    from leyden import loggers
 
-    assert (Shown, shown) == (RunDirectoryLogger, save_hparams)
+    names = ("RunDirectoryLogger", "load_hparams", "save_hparams")
+    assert [getattr(loggers, name) for name in names] == [RunDirectoryLogger, load_hparams, save_hparams]
 
 
-# -- hparams.yaml -----------------------------------------------------------------------------------------
+# -- files of hyperparameters -----------------------------------------------------------------------------
 
 
 class Colour(Enum):
@@ -131,3 +132,46 @@ def test_what_has_no_plain_form_is_kept_as_text_and_named(tmp_path):
         "kind": str(int),
         "inside": [{"maker": str(dict)}],
     }
+
+
+class Sized(BoringModel):
+    def __init__(self, width: int, depth: int = 2, rate: float = 0.1, **others: Any) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """The weights of a model whose ``width`` is 3."""
+    model, path = Sized(3), tmp_path / "saved.ckpt"
+    torch.save({"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("hparams.yaml", "width: 9\nrate: 0.5\nlayers: [1, 2]\nnote: as it is\n"),
+        ("hparams.yml", "{width: 9, rate: 0.5, layers: [1, 2], note: as it is}"),
+        ("hparams.csv", 'key,value\nwidth,9\nrate,0.5\nlayers,"[1, 2]"\nnote,as it is\n'),
+    ],
+)
+def test_a_checkpoint_is_loaded_with_the_hyperparameters_of_a_file(checkpoint, tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    loaded = Sized.load_from_checkpoint(checkpoint, hparams_file=tmp_path / name)
+    assert dict(loaded.hparams) == {"width": 9, "depth": 2, "rate": 0.5, "layers": [1, 2], "note": "as it is"}
+
+
+def test_the_file_may_be_behind_a_url(checkpoint, tmp_path):
+    url = f"memory://{tmp_path.name}/hparams.yaml"  # where a logger with a URL puts it
+    save_hparams(url, {"width": 9})
+    assert Sized.load_from_checkpoint(checkpoint, hparams_file=url).hparams["width"] == 9
+    with pytest.raises(FileNotFoundError, match=r"none\.yaml"):
+        Sized.load_from_checkpoint(checkpoint, hparams_file=f"memory://{tmp_path.name}/none.yaml")
+
+
+@pytest.mark.parametrize(("name", "error"), [("none.yaml", FileNotFoundError), ("hparams.txt", ValueError)])
+def test_files_that_can_not_be_read_are_named(checkpoint, tmp_path, name, error):
+    (tmp_path / "hparams.txt").write_text("width: 9")
+    with pytest.raises(error, match=name):
+        Sized.load_from_checkpoint(checkpoint, hparams_file=tmp_path / name)

@@ -11,20 +11,6 @@ from pathlib import Path
 from typing import IO, Any
 
 
-def open_text(path: str, mode: str) -> IO[str]:
-    """Open a text file in UTF-8, line ends as they are; a directory for a file that is written is made."""
-    if is_remote(path):
-        filesystem, name = file_system(path)
-        if mode != "r":
-            filesystem.makedirs(os.path.dirname(name), exist_ok=True)
-        remote: IO[str] = filesystem.open(name, mode, encoding="utf-8", newline="")
-        return remote
-    file = local_path(path)
-    if mode != "r":
-        file.parent.mkdir(parents=True, exist_ok=True)
-    return file.open(mode, encoding="utf-8", newline="")
-
-
 @contextmanager
 def replacing(path: str | os.PathLike[str], mode: str, storage_options: Any = None) -> Generator[IO[Any], None, None]:
     """A file to write that takes the place of the one at ``path`` when it is whole.
@@ -76,34 +62,16 @@ def flush_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def is_file(path: str) -> bool:
-    """Whether there is a file at ``path``."""
-    if not is_remote(path):
-        return local_path(path).is_file()
-    filesystem, name = file_system(path)
-    return bool(filesystem.isfile(name))
-
-
-def directories(path: str) -> list[str]:
-    """The names of the directories in ``path``; none where there is no such directory."""
-    return _entries(path, "directory")
-
-
 def file_names(path: str) -> list[str]:
     """The names of the files in the directory ``path``; none where there is no such directory."""
-    return _entries(path, "file")
-
-
-def _entries(path: str, kind: str) -> list[str]:
     if not is_remote(path):
         directory = local_path(path)
-        found = os.scandir(directory) if directory.is_dir() else ()
-        return [entry.name for entry in found if entry.is_dir() == (kind == "directory")]
+        return [entry.name for entry in os.scandir(directory) if entry.is_file()] if directory.is_dir() else []
     filesystem, name = file_system(path)
     if not filesystem.isdir(name):
         return []
     entries = filesystem.ls(name, detail=True, refresh=True)
-    return [os.path.basename(entry["name"].rstrip("/")) for entry in entries if entry["type"] == kind]
+    return [os.path.basename(entry["name"]) for entry in entries if entry["type"] == "file"]
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:

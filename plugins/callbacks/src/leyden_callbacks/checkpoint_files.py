@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from leyden.utilities.storage import is_remote, open_text
+from leyden.utilities.storage import is_remote, replacing
 from leyden_callbacks import storage
 from leyden_callbacks.checkpoint import Checkpoint
 
@@ -92,7 +92,7 @@ class CheckpointFiles(Checkpoint):
             # a JSON string is YAML too; YAML's floats need a point, also infinity's
             number = f"{float(score):.9e}".replace("inf", ".inf")
             lines.append(f"{json.dumps(name)}: {number}\n")
-        with open_text(path, "w") as file:
+        with replacing(path, "w") as file:
             file.writelines(lines)
 
     def _resolve_dirpath(self, trainer: Trainer) -> str:

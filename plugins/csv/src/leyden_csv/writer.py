@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from leyden.utilities.rank_zero import rank_zero_warn
-from leyden.utilities.storage import is_file, open_text, replacing
+from leyden.utilities.storage import replacing
 from leyden_logfiles.hparams import save_hparams
 from leyden_logfiles.run_directory import RunDirectoryLogger
+from leyden_logfiles.storage import is_file, open_text
 
 
 class ExperimentWriter:

@@ -1,7 +1,9 @@
-"""Hyperparameters as ``hparams.yaml``."""
+"""Hyperparameters in files: ``hparams.yaml``, as loggers write it, and tables of older versions of Lightning."""
 
 from __future__ import annotations
 
+import ast
+import csv
 import os
 from argparse import Namespace
 from collections.abc import Mapping, Sequence, Set
@@ -12,6 +14,7 @@ from typing import Any
 
 from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.storage import replacing
+from leyden_logfiles.storage import is_file, open_text
 
 
 def save_hparams(path: str, hparams: Mapping[str, Any]) -> None:
@@ -30,6 +33,38 @@ def save_hparams(path: str, hparams: Mapping[str, Any]) -> None:
             f"{path} keeps these hyperparameters as text, since they are no plain data: {', '.join(as_text)}. "
             "Leave them out with save_hyperparameters(ignore=[...])."
         )
+
+
+def load_hparams(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the hyperparameters in a file, as ``load_from_checkpoint(hparams_file=...)`` does.
+
+    Args:
+        path: A path or a URL that ends in ``.yaml``, ``.yml`` or ``.csv``; a table has the columns ``key`` and
+            ``value``, and a value that is a literal of Python's becomes that.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It ends otherwise.
+    """
+    name = os.fspath(path)
+    if not is_file(name):
+        raise FileNotFoundError(f"There is no hyperparameter file at {name!r}.")
+    with open_text(name, "r") as file:
+        if name.endswith((".yaml", ".yml")):
+            import yaml
+
+            loaded: dict[str, Any] = yaml.safe_load(file) or {}
+            return loaded
+        if name.endswith(".csv"):
+            return {row["key"]: _literal(row["value"]) for row in csv.DictReader(file)}
+    raise ValueError(f"hparams_file={name!r} must end in .yaml, .yml or .csv.")
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _plain(value: Any, name: str, as_text: list[str]) -> Any:

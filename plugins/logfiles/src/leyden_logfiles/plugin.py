@@ -7,6 +7,6 @@ from leyden import Component, hookimpl
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """A base class, and a function."""
-    for name in ("RunDirectoryLogger", "save_hparams"):
+    """A base class, and functions for files of hyperparameters; ``load_from_checkpoint`` calls the one that reads."""
+    for name in ("RunDirectoryLogger", "load_hparams", "save_hparams"):
         yield Component("logger_part", name, f"leyden_logfiles:{name}")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from leyden.interfaces.logger import Logger
-from leyden.utilities.storage import directories
+from leyden_logfiles.storage import directories
 
 
 class RunDirectoryLogger(Logger):

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from leyden.interfaces.logger import as_mapping, rank_zero_experiment
 from leyden.utilities.rank_zero import rank_zero_only, rank_zero_warn
-from leyden.utilities.storage import is_file
 from leyden_logfiles.hparams import save_hparams
 from leyden_logfiles.run_directory import RunDirectoryLogger
+from leyden_logfiles.storage import is_file
 from leyden_tensorboard.hyperparameters import as_plain_scalars
 from leyden_tensorboard.scalars import ScalarQueue
 

@@ -1,0 +1,42 @@
+"""What loggers do with files and directories, local or behind a URL that fsspec understands."""
+
+from __future__ import annotations
+
+import os
+from typing import IO
+
+from leyden.utilities.storage import file_system, is_remote, local_path
+
+
+def open_text(path: str, mode: str) -> IO[str]:
+    """Open a text file in UTF-8, line ends as they are; a directory for a file that is written is made."""
+    if is_remote(path):
+        filesystem, name = file_system(path)
+        if mode != "r":
+            filesystem.makedirs(os.path.dirname(name), exist_ok=True)
+        remote: IO[str] = filesystem.open(name, mode, encoding="utf-8", newline="")
+        return remote
+    file = local_path(path)
+    if mode != "r":
+        file.parent.mkdir(parents=True, exist_ok=True)
+    return file.open(mode, encoding="utf-8", newline="")
+
+
+def is_file(path: str) -> bool:
+    """Whether there is a file at ``path``."""
+    if not is_remote(path):
+        return local_path(path).is_file()
+    filesystem, name = file_system(path)
+    return bool(filesystem.isfile(name))
+
+
+def directories(path: str) -> list[str]:
+    """The names of the directories in ``path``; none where there is no such directory."""
+    if not is_remote(path):
+        directory = local_path(path)
+        return [entry.name for entry in os.scandir(directory) if entry.is_dir()] if directory.is_dir() else []
+    filesystem, name = file_system(path)
+    if not filesystem.isdir(name):
+        return []
+    entries = filesystem.ls(name, detail=True, refresh=True)
+    return [os.path.basename(entry["name"].rstrip("/")) for entry in entries if entry["type"] == "directory"]
