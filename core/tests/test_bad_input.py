@@ -377,11 +377,6 @@ def test_a_checkpoint_that_is_no_path(tmp_path, stage, path):
             ckpt_path=path)  # fmt: skip
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_checkpoint_by_a_name_that_stands_for_none(tmp_path, stage):
-    refused(tmp_path, '^ckpt_path="hpc": there is no hpc_ckpt', stage, error=ValueError, ckpt_path="hpc")
-
-
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
 def test_evaluation_without_a_model_before_any_run(tmp_path, stage):
     with pytest.raises(

@@ -310,17 +310,6 @@ def test_remote_file_systems(trained, tmp_path):
     assert same_weights(model, trained.lightning_module)
 
 
-def test_hpc_is_the_newest_that_a_requeue_left(tmp_path):
-    for name in ("hpc_ckpt_3", "hpc_ckpt_12"):
-        trainer = quiet_trainer(tmp_path)
-        trainer.fit(LoggingModel(), rows(1))
-        trainer.save_checkpoint(tmp_path / f"{name}.ckpt")
-    newest, model = weights(trainer.lightning_module), LoggingModel()
-    trainer.test(model, rows(1), ckpt_path="hpc")
-    assert same_weights(model, newest)
-    assert trainer.ckpt_path == str(tmp_path / "hpc_ckpt_12.ckpt")
-
-
 def finding(found):
     """A plugin that knows names of checkpoints."""
     return SimpleNamespace(leyden_find_checkpoint=pl.hookimpl(lambda ckpt_path: found.get(ckpt_path)))
@@ -340,27 +329,26 @@ def test_a_plugin_knows_names_of_checkpoints(trained, tmp_path):
         assert (trainer.ckpt_path, same_weights(model, own)) == (None, True)
     trainer.test(dataloaders=rows(1))
     assert same_weights(model, trained.lightning_module)
+    trainer.fit(model, rows(1))
+    assert trainer.ckpt_path == str(path)
 
 
-def test_without_a_plugin_that_knows_names_one_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "distribution"), [("best", "leyden-callbacks"), ("last", "leyden-callbacks"), ("hpc", "leyden-ddp")]
+)
+def test_without_the_plugin_that_knows_a_name_it_is_named(tmp_path, name, distribution):
     trainer = quiet_trainer(tmp_path, plugins=finding({}))
     manager = trainer.plugin_manager
     for implementation in list(manager.hook.leyden_find_checkpoint.get_hookimpls()):
         manager.unregister(implementation.plugin)
-    with pytest.raises(FileNotFoundError, match=r"'best'\. Names such as 'best' are a plugin's.*pip install leyden-c"):
-        trainer.test(LoggingModel(), rows(1), ckpt_path="best")
+    said = rf"^There is no checkpoint at ckpt_path='{name}'\. What this name .*: pip install {distribution}\.$"
+    with pytest.raises(FileNotFoundError, match=said):
+        trainer.fit(LoggingModel(), rows(1), ckpt_path=name)
 
 
-@pytest.mark.parametrize(
-    ("ckpt_path", "error", "words"),
-    [
-        ("none.ckpt", FileNotFoundError, "ckpt_path='none.ckpt'"),
-        ("hpc", ValueError, "hpc_ckpt_N"),
-    ],
-)
-def test_a_checkpoint_that_is_not_there(tmp_path, ckpt_path, error, words):
-    with pytest.raises(error, match=words):
-        quiet_trainer(tmp_path).fit(LoggingModel(), rows(1), ckpt_path=ckpt_path)
+def test_a_checkpoint_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^There is no checkpoint at ckpt_path='none\.ckpt'\.$"):
+        quiet_trainer(tmp_path).fit(LoggingModel(), rows(1), ckpt_path="none.ckpt")
 
 
 # -- of another framework -----------------------------------------------------------------------------------

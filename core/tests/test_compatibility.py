@@ -74,15 +74,15 @@ def test_the_core_s_metadata_offers_the_version_of_its_hooks():
 def deprecated_hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A hook that is going to go, and one whose argument is."""
 
-    def on_test_start(self: Any, trainer: Any, pl_module: Any) -> None:
-        """Testing begins."""
+    def on_test_end(self: Any, trainer: Any, pl_module: Any) -> None:
+        """Testing is over."""
 
     def on_fit_start(self: Any, trainer: Any, pl_module: Any) -> None:
         """The fit begins."""
 
-    whole = hooks.deprecated("implement 'on_test_epoch_start' instead")(on_test_start)
+    whole = hooks.deprecated("implement 'on_test_epoch_end' instead")(on_test_end)
     argument = hooks.deprecated("ask trainer.lightning_module", argument="pl_module")(on_fit_start)
-    monkeypatch.setattr(hooks.Observation, "on_test_start", whole)
+    monkeypatch.setattr(hooks.Observation, "on_test_end", whole)
     monkeypatch.setattr(hooks.Observation, "on_fit_start", argument)
     compatibility._tell_once.cache_clear()
     discover.cache_clear()
@@ -91,13 +91,13 @@ def deprecated_hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_the_author_of_a_plugin_is_told_once(deprecated_hook, plugin_site: PluginSite, tmp_path):
-    source = "@hookimpl\ndef on_test_start(trainer): ...\n@hookimpl\ndef on_fit_start(pl_module): ..."
+    source = "@hookimpl\ndef on_test_end(trainer): ...\n@hookimpl\ndef on_fit_start(pl_module): ..."
     plugin_site.add("acme-old", source)
     plugin_site.add("acme-new", "@hookimpl\ndef on_fit_start(trainer): ...", plugin="new")
     whole, argument = sorted(said(DeprecationWarning), reverse=True)
     owner = "The plugin 'acme' of acme-old 1.2.3"
     assert whole == (
-        f"{owner} uses the hook 'on_test_start', which is deprecated; implement 'on_test_epoch_start' instead."
+        f"{owner} uses the hook 'on_test_end', which is deprecated; implement 'on_test_epoch_end' instead."
     )
     assert argument == (
         f"{owner} uses the argument 'pl_module' of the hook 'on_fit_start', which is deprecated; "
@@ -107,17 +107,17 @@ def test_the_author_of_a_plugin_is_told_once(deprecated_hook, plugin_site: Plugi
 
 
 def test_the_warning_points_to_the_implementation(deprecated_hook, plugin_site: PluginSite):
-    plugin_site.add("acme-old", "\n\n@hookimpl\ndef on_test_start(trainer): ...")
-    with pytest.warns(DeprecationWarning, match="on_test_start") as caught:
+    plugin_site.add("acme-old", "\n\n@hookimpl\ndef on_test_end(trainer): ...")
+    with pytest.warns(DeprecationWarning, match="on_test_end") as caught:
         discover()
     assert caught[0].filename.endswith("acme_old_module.py")
 
 
 def test_the_author_of_a_callback_is_told_once(deprecated_hook, tmp_path):
     class Own(pl.Callback):
-        def on_test_start(self, trainer, pl_module):
+        def on_test_end(self, trainer, pl_module):
             pass
 
-    with pytest.warns(DeprecationWarning, match=r"The Callback .*Own uses the hook 'on_test_start'"):
+    with pytest.warns(DeprecationWarning, match=r"The Callback .*Own uses the hook 'on_test_end'"):
         quiet_trainer(tmp_path, callbacks=Own()).fit(SmallModel(), Batches())
     quiet_trainer(tmp_path, callbacks=Own()).fit(SmallModel(), Batches())  # where a warning would be an error

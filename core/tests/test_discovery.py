@@ -407,8 +407,8 @@ ORDERED = """
         trainer.__dict__.setdefault("configured", []).append("{name}")
 
     @hookimpl{mark}
-    def on_train_start(trainer):
-        trainer.__dict__.setdefault("started", []).append("{name}")
+    def on_train_end(trainer):
+        trainer.__dict__.setdefault("ended", []).append("{name}")
 """
 
 
@@ -424,19 +424,19 @@ def test_the_order_of_installed_and_given_plugins(plugin_site: PluginSite, tmp_p
             trainer.__dict__.setdefault("configured", []).append("given")
 
         @pl.hookimpl
-        def on_train_start(self, trainer):
-            trainer.__dict__.setdefault("started", []).append("given")
+        def on_train_end(self, trainer):
+            trainer.__dict__.setdefault("ended", []).append("given")
 
     class Own(pl.Callback):
-        def on_train_start(self, trainer, pl_module):
-            trainer.__dict__.setdefault("started", []).append("callback")
+        def on_train_end(self, trainer, pl_module):
+            trainer.__dict__.setdefault("ended", []).append("callback")
 
     trainer = quiet_trainer(tmp_path, plugins=[Given()], callbacks=Own())
     assert trainer.configured == ["d_first", "given", "c", "b", "a_last", "e_last"]
     trainer.fit(SmallModel(), Batches())
-    assert trainer.started == ["d_first", "b", "c", "given", "callback", "e_last", "a_last"]
+    assert trainer.ended == ["d_first", "b", "c", "given", "callback", "e_last", "a_last"]
     lines = [line.split() for line in trainer.describe_hooks().splitlines()]
-    at = next(i for i, line in enumerate(lines) if line[:1] == ["on_train_start"])
+    at = next(i for i, line in enumerate(lines) if line[:1] == ["on_train_end"])
     assert lines[at][1:4] == ["1.", "d_first", "(tryfirst)"]
     assert [line[1] for line in lines[at + 1 : at + 7]] == ["b", "c", "Given", "Own", "e_last", "a_last"]
 

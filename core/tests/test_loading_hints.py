@@ -1,15 +1,13 @@
-"""Hints at loaders that are plainly unwise: each once in a run, and none where it is only small or under barebones."""
+"""The hint at loaders without workers: once in a run, and none where it is only small or under barebones."""
 
 import warnings
 
 import pytest
 import torch
 from recording import ValidatedModel, quiet_trainer, rows
-from torch.utils.data import DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import leyden as pl
-
-SHUFFLED = "dataloaders? that were passed gave a DataLoader with shuffling enabled: .* write shuffle=False"
 
 
 @pytest.fixture
@@ -50,39 +48,7 @@ def said(run):
         warnings.simplefilter("always")
         run()
     texts = [str(warning.message) for warning in caught]
-    return [text for text in texts if "shuffling enabled" in text or "many workers" in text]
-
-
-# -- shuffling ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
-def test_shuffled_evaluation_data(tmp_path, stage):
-    with pytest.warns(UserWarning, match=SHUFFLED):
-        getattr(quiet_trainer(tmp_path), stage)(ValidatedModel(), rows(2, shuffle=True))
-
-
-@pytest.mark.parametrize("options", [{}, {"reload_dataloaders_every_n_epochs": 1}], ids=str)
-def test_it_is_said_once_in_a_fit(tmp_path, options):
-    trainer = quiet_trainer(tmp_path, max_epochs=3, **options)
-    assert len(said(lambda: trainer.fit(ValidatedModel(), rows(1), rows(2, shuffle=True)))) == 1
-
-
-def test_what_may_be_shuffled(tmp_path):
-    """Training data, what barebones measures, and what a sampler of the user's own draws."""
-
-    class Own(RandomSampler):
-        pass
-
-    data = TensorDataset(torch.ones(4, 4), torch.ones(4, 2))
-    trainer = quiet_trainer(tmp_path)
-    assert said(lambda: trainer.fit(ValidatedModel(), rows(2, shuffle=True), rows(1))) == []
-    assert said(lambda: trainer.validate(ValidatedModel(), DataLoader(data, sampler=Own(data)))) == []
-    bare = pl.Trainer(accelerator="cpu", barebones=True, default_root_dir=tmp_path)
-    assert said(lambda: bare.validate(ValidatedModel(), rows(2, shuffle=True))) == []
-
-
-# -- workers --------------------------------------------------------------------------------------------------
+    return [text for text in texts if "many workers" in text]
 
 
 def test_training_that_waits_for_its_data(tmp_path, clock):

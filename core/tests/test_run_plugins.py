@@ -72,7 +72,7 @@ def test_a_plugin_can_be_any_object(tmp_path):
 def test_two_of_one_class_are_told_apart(tmp_path):
     class Given:
         @hookimpl
-        def on_train_start(self):
+        def on_train_end(self):
             pass
 
     report = fitted(tmp_path, plugins=[Given(), Given()]).describe_hooks()

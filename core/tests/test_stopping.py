@@ -1,13 +1,11 @@
 """How a fit ends: epochs, steps, time, a request, an error, Ctrl-C; and what the Trainer then knows."""
 
-import signal
-
 import pytest
 import torch
 from recording import LoggingModel, RecordingLogger, ValidatedModel, quiet_trainer, rows
 
 import leyden as pl
-from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 
 class StopAt(pl.Callback):
@@ -108,7 +106,7 @@ def test_limits_that_mean_nothing_are_refused(tmp_path, option):
         quiet_trainer(tmp_path, **option)
 
 
-# -- errors and signals -------------------------------------------------------------------------------------
+# -- errors and requests to end -------------------------------------------------------------------------------------
 
 
 class Witness(pl.Callback):
@@ -189,28 +187,55 @@ def test_a_second_ctrl_c_ends_it_at_once(tmp_path):
     assert logger.ended == []
 
 
-def test_sigterm_ends_at_the_next_step_and_the_handler_of_the_process_is_called_and_put_back(tmp_path):
-    called = []
+class Ask(Witness):
+    """Asks a fit to end, and keeps what it is told then.
 
-    def own(number, frame):
-        called.append(number)
+    Args:
+        where: The hook in which it asks.
+        step: After how many steps.
+    """
 
-    class Kill(pl.Callback):
-        def on_after_backward(self, trainer, pl_module):
-            if trainer.global_step == 1:
-                signal.raise_signal(signal.SIGTERM)
+    def __init__(self, where, step):
+        self.step, self.told = step, []
+        setattr(self, where, self.ask)
 
-    outer = signal.signal(signal.SIGTERM, own)
-    try:
-        trainer = quiet_trainer(tmp_path, callbacks=[Kill()])
-        with pytest.raises(SystemExit):
-            trainer.fit(LoggingModel(), rows(4))
-        assert signal.getsignal(signal.SIGTERM) is own
-    finally:
-        signal.signal(signal.SIGTERM, outer)
-    assert called == [signal.SIGTERM]
-    assert trainer.received_sigterm
-    assert trainer.global_step == 2
+    def ask(self, trainer, pl_module):
+        if trainer.global_step == self.step:
+            trainer.asked_to_end = "maintenance"
+
+    def on_asked_to_end(self, trainer, pl_module, reason):
+        self.told.append((reason, pl_module, trainer.global_step))
+
+    def on_exception(self, trainer, pl_module, exception):
+        super().on_exception(trainer, pl_module, exception)
+        self.told.append("exception")
+
+
+@pytest.mark.parametrize(
+    ("where", "step", "ended"),
+    [("on_after_backward", 1, 2), ("on_validation_end", 2, 2), ("on_train_epoch_end", 4, 4), ("on_fit_start", 0, 1)],
+)
+def test_a_fit_that_is_asked_to_end_tells_everybody_at_the_next_step_boundary(tmp_path, where, step, ended):
+    ask, logger, model = Ask(where, step), RecordingLogger(), ValidatedModel()
+    options = {"num_sanity_val_steps": 0, "val_check_interval": 2, "log_every_n_steps": 1}
+    trainer = quiet_trainer(tmp_path, max_epochs=2, callbacks=[ask], logger=logger, **options)
+    with pytest.raises(SIGTERMException) as raised:
+        trainer.fit(model, rows(4), rows(1))
+    assert raised.value is ask.exception
+    assert raised.value.code == 143
+    assert ask.told == [("maintenance", model, ended), "exception"]
+    assert trainer.interrupted
+    assert logger.ended == ["failed"]
+
+
+def test_the_next_run_does_not_remember_that_one_was_asked_to_end(tmp_path):
+    ask = Ask("on_after_backward", 1)
+    trainer = quiet_trainer(tmp_path, max_epochs=1, callbacks=[ask])
+    with pytest.raises(SIGTERMException):
+        trainer.fit(LoggingModel(), rows(4))
+    trainer.fit(LoggingModel(), rows(4))
+    assert trainer.state.finished
+    assert trainer.asked_to_end == ""
 
 
 # -- what the Trainer knows ---------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_model import Batches, SmallModel, quiet_trainer
+from small_model import Batches, EveryStep, quiet_trainer
 
 import leyden as pl
 from leyden.manager import PluginManager
@@ -60,13 +60,11 @@ def test_the_random_states_survive_isolation() -> None:
 
 
 def test_what_may_be_a_mistake_can_be_silenced(tmp_path: Path) -> None:
-    model, data = SmallModel(), Batches()
-    model.layer.eval()
+    model, data = EveryStep(), Batches()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(PossibleUserWarning, match="in evaluation mode"):
+        with pytest.raises(PossibleUserWarning, match="nothing is validated"):
             quiet_trainer(tmp_path).fit(model, data)
-        model.layer.eval()
         pl.utilities.disable_possible_user_warnings()
         quiet_trainer(tmp_path).fit(model, data)
         with pytest.raises(UserWarning, match="surely"):

@@ -65,11 +65,15 @@ def trainer(**arguments: Any) -> pl.Trainer:
     return pl.Trainer(max_epochs=1, default_root_dir=tempfile.mkdtemp(), **arguments)
 
 
+def data() -> DataLoader[torch.Tensor]:
+    return DataLoader(torch.ones(8, 2), batch_size=2)
+
+
 def fit() -> None:
     """A short training run with every default that is installed."""
     model = Line()
     before = model.layer.weight.detach().clone()
-    trainer().fit(model, DataLoader(torch.ones(8, 2), batch_size=2))
+    trainer().fit(model, data())
     assert not torch.equal(before, model.layer.weight.detach().cpu())
 
 
@@ -103,6 +107,8 @@ def ask(kind: str, name: str) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(done.stderr.strip())
+    elif kind == "checkpoint":
+        trainer().fit(Line(), data(), ckpt_path=name)
     elif (kind, name) == ("role", "progress"):
         resume_of_another_framework()
     elif kind == "record":

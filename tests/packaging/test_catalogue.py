@@ -1,7 +1,7 @@
 """The core's catalogue, which error messages quote, says what the plugins of this repository really bring.
 
-``published`` maps each kind of component, and each ``role`` for which a Trainer asks its plugins, to names and
-their distributions; ``planned`` does the same for what no distribution brings yet.
+``published`` maps each kind of component, each ``role`` for which a Trainer asks its plugins, and what a ``ckpt_path``
+may name (``checkpoint``), to names and distributions; ``planned`` does the same for what no distribution brings yet.
 """
 
 from __future__ import annotations
@@ -44,7 +44,20 @@ def declared() -> Names:
                 found["role"][role].add(f"leyden-{folder}")
         for callback in getattr(plugin, "leyden_default_callbacks", lambda trainer: ())(everything_wanted):
             found["role"][callback.role].add(f"leyden-{folder}")
+        for name in CATALOGUE["published"]["checkpoint"]:
+            if finds(plugin, name):
+                found["checkpoint"][name].add(f"leyden-{folder}")
     return found
+
+
+def finds(plugin: Any, name: str) -> bool:
+    """Whether this ``ckpt_path`` is a name of the plugin's: it says that there is no such checkpoint, not nothing."""
+    trainer = SimpleNamespace(fast_dev_run=True, checkpoint_callbacks=[], default_root_dir="nowhere")
+    find = getattr(plugin, "leyden_find_checkpoint", lambda trainer, ckpt_path: None)
+    try:
+        return find(trainer, name) is not None
+    except (ValueError, UserWarning):
+        return True
 
 
 def pairs(section: dict[str, dict[str, Any]]) -> set[tuple[str, str]]:

@@ -89,7 +89,8 @@ class Registration:
     def leyden_find_checkpoint(self, trainer: Trainer, ckpt_path: str | None) -> str | None:
         """Return the path of what a ``ckpt_path`` such as "best" names, "" for the weights as they are, or None.
 
-        ``ckpt_path`` is None in a ``validate``, ``test`` or ``predict`` without a model.
+        ``ckpt_path`` is None where none was given: in a ``fit``, and in a ``validate``, ``test`` or ``predict`` without
+        a model; ``trainer.state.fn`` says in which.
         """
 
     @hookspec(firstresult=True)
@@ -255,6 +256,13 @@ class Observation:
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A fit is over; the last hook of a fit before ``teardown``."""
+
+    def on_asked_to_end(self, trainer: Trainer, pl_module: LightningModule, reason: str) -> None:
+        """A fit is about to end at a step boundary because something set ``trainer.asked_to_end``; save what is needed.
+
+        All processes are at the same boundary, and ``reason`` is what one of them was given. ``on_exception`` follows,
+        with the ``SIGTERMException`` that ends the fit.
+        """
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A run is over and went well; after an error there is ``on_exception``."""

@@ -107,13 +107,17 @@ class Registry:
         error.__cause__ = missing.error if missing is not None else None
         return error
 
-    def advice(self, role: str) -> str:
-        """What to do where no plugin has a default for a role of the Trainer's, "checkpoint" say.
+    def advice(self, name: str, kind: str = "role") -> str:
+        """What to do where no plugin has a default for a role of the Trainer's, "timer" say.
+
+        Args:
+            name: The role, or what else the catalogue knows.
+            kind: Where the catalogue has it.
 
         Returns:
             A clause: the command that installs a plugin that has one, or why the installed one is out of use.
         """
-        distribution = published_by("role", role)[0]
+        distribution = published_by(kind, name)[0]
         missing = self._out_of_use("", distribution)
         return f"pip install {distribution}" if missing is None else f"the {missing} is {missing.reason}"
 

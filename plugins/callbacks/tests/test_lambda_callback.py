@@ -19,6 +19,9 @@ def test_every_hook_of_callbacks_is_called(tmp_path: Path, small: Any) -> None:
     def note(name: str) -> Any:
         return lambda *_: called.add(name)
 
+    def ask(trainer: leyden.Trainer, *_: Any) -> None:
+        trainer.asked_to_end = "maintenance"
+
     callback = LambdaCallback(**{name: note(name) for name in names})
     model = small.make_model(leyden)
     trainer = small.fit(leyden, tmp_path, [callback], model=model).trainer
@@ -30,6 +33,9 @@ def test_every_hook_of_callbacks_is_called(tmp_path: Path, small: Any) -> None:
             leyden, tmp_path, [callback], model=small.make_model(leyden, fail_at=0), max_epochs=3, ckpt_path=path
         )
     assert isinstance(failed.error, ArithmeticError)
+    ending = [LambdaCallback(on_fit_start=ask, on_asked_to_end=note("on_asked_to_end"))]
+    with pytest.raises(SystemExit):
+        small.fit(leyden, tmp_path / "asked", ending)
     assert called == set(names)
 
 

@@ -114,6 +114,15 @@ class TestSIGTERM:
         assert process.wait(10) == 143
         assert len(set(ends(tmp_path))) == 1
 
+    def test_in_an_evaluation_ends_it_when_its_pass_is_over(self, tmp_path):
+        class Tested(Signalled):
+            def test_step(self, batch, batch_idx):
+                self.come_to("test_step", batch_idx)
+
+        with pytest.raises(SIGTERMException):
+            quiet(tmp_path)[0].test(Tested("test_step", at=1), loader(16))
+        assert [ended.split()[0] for ended in ends(tmp_path)] == ["SIGTERMException"]
+
 
 def of_slurm(function, directory, bin_directory):
     """Two processes as the tasks of ``srun``."""

@@ -1,4 +1,4 @@
-"""Hints where loaders are plainly unwise: evaluation data that is shuffled, training that waits for its data."""
+"""A hint at a loader that is plainly unwise: training waits for its data."""
 
 from __future__ import annotations
 
@@ -8,23 +8,13 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader
 
 from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.warnings import PossibleUserWarning
 
 T = TypeVar("T")
 WATCHED = 5.0  # seconds of an epoch in which the waiting is measured
-
-
-def warn_of_shuffling(loaders: Iterable[Any], source: object) -> None:
-    """Say so where evaluation data is shuffled; a sampler of the user's own is the user's choice."""
-    if any(isinstance(loader, DataLoader) and type(loader.sampler) is RandomSampler for loader in loaders):
-        rank_zero_warn(
-            f"{source} gave a DataLoader with shuffling enabled: each pass takes its batches in another order, and a "
-            "limited one takes other samples; write shuffle=False.",
-            PossibleUserWarning,
-        )
 
 
 def has_idle_processors(loaders: Iterable[Any]) -> bool:

@@ -129,7 +129,7 @@ class EvaluationLoop(SinglePass):
         if self.loader is None or not self.within_fit or self.source.is_due(trainer):
             if self.loader is not None:
                 self.seen.clear()
-            self.loader = self._load(hint=self.loader is None or not self.within_fit)
+            self.loader = self._load()
             self.results.batches = self.batches
         if self.within_fit and not trainer.sanity_checking:
             for loader in self.loader.flattened:

@@ -31,7 +31,6 @@ from leyden.data.samplers import set_sampler_epoch
 from leyden.data.transfer import transfer_function
 from leyden.hooktable import is_overridden
 from leyden.interfaces.strategy import Strategy
-from leyden.loops.ending import obey
 from leyden.loops.evaluate import EvaluationLoop
 from leyden.loops.progress import BATCH, BATCH_DONE, BATCH_END, EPOCH_END, EPOCH_START, VALIDATION_END
 from leyden.loops.random_states import RandomStates
@@ -39,9 +38,8 @@ from leyden.loops.schedule import ValidationSchedule
 from leyden.loops.schedulers import step_schedulers
 from leyden.results import Results
 from leyden.states import RunningStage
-from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.exceptions import MisconfigurationException, SIGTERMException
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from leyden.utilities.warnings import PossibleUserWarning
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
@@ -108,7 +106,6 @@ class FitLoop:
         torch.set_grad_enabled(True)
         if self.schedule.enabled and self.validation.loader is None:
             self.validation.setup_data()  # so that what is wrong with it is said now, and a progress bar knows of it
-        self._warn_of_evaluation_mode()
         if hooks.on_train_start is not None:
             hooks.on_train_start()
         while not self._is_done():
@@ -225,7 +222,9 @@ class FitLoop:
         if self._must_end is not None:
             reason = self._must_end(reason)
         if reason:
-            obey(self.trainer, reason)
+            if self.trainer.hooks.on_asked_to_end is not None:
+                self.trainer.hooks.on_asked_to_end(reason)
+            raise SIGTERMException
 
     def _validate(self, accumulating: bool) -> None:
         trainer = self.trainer
@@ -325,12 +324,6 @@ class FitLoop:
         self.loader, self.fetcher = loader, trainer.strategy.agree_on_epoch(Fetcher(loader))
         self.max_batches = self.fetcher.total()
         self.schedule.plan(self.max_batches)
-        if trainer.loggers and self.max_batches < trainer.log_every_n_steps and not trainer.fast_dev_run:
-            rank_zero_warn(
-                f"An epoch has {self.max_batches} batches and log_every_n_steps={trainer.log_every_n_steps}, so that "
-                "its steps are logged seldom or never; write a smaller number to see them.",
-                PossibleUserWarning,
-            )
 
     def _fetch(self) -> Iterable[Any]:
         """The epoch's batches; a resumed epoch draws the same ones and passes over those that are behind."""
@@ -349,13 +342,3 @@ class FitLoop:
         """Whether the batch after which a checkpoint was taken only added to the gradients."""
         every, progress = self.trainer.accumulate_grad_batches, self.trainer.progress
         return self.trainer.step.automatic and progress.batch_idx % every != 0 and not progress.is_last_batch
-
-    def _warn_of_evaluation_mode(self) -> None:
-        module = self.trainer.lightning_module
-        names = [name for name, part in module.named_modules() if not part.training]
-        if names:
-            rank_zero_warn(
-                f"{len(names)} module(s) are in evaluation mode at the start of training, "
-                f"{names[0] or 'the whole model'!r} first; call .train() if that is not meant.",
-                PossibleUserWarning,
-            )

@@ -18,7 +18,6 @@ from torch.nn import Module
 
 from leyden.data.combined import INFINITE, CombinedLoader, length_of
 from leyden.data.fetch import Fetcher
-from leyden.data.hints import warn_of_shuffling
 from leyden.data.loading import DataSource, load, warn_of_no_batches
 from leyden.hooktable import is_overridden
 from leyden.interfaces.precision import Precision
@@ -81,16 +80,14 @@ class SinglePass:
                 restore_modes(modes)
         return outputs
 
-    def _load(self, hint: bool = True) -> CombinedLoader:
-        """Ask for the loaders, refuse what can't be gone over, and say what is plainly unwise where ``hint``."""
+    def _load(self) -> CombinedLoader:
+        """Ask for the loaders, and refuse what can't be gone over."""
         assert self.source is not None
         self.loader = loader = load(self.trainer, self.source, self.stage, "sequential")
         self._check(loader)
         self._tell_batches(loader)
         if loader.flattened and not any(map(any, self.batches)):
             warn_of_no_batches(self.source)
-        if hint and not self.trainer.barebones:
-            warn_of_shuffling(loader.flattened, self.source)
         self.sizes = loader.sizes()
         return loader
 

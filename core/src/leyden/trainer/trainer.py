@@ -43,7 +43,6 @@ from leyden.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
 from leyden.trainer.arguments import PARTS, settle
 from leyden.trainer.ckpt_path import select_checkpoint
 from leyden.trainer.properties import TrainerProperties
-from leyden.trainer.signals import watch_signals
 from leyden.trainer.verify import find_module, verify_run
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
@@ -355,7 +354,8 @@ class Trainer(TrainerProperties):
         """Set up, run the loop, tear down: one process's part of a run."""
         with self._ending_well():
             self._attach()  # anew where this process got the Trainer from another
-            self.ran_elsewhere = False
+            self.ran_elsewhere = self.received_sigterm = False
+            self.asked_to_end = ""
             fitting = fn == TrainerFn.FITTING
             self.state.status = TrainerStatus.RUNNING
             self.state.stage = RunningStage.TRAINING if fitting else self.passes[fn].stage
@@ -368,13 +368,12 @@ class Trainer(TrainerProperties):
             self.compile_hooks(self.plugin_manager)
             setup.prepare_data(self)
             self._set_up(fn, saved)
-            with watch_signals(self):
-                if fitting:
-                    self.fit_loop.setup_passed_data()
-                    self._sanity_check(resumed=saved is not None)
-                    with torch.autograd.set_detect_anomaly(True) if self.detect_anomaly else nullcontext():
-                        self.fit_loop.run()
-                results: Any = None if fitting else self.passes[fn].run()
+            if fitting:
+                self.fit_loop.setup_passed_data()
+                self._sanity_check(resumed=saved is not None)
+                with torch.autograd.set_detect_anomaly(True) if self.detect_anomaly else nullcontext():
+                    self.fit_loop.run()
+            results: Any = None if fitting else self.passes[fn].run()
             self._tear_down(fn)
             return results
 

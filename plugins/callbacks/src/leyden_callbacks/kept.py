@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 def best_of_last_fit(trainer: Trainer) -> str | None:
-    """The best weights of the last fit, for a run without a model; None where no callback has kept any."""
+    """The best weights of the last fit, for a run without a model; None for a fit, and where no callback has any."""
+    if trainer.state.fn == "fit":
+        return None
     best = next((c.best_model_path for c in trainer.checkpoint_callbacks if getattr(c, "best_model_path", "")), None)
     if best is None:
         return None

@@ -1,4 +1,4 @@
-"""What this distribution brings: callbacks by name, the default checkpoint and time limit, what "best" means."""
+"""What this distribution brings: callbacks by name, the default checkpoint and time limit, what "best" means, hints."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from leyden import Component, hookimpl
 
 if TYPE_CHECKING:
     from leyden.callback import Callback
+    from leyden.module import LightningModule
     from leyden.trainer import Trainer
 
 CALLBACKS = {
@@ -49,3 +50,30 @@ def leyden_find_checkpoint(trainer: Trainer, ckpt_path: str | None) -> str | Non
 
     find = {None: kept.best_of_last_fit, "best": kept.best, "last": kept.last}.get(ckpt_path)
     return find(trainer) if find is not None else None
+
+
+@hookimpl
+def on_train_start(trainer: Trainer, pl_module: LightningModule) -> None:
+    """Hint at what may be a mistake in a fit."""
+    from leyden_callbacks import hints
+
+    hints.of_training(trainer, pl_module)
+
+
+@hookimpl
+def on_train_epoch_end(trainer: Trainer) -> None:
+    """Hint at steps that no logger has seen."""
+    from leyden_callbacks import hints
+
+    hints.of_first_epoch(trainer)
+
+
+@hookimpl
+def on_validation_start(trainer: Trainer) -> None:
+    """Hint at what may be a mistake in an evaluation."""
+    from leyden_callbacks import hints
+
+    hints.of_evaluation(trainer)
+
+
+on_test_start = on_predict_start = on_validation_start

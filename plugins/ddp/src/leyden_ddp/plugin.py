@@ -1,9 +1,14 @@
-"""What leyden-ddp brings to Leyden: its strategies, and the clusters and launchers that may have started a process."""
+"""What leyden-ddp brings to Leyden: its strategies, the clusters that may have started a process, and their signals."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leyden import Component, hookimpl
+
+if TYPE_CHECKING:
+    from leyden.trainer import Trainer
 
 # torchrun first, as it is started by what the cluster starts; 0 is for those that only a user chooses
 ENVIRONMENTS = (
@@ -40,3 +45,56 @@ def leyden_components() -> Iterator[Component]:
         aliases = [target.partition(":")[2], *(["LightningEnvironment"] if name == "local" else [])]
         priorities = {"priority": priority, "aliases": aliases}
         yield Component("environment", name, f"leyden_ddp.environments.{target}", priorities)
+
+
+@hookimpl
+def leyden_find_checkpoint(trainer: Trainer, ckpt_path: str | None) -> str | None:
+    """What "hpc" stands for, and where a fit goes on whose job the cluster runs again."""
+    from leyden_ddp import requeue
+
+    find = {None: requeue.goes_on_from, "hpc": requeue.saved_last}.get(ckpt_path)
+    return find(trainer) if find is not None else None
+
+
+@hookimpl(trylast=True)  # after those who set a handler of their own, which is then called too
+def setup(trainer: Trainer, stage: str) -> None:
+    """Watch for signals in an evaluation."""
+    if stage != "fit":
+        _watch(trainer)
+
+
+@hookimpl(trylast=True)
+def on_fit_start(trainer: Trainer) -> None:
+    """Watch for signals in a fit."""
+    _watch(trainer)
+
+
+@hookimpl
+def on_asked_to_end(trainer: Trainer, reason: str) -> None:
+    """Save what the cluster may run again."""
+    from leyden_ddp import requeue
+
+    requeue.save(trainer, reason)
+
+
+@hookimpl(tryfirst=True)  # so that what other hooks do at the end can be ended by a signal
+def teardown(trainer: Trainer) -> None:
+    """Watch for signals no longer; what was asked for too late is done now."""
+    from leyden_ddp import signals
+
+    signals.give_back(trainer)
+    signals.end_if_asked_too_late(trainer)
+
+
+@hookimpl(tryfirst=True)
+def on_exception(trainer: Trainer) -> None:
+    """Watch for signals no longer."""
+    from leyden_ddp import signals
+
+    signals.give_back(trainer)
+
+
+def _watch(trainer: Trainer) -> None:
+    from leyden_ddp import signals
+
+    signals.watch(trainer)

@@ -26,11 +26,11 @@ from typing import Any, cast
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
-from leyden.loops.ending import SIGTERM
 from leyden.utilities.exceptions import SIGTERMException
 from leyden_ddp.failure import ALL, Failure, PeerFailedError, is_of_connection, summary_of
 from leyden_ddp.keys import Keys
 from leyden_ddp.processes import epitaph, is_alive, machine
+from leyden_ddp.signals import SIGTERM
 from leyden_ddp.standstill import Standstill
 
 INTERVAL = 0.5  # seconds between two looks

@@ -270,7 +270,7 @@ class StrategyConformance(Conformance):
             assert "the model's own error" in ending, f"rank {rank} ends with {ending or 'nothing'}"
 
     def test_a_process_that_is_asked_to_end_ends_all(self, run: Any) -> None:
-        """Where a cluster's signal reaches one process, all end after the same step, and in the same way."""
+        """Where one process is asked to end, by a cluster's signal say, all end after the same step and in one way."""
         _, endings = run(scenarios.end_early)
         steps, _ = endings[0]
         assert steps < 8, "a process was asked to end, and the run went on"

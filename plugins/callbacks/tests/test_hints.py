@@ -1,0 +1,159 @@
+"""Hints at what may be a mistake: each once in a run, none where all is well or under barebones."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
+
+import leyden
+from leyden.utilities.warnings import PossibleUserWarning
+
+
+class Model(leyden.LightningModule):
+    """Logs nothing.
+
+    Args:
+        **logged: How it logs its loss; not at all without them.
+    """
+
+    def __init__(self, **logged: Any) -> None:
+        super().__init__()
+        self.layer = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.Dropout())
+        self.logged = logged
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = self.layer(batch[0]).square().mean()
+        if self.logged:
+            self.log("loss", loss, **self.logged)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.layer(batch[0])
+
+    test_step = validation_step
+
+    def predict_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.layer(batch[0])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def rows(batches: int, **options: Any) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(torch.ones(2 * batches, 4)), 2, **options)
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> Callable[..., leyden.Trainer]:
+    """Makes a quiet Trainer."""
+    quiet = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
+
+    def make(**options: Any) -> leyden.Trainer:
+        arguments = {"accelerator": "cpu", "max_epochs": 1, "default_root_dir": tmp_path, **dict.fromkeys(quiet, False)}
+        return leyden.Trainer(**{**arguments, **options})
+
+    return make
+
+
+def said(run: Callable[[], Any]) -> list[str]:
+    """The hints that a run gives."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run()
+    return [str(warning.message) for warning in caught if issubclass(warning.category, PossibleUserWarning)]
+
+
+# -- parts in evaluation mode -----------------------------------------------------------------------------
+
+
+def test_parts_in_evaluation_mode_are_named_when_training_starts(trainer: Any) -> None:
+    model = Model()
+    model.layer[1].eval()
+    (text,) = said(lambda: trainer(max_epochs=2).fit(model, rows(2), rows(1)))
+    assert text.startswith("1 module(s) are in evaluation mode at the start of training, 'layer.1' first;")
+    model.eval()
+    (text,) = said(lambda: trainer().fit(model, rows(2), rows(1)))
+    assert text.startswith("4 module(s) are in evaluation mode at the start of training, 'the whole model' first;")
+    assert said(lambda: trainer(barebones=True).fit(model, rows(2), rows(1))) == []
+
+
+# -- steps that are not logged ----------------------------------------------------------------------------
+
+BY_STEP = {"on_step": True}
+
+
+@pytest.mark.parametrize("logged", [BY_STEP, {"on_step": True, "on_epoch": True}], ids=str)
+def test_steps_of_which_no_logger_sees_any_in_an_epoch_are_said_once(trainer: Any, logged: dict[str, Any]) -> None:
+    (text,) = said(lambda: trainer(logger="csv", max_epochs=3).fit(Model(**logged), rows(4), rows(1)))
+    assert text == (
+        "An epoch has 4 batches and log_every_n_steps=50, so that its steps are logged seldom or never; write a "
+        "smaller number to see them."
+    )
+
+
+@pytest.mark.parametrize(
+    ("logged", "options"),
+    [
+        ({}, {}),
+        ({"on_step": False, "on_epoch": True}, {}),
+        ({"on_step": True, "logger": False}, {}),
+        (BY_STEP, {"logger": False}),
+        (BY_STEP, {"log_every_n_steps": 4}),
+        (BY_STEP, {"log_every_n_steps": 0}),
+        (BY_STEP, {"fast_dev_run": True}),
+        (BY_STEP, {"barebones": True, "logger": False}),
+    ],
+    ids=str,
+)
+def test_where_there_is_nothing_to_see_or_it_is_seen_nothing_is_said(
+    trainer: Any, logged: dict[str, Any], options: dict[str, Any]
+) -> None:
+    assert said(lambda: trainer(**{"logger": "csv", **options}).fit(Model(**logged), rows(4), rows(1))) == []
+
+
+def test_the_step_with_which_a_run_ends_early_is_logged(trainer: Any) -> None:
+    class Stop(leyden.Callback):
+        def on_train_batch_end(self, trainer: leyden.Trainer, *_: Any) -> None:
+            trainer.should_stop = True
+
+    run = trainer(logger="csv", callbacks=[Stop()])
+    assert said(lambda: run.fit(Model(**BY_STEP), rows(4), rows(1))) == []
+    assert "loss" in run.logged_metrics
+
+
+# -- shuffling --------------------------------------------------------------------------------------------
+
+SHUFFLED = "dataloaders that were passed gave a DataLoader with shuffling enabled: each pass takes its batches in"
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_shuffled_evaluation_data(trainer: Any, stage: str) -> None:
+    (text,) = said(lambda: getattr(trainer(), stage)(Model(), rows(2, shuffle=True)))
+    assert SHUFFLED in text
+    assert text.endswith("write shuffle=False.")
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"reload_dataloaders_every_n_epochs": 1}, {"num_sanity_val_steps": 0}], ids=str
+)
+def test_it_is_said_once_in_a_fit(trainer: Any, options: dict[str, Any]) -> None:
+    (text,) = said(lambda: trainer(max_epochs=3, **options).fit(Model(), rows(1), rows(2, shuffle=True)))
+    assert SHUFFLED in text
+
+
+def test_what_may_be_shuffled(trainer: Any) -> None:
+    """Training data, what barebones measures, and what a sampler of the user's own draws."""
+
+    class Own(RandomSampler):
+        pass
+
+    data = TensorDataset(torch.ones(4, 4))
+    assert said(lambda: trainer().fit(Model(), rows(2, shuffle=True), rows(1))) == []
+    assert said(lambda: trainer().validate(Model(), DataLoader(data, sampler=Own(data)))) == []
+    assert said(lambda: trainer(barebones=True).validate(Model(), rows(2, shuffle=True))) == []
