@@ -19,6 +19,7 @@ import twins_of_loggers
 import twins_of_parts
 import twins_of_precisions
 import twins_of_profilers
+import twins_of_records
 import twins_of_strategies
 from torch import nn
 from twins import CLASSES as CLASSES_TO_RUN
@@ -30,7 +31,7 @@ from leyden_testing.training import Host
 
 MODULES = [
     twins_of_accelerators, twins_of_callbacks, twins_of_checkpoint_ios, twins_of_environments, twins_of_loggers,
-    twins_of_parts, twins_of_precisions, twins_of_profilers, twins_of_strategies,
+    twins_of_parts, twins_of_precisions, twins_of_profilers, twins_of_records, twins_of_strategies,
 ]  # fmt: skip
 CLASSES = [getattr(leyden_testing, name) for name in leyden_testing.__all__]
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from leyden_testing.logger import LoggerConformance
     from leyden_testing.precision import PrecisionConformance
     from leyden_testing.profiler import ProfilerConformance
+    from leyden_testing.record import RecordConformance
     from leyden_testing.strategy import StrategyConformance
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "LoggerConformance",
     "PrecisionConformance",
     "ProfilerConformance",
+    "RecordConformance",
     "StrategyConformance",
 ]
 _MODULES = {
@@ -36,6 +38,7 @@ _MODULES = {
     "LoggerConformance": "logger",
     "PrecisionConformance": "precision",
     "ProfilerConformance": "profiler",
+    "RecordConformance": "record",
     "StrategyConformance": "strategy",
 }
 

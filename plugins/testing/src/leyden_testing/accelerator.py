@@ -16,7 +16,7 @@ from leyden.interfaces.component import Component
 from leyden.registry import Registry
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden_testing.component import Conformance, sentence
+from leyden_testing.component import TrainerPartConformance, sentence
 from leyden_testing.training import Model, SaveAmid, quiet_trainer, rows, same, weights
 
 OPTIMIZERS = {
@@ -28,7 +28,7 @@ MODES = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true")
 COARSE = (0.05, 0.05)
 
 
-class AcceleratorConformance(Conformance):
+class AcceleratorConformance(TrainerPartConformance):
     """The checks of an accelerator; what needs a device is skipped where this machine has none.
 
     A precision that the device lacks is declared by :meth:`Accelerator.supports_precision`; then the checks see that

@@ -19,7 +19,7 @@ from leyden.hooktable import Member, run_manager
 from leyden.manager import PluginManager
 from leyden.registry import Registry, build
 from leyden.serialization import to_plain
-from leyden_testing.component import Conformance
+from leyden_testing.component import TrainerPartConformance
 from leyden_testing.training import Model, SaveAmid, rows, same, weights
 
 SWITCHES = {
@@ -29,7 +29,7 @@ SWITCHES = {
 }
 
 
-class CallbackConformance(Conformance):
+class CallbackConformance(TrainerPartConformance):
     """The checks of a callback; its name is that of its class.
 
     Example::

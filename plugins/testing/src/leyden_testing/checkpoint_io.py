@@ -14,7 +14,7 @@ import torch
 import leyden as pl
 from leyden.interfaces.checkpoint_io import CheckpointIO
 from leyden.registry import build
-from leyden_testing.component import Conformance
+from leyden_testing.component import TrainerPartConformance
 from leyden_testing.training import Model, SaveAmid, rows, same, weights
 
 RAN: list[str] = []
@@ -34,7 +34,7 @@ class Unsaved:
         raise ValueError("the value's own error")
 
 
-class CheckpointIOConformance(Conformance):
+class CheckpointIOConformance(TrainerPartConformance):
     """The checks of a checkpoint IO.
 
     Example::

@@ -7,7 +7,8 @@ import inspect
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -91,9 +92,14 @@ class Conformance:
         return next(record for record in discover().records if component in record.components)
 
     @pytest.fixture
-    def part(self, name: str, arguments: dict[str, Any], available: None) -> Any:
-        """The part, built by its name."""
-        return build(self.kind, name, **arguments)
+    def build_part(self, name: str, arguments: dict[str, Any], available: None) -> Callable[[], Any]:
+        """Builds the part by its name, a new one in every call."""
+        return partial(build, self.kind, name, **arguments)
+
+    @pytest.fixture
+    def part(self, build_part: Callable[[], Any]) -> Any:
+        """The part that runs are made with."""
+        return build_part()
 
     @pytest.fixture
     def discovered_anew(self) -> Iterator[None]:
@@ -112,12 +118,16 @@ class Conformance:
         torch.backends.cudnn.benchmark = benchmark
 
     def trainer_arguments(self, value: Any) -> dict[str, Any]:
-        """The arguments by which a Trainer takes a part of this kind, given by name, class or instance."""
-        return {self.kind: value}
+        """The arguments by which a Trainer takes a part; none for one that it finds when it needs it."""
+        return {}
 
-    def held_by(self, trainer: pl.Trainer) -> Any:
-        """The part of this kind that a Trainer has."""
-        return getattr(trainer, self.kind)
+    def model(self, part: Any) -> Model:
+        """What the runs train with the part."""
+        return Model()
+
+    def failing_model(self, part: Any) -> Model:
+        """One that raises ``ValueError("the model's own error")`` in its second training batch."""
+        return FailingModel()
 
     def trainer(self, root: Path, value: Any, **options: Any) -> pl.Trainer:
         """A quiet Trainer with the part.
@@ -135,7 +145,7 @@ class Conformance:
 
     def run_everything(self, root: Path, part: Any) -> None:
         """One run of every stage with the part."""
-        trainer, model = self.trainer(root, part), Model()
+        trainer, model = self.trainer(root, part), self.model(part)
         trainer.fit(model, rows(), rows(8))
         trainer.validate(model, rows(8), verbose=False)
         trainer.test(model, rows(8), verbose=False)
@@ -146,7 +156,7 @@ class Conformance:
         """Put all random numbers at the beginning of a run that is compared with others."""
         pl.seed_everything(7, verbose=False)
 
-    # -- found and built ------------------------------------------------------------------------------------
+    # -- found ------------------------------------------------------------------------------------
 
     def test_a_distribution_brings_it(self, record: PluginRecord) -> None:
         """Its plugin was found by an entry point, is active, and says of what distribution and version it is."""
@@ -171,32 +181,6 @@ class Conformance:
         assert not inspect.isabstract(target), (
             f"{component.target} leaves out {getattr(target, '__abstractmethods__', ())}"
         )
-
-    def test_a_trainer_takes_its_name_its_class_and_an_instance(
-        self, component: Component, arguments: dict[str, Any], part: Any, tmp_path: Path
-    ) -> None:
-        """A Trainer builds it from its name and from its class, and keeps an instance as it is.
-
-        What can't be built without arguments is refused with a sentence that says so.
-        """
-        target = component.load()
-        assert self.held_by(self.trainer(tmp_path, part)) is part
-        for value in (component.name, target):
-            try:
-                held = self.held_by(self.trainer(tmp_path, value))
-            except MisconfigurationException as error:
-                alone = {} if value is target else component.options.get("arguments", {})
-                with pytest.raises(TypeError):
-                    inspect.signature(target).bind(**alone)
-                sentence(error, "can't be built", "give an instance")
-            else:
-                assert type(held) is target, f"{value!r} gives a {type(held).__name__}"
-
-    def test_a_misspelt_name_is_answered_with_it(self, name: str, tmp_path: Path) -> None:
-        """Who writes its name with one letter too many is asked whether it was meant."""
-        with pytest.raises(MisconfigurationException) as raised:
-            self.trainer(tmp_path, name + name[-1:])
-        sentence(raised.value, repr(name))
 
     # -- apart from the others ------------------------------------------------------------------------------
 
@@ -257,9 +241,7 @@ class Conformance:
 
     # -- runs -----------------------------------------------------------------------------------------------
 
-    def test_a_run_leaves_the_process_as_it_was(
-        self, part: Any, name: str, arguments: dict[str, Any], tmp_path: Path
-    ) -> None:
+    def test_a_run_leaves_the_process_as_it_was(self, part: Any, build_part: Callable[[], Any], tmp_path: Path) -> None:
         """No run changes a setting of the process for good, or leaves threads, processes or open files behind.
 
         PyTorch has done before what it does at first use. The files and threads of a second run are compared with
@@ -271,7 +253,7 @@ class Conformance:
         assert traces.changed(before, traces.settings()) == []
         gc.collect()
         held = traces.held()
-        other = build(self.kind, name, **arguments)
+        other = build_part()
         self.run_everything(tmp_path / "second", other)
         gc.collect()
         assert traces.left_behind(held) == []
@@ -282,6 +264,44 @@ class Conformance:
         before = traces.settings()
         trainer = self.trainer(tmp_path / "first", part)
         with pytest.raises(ValueError, match="the model's own error"):
-            trainer.fit(FailingModel(), rows(), rows(8))
+            trainer.fit(self.failing_model(part), rows(), rows(8))
         assert traces.changed(before, traces.settings()) == []
-        self.trainer(tmp_path / "second", part).fit(Model(), rows(), rows(8))
+        self.trainer(tmp_path / "second", part).fit(self.model(part), rows(), rows(8))
+
+
+class TrainerPartConformance(Conformance):
+    """The checks of what a Trainer is given: by its name, by its class or as an instance."""
+
+    def trainer_arguments(self, value: Any) -> dict[str, Any]:
+        """The arguments by which a Trainer takes a part of this kind, given by name, class or instance."""
+        return {self.kind: value}
+
+    def held_by(self, trainer: pl.Trainer) -> Any:
+        """The part of this kind that a Trainer has."""
+        return getattr(trainer, self.kind)
+
+    def test_a_trainer_takes_its_name_its_class_and_an_instance(
+        self, component: Component, arguments: dict[str, Any], part: Any, tmp_path: Path
+    ) -> None:
+        """A Trainer builds it from its name and from its class, and keeps an instance as it is.
+
+        What can't be built without arguments is refused with a sentence that says so.
+        """
+        target = component.load()
+        assert self.held_by(self.trainer(tmp_path, part)) is part
+        for value in (component.name, target):
+            try:
+                held = self.held_by(self.trainer(tmp_path, value))
+            except MisconfigurationException as error:
+                alone = {} if value is target else component.options.get("arguments", {})
+                with pytest.raises(TypeError):
+                    inspect.signature(target).bind(**alone)
+                sentence(error, "can't be built", "give an instance")
+            else:
+                assert type(held) is target, f"{value!r} gives a {type(held).__name__}"
+
+    def test_a_misspelt_name_is_answered_with_it(self, name: str, tmp_path: Path) -> None:
+        """Who writes its name with one letter too many is asked whether it was meant."""
+        with pytest.raises(MisconfigurationException) as raised:
+            self.trainer(tmp_path, name + name[-1:])
+        sentence(raised.value, repr(name))

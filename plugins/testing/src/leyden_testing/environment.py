@@ -16,12 +16,12 @@ from leyden.interfaces.component import Component
 from leyden.interfaces.environment import Environment
 from leyden.registry import build
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden_testing.component import Conformance, sentence
+from leyden_testing.component import TrainerPartConformance, sentence
 
 Variables = Callable[[int, int, int, int], dict[str, str]]
 
 
-class EnvironmentConformance(Conformance):
+class EnvironmentConformance(TrainerPartConformance):
     """The checks of an environment; an author says which variables its cluster gives a process.
 
     Example::

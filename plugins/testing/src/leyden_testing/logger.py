@@ -20,27 +20,8 @@ from leyden.interfaces.logger import Logger, flatten_params
 from leyden.registry import build
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
-from leyden_testing.component import Conformance, sentence
-from leyden_testing.training import FailingModel, Model, quiet_trainer, rows
-
-Series = dict[str, list[tuple[int, float]]]
-
-
-class Recorder(Logger):
-    """Keeps in memory what a Trainer logs, to compare with."""
-
-    name, version = "recorder", 0
-
-    def __init__(self) -> None:
-        self.series: Series = {}
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Keep each metric's step and value."""
-        for name, value in metrics.items():
-            self.series.setdefault(name, []).append((step or 0, float(value)))
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Keep nothing."""
+from leyden_testing.component import TrainerPartConformance, sentence
+from leyden_testing.training import FailingModel, Model, Recorder, Series, quiet_trainer, rows
 
 
 class Saved(pl.Callback):
@@ -59,7 +40,7 @@ class Saved(pl.Callback):
         self.monitor, self.mode, self.save_top_k, self.dirpath = "val_loss", "min", 1, str(Path(path).parent)
 
 
-class LoggerConformance(Conformance):
+class LoggerConformance(TrainerPartConformance):
     """The checks of a logger.
 
     An author of one whose records can be read back overrides :meth:`read` and :meth:`read_hyperparams`; without them

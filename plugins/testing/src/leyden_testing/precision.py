@@ -15,7 +15,7 @@ from leyden.interfaces.precision import Precision
 from leyden.registry import build
 from leyden.serialization import to_plain
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden_testing.component import Conformance, sentence
+from leyden_testing.component import TrainerPartConformance, sentence
 from leyden_testing.training import FEATURES, Host, Model, SaveAmid, quiet_trainer, rows, same, weights
 
 COARSE = (0.05, 0.05)  # what 16 bits may differ by, after two epochs of the kit's model
@@ -39,7 +39,7 @@ class Stepping(torch.optim.SGD):
         return "stepped" if closure is None else loss
 
 
-class PrecisionConformance(Conformance):
+class PrecisionConformance(TrainerPartConformance):
     """The checks of a precision, on the host.
 
     Example::

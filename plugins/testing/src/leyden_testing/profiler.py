@@ -13,11 +13,11 @@ from leyden.interfaces.component import Component
 from leyden.interfaces.profiler import Profiler
 from leyden.registry import build
 from leyden.utilities.rank_zero import rank_zero_only
-from leyden_testing.component import Conformance
+from leyden_testing.component import TrainerPartConformance
 from leyden_testing.training import Model, quiet_trainer, rows, same, weights
 
 
-class ProfilerConformance(Conformance):
+class ProfilerConformance(TrainerPartConformance):
     """The checks of a profiler.
 
     Example::

@@ -12,15 +12,14 @@ import torch
 
 from leyden.interfaces.launcher import Launcher
 from leyden.interfaces.strategy import Strategy
-from leyden.registry import build
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing import scenarios
-from leyden_testing.component import Conformance, sentence
+from leyden_testing.component import TrainerPartConformance, sentence
 from leyden_testing.ranks import on_ranks
 from leyden_testing.training import Model, SaveAfterEpoch, quiet_trainer, same, weights
 
 
-class StrategyConformance(Conformance):
+class StrategyConformance(TrainerPartConformance):
     """The checks of a strategy, on processes of the host.
 
     The processes are forked, and find each other by the variables that ``torch.distributed`` knows; an author whose
@@ -64,16 +63,15 @@ class StrategyConformance(Conformance):
 
     @pytest.fixture
     def run(
-        self, name: str, arguments: dict[str, Any], available: None, processes: int,
-        tmp_path_factory: pytest.TempPathFactory,
-    ) -> Callable[..., Any]:  # fmt: skip
+        self, name: str, build_part: Callable[[], Any], processes: int, tmp_path_factory: pytest.TempPathFactory
+    ) -> Callable[..., Any]:
         """A function from a scenario to what each process reports of it; its ``root`` is where it ran."""
 
         def on_all(scenario: Callable[..., Any], *more: Any) -> Any:
             key = (type(self), name, scenario.__name__, *map(str, more))
             if key not in self.ran:
                 root = tmp_path_factory.mktemp(scenario.__name__)
-                make = partial(self.made, name, arguments)
+                make = partial(self.made, build_part)
                 self.ran[key] = root, self.on_ranks(processes, scenario, make, root, processes, *more)
             return self.ran[key]
 
@@ -87,9 +85,9 @@ class StrategyConformance(Conformance):
         """The strategy and a device for each process."""
         return {"strategy": value, "devices": self.processes_wanted, **self.trainer_options}
 
-    def made(self, name: str, arguments: dict[str, Any], root: Path, strategy: Any = None, **options: Any) -> Any:
+    def made(self, build_part: Callable[[], Any], root: Path, strategy: Any = None, **options: Any) -> Any:
         """A Trainer with a strategy that was given, or else with a new one."""
-        return self.trainer(root, strategy or build(self.kind, name, **arguments), **options)
+        return self.trainer(root, strategy or build_part(), **options)
 
     def alone(self, root: Path, processes: int, ckpt_path: str | None = None, **options: Any) -> Any:
         """The weights, and the Trainer, of a fit of the same rows in one process, without the strategy."""
@@ -290,12 +288,10 @@ class StrategyConformance(Conformance):
         losses = {"val_loss": trainer.callback_metrics["val_loss"]}
         assert same(losses, {"val_loss": reference.callback_metrics["val_loss"]}, tolerance)
 
-    def test_a_run_leaves_the_process_as_it_was(
-        self, part: Any, name: str, arguments: dict[str, Any], tmp_path: Path
-    ) -> None:
+    def test_a_run_leaves_the_process_as_it_was(self, part: Any, build_part: Callable[[], Any], tmp_path: Path) -> None:
         """No run changes a setting of a process for good, or leaves threads, processes or open files behind."""
         quiet_trainer(tmp_path).fit(Model(), *scenarios.data(1))
-        make = partial(self.made, name, arguments)
+        make = partial(self.made, build_part)
         left = self.on_ranks(self.processes_wanted, scenarios.trace, make, tmp_path, self.processes_wanted)
         assert left == [[]] * self.processes_wanted
 

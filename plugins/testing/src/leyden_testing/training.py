@@ -1,4 +1,4 @@
-"""What the checks train with: a small model, its rows, a quiet Trainer, and a reference device to compare with."""
+"""What the checks train with: a small model, its rows, a quiet Trainer, and a device and a logger to compare with."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import leyden as pl
 from leyden.interfaces.accelerator import Accelerator, parse_indices
+from leyden.interfaces.logger import Logger
 
 FEATURES, TARGETS = 4, 2
+Series = dict[str, list[tuple[int, float]]]
+"""What a logger wrote: metric to its (step, value) in order."""
 
 
 class Host(Accelerator):
@@ -126,6 +129,23 @@ class FailingModel(Model):
         if batch_idx == 1:
             raise ValueError("the model's own error")
         return super().training_step(batch, batch_idx)
+
+
+class Recorder(Logger):
+    """Keeps in memory what a Trainer logs, to compare with."""
+
+    name, version = "recorder", 0
+
+    def __init__(self) -> None:
+        self.series: Series = {}
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Keep each metric's step and value."""
+        for name, value in metrics.items():
+            self.series.setdefault(name, []).append((step or 0, float(value)))
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Keep nothing."""
 
 
 class SaveAmid(pl.Callback):
