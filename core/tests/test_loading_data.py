@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 import torch
-from recording import Given, LoggingModel, Unsized, ValidatedModel, quiet_trainer, rows
+from recording import Given, LoggingModel, RecordingLogger, Unsized, ValidatedModel, quiet_trainer, rows
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
 import leyden as pl
@@ -253,6 +253,42 @@ def test_reloading(tmp_path, every, epochs, expected):
     options = {"reload_dataloaders_every_n_epochs": every, "max_epochs": epochs, "num_sanity_val_steps": 0}
     quiet_trainer(tmp_path, **options).fit(model)
     assert model.text == expected
+
+
+class Numbering(Reloading):
+    """Logs the epoch in each batch of validation, under the batch's number."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log("epoch_of", self.current_epoch, on_step=True, on_epoch=False)
+
+
+class SaveAmid(pl.Callback):
+    """Saves a checkpoint after the batch of each epoch, before it validates."""
+
+    def __init__(self, root):
+        self.root, self.paths = root, []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.paths.append(self.root / f"{trainer.current_epoch}.ckpt")
+        trainer.save_checkpoint(self.paths[-1])
+
+
+def test_a_resumed_run_reloads_when_the_uninterrupted_one_does(tmp_path):
+    def fit(model, **more):
+        logger = RecordingLogger()
+        options = {"reload_dataloaders_every_n_epochs": 2, "max_epochs": 4, "num_sanity_val_steps": 0, "logger": logger}
+        quiet_trainer(tmp_path, callbacks=[saver] if not more else [], **options).fit(model, **more)
+        return [(step, value) for step, value in logger.values("epoch_of")]
+
+    saver = SaveAmid(tmp_path)
+    whole = fit(Numbering())
+    assert whole == [(0, 0), (1, 1), (0, 2), (1, 3)]
+    for epoch, loaded in enumerate(
+        ["<T0><V0>|t0|<T2>t0<V2>|t0|", "<T1><V1>|<T2>t0<V2>|t0|", "<T2><V2>|t0|", "<T3><V3>|"]
+    ):
+        model = Numbering()
+        assert fit(model, ckpt_path=saver.paths[epoch]) == whole[epoch:]
+        assert model.text.replace("V|", "|") == loaded
 
 
 # -- loaders that are wrong ---------------------------------------------------------------------------------

@@ -133,6 +133,7 @@ def _own_state(trainer: Trainer) -> dict[str, Any]:
         "rng": loop.random_states.state_dict(),
         "gradients": _open_gradients(trainer),
         "validated": dict(loop.validation.seen),
+        "loaded_in": [source and source.loaded_in for source in (loop.source, loop.validation.source)],
         "results": loop.results.state_dict(),
         "plugins": dict(ChainMap(*trainer.plugin_manager.hook.leyden_rank_state(trainer=trainer))),
         "callback_metrics": {k: v for k, v in trainer.callback_metrics.items() if isinstance(v, Tensor)},
@@ -211,12 +212,17 @@ def _restore_place(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     own = ranks[trainer.global_rank]
     trainer.progress.__dict__.update(own["progress"])
     trainer.progress.step_back_from_unfinished_batch()
-    trainer.fit_loop.random_states.saved = own["rng"]
-    trainer.fit_loop.validation.seen.update(own["validated"])
+    loop = trainer.fit_loop
+    loop.random_states.saved = own["rng"]
+    loop.validation.seen.update(own["validated"])
+    loaded_in = own.get("loaded_in", [trainer.current_epoch] * 2)  # older checkpoints do not say
+    for source, epoch in zip((loop.source, loop.validation.source), loaded_in, strict=True):
+        if source is not None:
+            source.loaded_in = epoch
     for name, parameter in trainer.lightning_module.named_parameters():
         if name in own["gradients"]:
             parameter.grad = own["gradients"][name].to(parameter.device)
-    trainer.fit_loop.results.load_state_dict(own["results"])
+    loop.results.load_state_dict(own["results"])
     trainer.logging.restore_callback_metrics(own["callback_metrics"])
 
 

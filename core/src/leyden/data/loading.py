@@ -30,7 +30,7 @@ class DataSource:
         owner: A datamodule or module with the hook, or None.
         hook: "train_dataloader", "val_dataloader", …
         given: The loaders that the user passed to ``fit`` and the like, before which the owner is not asked.
-        loaded_in: The epoch in which they were last loaded; None before the first time.
+        loaded_in: The epoch in which they were last due; None before the first time.
     """
 
     owner: Any
@@ -43,7 +43,7 @@ class DataSource:
         return self.given if self.given is not None else getattr(self.owner, self.hook)()
 
     def is_due(self, trainer: Trainer) -> bool:
-        """Whether a fit is to load from it now: the first time, and every ``reload_dataloaders_every_n_epochs``."""
+        """Whether other loaders are due: the first time, and every ``reload_dataloaders_every_n_epochs``."""
         every = trainer.reload_dataloaders_every_n_epochs
         return self.loaded_in is None or (every > 0 and trainer.current_epoch - self.loaded_in >= every)
 
@@ -69,7 +69,8 @@ def load(trainer: Trainer, source: DataSource, stage: RunningStage, mode: Mode) 
         warn_of_no_batches(source)
     elif combined.mode == "max_size_cycle" and 0 in combined.sizes():
         raise ValueError(f"{source} gave a loader of no batches among others, so it can't be cycled beside them.")
-    source.loaded_in = trainer.current_epoch
+    if source.is_due(trainer):  # else a resumed run loads again what was loaded in an earlier epoch
+        source.loaded_in = trainer.current_epoch
     return combined
 
 

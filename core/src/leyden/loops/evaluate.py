@@ -126,8 +126,9 @@ class EvaluationLoop(SinglePass):
             self.sizes = []
             return
         assert self.source is not None
-        if self.loader is None or not self.within_fit or self.source.is_due(trainer):
-            if self.loader is not None:
+        is_due = self.source.is_due(trainer)
+        if self.loader is None or not self.within_fit or is_due:
+            if is_due:
                 self.seen.clear()
             self.loader = self._load()
             self.results.batches = self.batches

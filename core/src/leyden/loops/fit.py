@@ -316,7 +316,7 @@ class FitLoop:
         if trainer.limit_train_batches == 0:
             return
         assert self.source is not None
-        if not self.source.is_due(trainer):
+        if self.loader is not None and not self.source.is_due(trainer):
             return
         loader = load(trainer, self.source, RunningStage.TRAINING, "max_size_cycle")
         if loader.mode == "sequential":
