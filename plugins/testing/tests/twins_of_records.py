@@ -104,7 +104,7 @@ class Growing(TallyRecord):
         pass
 
 
-@breaks_("a_resumed_run_logs_what_the_uninterrupted_one_does", "train_epoch is")
+@breaks_("a_resumed_run_logs_what_the_uninterrupted_one_does", "a resumed run logs")
 class OfTheTotalForgetful(TallyRecord):
     def load_state_dict(self, state):
         super().load_state_dict({**state, "total": torch.tensor(0.0)})

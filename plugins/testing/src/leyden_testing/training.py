@@ -132,15 +132,22 @@ class FailingModel(Model):
 
 
 class Recorder(Logger):
-    """Keeps in memory what a Trainer logs, to compare with."""
+    """Keeps in memory what a Trainer logs, to compare with.
+
+    Attributes:
+        series: Each metric's steps and values.
+        sent: Every step and its metrics, in the order of the calls.
+    """
 
     name, version = "recorder", 0
 
     def __init__(self) -> None:
         self.series: Series = {}
+        self.sent: list[tuple[int, dict[str, float]]] = []
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Keep each metric's step and value."""
+        self.sent.append((step or 0, dict(metrics)))
         for name, value in metrics.items():
             self.series.setdefault(name, []).append((step or 0, float(value)))
 
