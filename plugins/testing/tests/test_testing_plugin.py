@@ -25,9 +25,18 @@ class Reports:
             self.said.append(report.longreprtext)
 
 
-def test_an_author_who_forgets_the_name_is_told(tmp_path):
-    lines = ["from leyden_testing import ProfilerConformance", "class TestMine(ProfilerConformance): pass", ""]
-    (tmp_path / "test_mine.py").write_text("\n".join(lines))
+FORGOTTEN = {
+    "Profiler": ("all_its_names", "`name` with the name of a profiler."),
+    "Record": ("what_is_no_such_object", "`make` with a function that makes an object."),
+}
+
+
+@pytest.mark.parametrize("kind", FORGOTTEN)
+def test_an_author_who_forgets_what_has_no_default_is_told(tmp_path, kind):
+    check, said = FORGOTTEN[kind]
+    lines = [f"from leyden_testing import {kind}Conformance as C", "class TestMine(C): pass", ""]
+    file = tmp_path / f"test_my_{kind.lower()}.py"  # imported once in a process, by its name
+    file.write_text("\n".join(lines))
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     reports = Reports()
     options = [
@@ -38,11 +47,11 @@ def test_an_author_who_forgets_the_name_is_told(tmp_path):
         "-c",
         str(tmp_path / "pytest.ini"),
         "-k",
-        "all_its_names",
+        check,
     ]
-    pytest.main([*options, "--import-mode=importlib", str(tmp_path / "test_mine.py")], [reports])
+    pytest.main([*options, "--import-mode=importlib", str(file)], [reports])
     assert len(reports.said) == 1
-    assert "TestMine must override the fixture `name` with the name of a profiler." in reports.said[0]
+    assert f"TestMine must override the fixture {said}" in reports.said[0]
 
 
 @pytest.mark.parametrize("name", leyden_testing.__all__)

@@ -156,7 +156,7 @@ class Conformance:
         """Put all random numbers at the beginning of a run that is compared with others."""
         pl.seed_everything(7, verbose=False)
 
-    # -- found ------------------------------------------------------------------------------------
+    # -- found ----------------------------------------------------------------------------------------------
 
     def test_a_distribution_brings_it(self, record: PluginRecord) -> None:
         """Its plugin was found by an entry point, is active, and says of what distribution and version it is."""
