@@ -390,6 +390,20 @@ def test_a_plugin_says_where_the_fit_of_another_framework_stood(trained, tmp_pat
     assert (trainer.current_epoch, trainer.global_step) == (2, place.get("optimizer_steps", 0) + left)
 
 
+@pytest.mark.parametrize("version", [2, 99])
+def test_a_fit_is_not_resumed_from_what_another_version_keeps_of_it_and_weights_are_loaded(trained, tmp_path, version):
+    path = tmp_path / "other.ckpt"
+    trained.save_checkpoint(path)
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["leyden"] = {"version": version}
+    torch.save(checkpoint, path)
+    with pytest.raises(MisconfigurationException, match=rf"it has version {version} of .* reads version \d+\. Resume"):
+        quiet_trainer(tmp_path).fit(LoggingModel(), rows(1), ckpt_path=path)
+    model = LoggingModel()
+    quiet_trainer(tmp_path).test(model, rows(1), ckpt_path=path)
+    assert same_weights(model, trained.lightning_module)
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_where_no_plugin_knows_that_a_fit_is_not_resumed_and_weights_are_loaded(trained, tmp_path, known):
     path = foreign(trained, tmp_path / "foreign.ckpt")

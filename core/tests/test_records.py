@@ -12,6 +12,7 @@ from leyden.manager import discover
 from leyden.plugins import Record
 from leyden.registry import Registry, UnknownComponentError
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.training import SaveAmid
 
 
 class Tally:
@@ -123,18 +124,9 @@ def test_an_object_that_nobody_logs_is_refused(tmp_path):
         fit(tmp_path, Tallied(), [])
 
 
-class Save(pl.Callback):
-    def __init__(self, path):
-        self.path = path
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if batch_idx == 1:
-            trainer.save_checkpoint(self.path)
-
-
 def test_records_and_states_are_resumed(tmp_path, plugin):
     path = tmp_path / "two.ckpt"
-    whole = fit(tmp_path, Tallied(), plugin, callbacks=[Save(path)])
+    whole = fit(tmp_path, Tallied(), plugin, callbacks=[SaveAmid(path, step=2)])
     rest = fit(tmp_path, Tallied(), plugin, path)
     assert rest.logged == whole.logged[1:]  # the values of the batch that saves are sent after it
     assert plugin.calls == [[1, [{"tally": 1.0}]]]
@@ -151,7 +143,7 @@ def test_a_record_that_can_not_be_kept_is_left_out(tmp_path, plugin):
             return self.loss(batch)
 
     path = tmp_path / "two.ckpt"
-    fit(tmp_path, Foreign(), plugin, callbacks=[Save(path)])
+    fit(tmp_path, Foreign(), plugin, callbacks=[SaveAmid(path, step=2)])
     assert torch.load(path, weights_only=True)["leyden"]["ranks"][0]["results"] == []
     assert fit(tmp_path, Foreign(), plugin, path).values("tally_epoch") == [(3, 2.0)]
 
@@ -162,7 +154,7 @@ def test_without_the_plugin_its_record_and_state_are_left_out_and_it_is_named(tm
             return self.loss(batch)
 
     path, model = tmp_path / "two.ckpt", Silent()
-    fit(tmp_path, Tallied(), plugin, callbacks=[Save(path)])
+    fit(tmp_path, Tallied(), plugin, callbacks=[SaveAmid(path, step=2)])
     with caplog.at_level("INFO"):
         logger = fit(tmp_path, model, [], path)
     assert model.tally.total == 0
@@ -177,7 +169,7 @@ def test_the_states_of_several_plugins_are_kept_apart(tmp_path, plugin):
         leyden_restore_rank_state=pl.hookimpl(lambda states: seen.extend(states)),
     )
     path = tmp_path / "two.ckpt"
-    fit(tmp_path, Tallied(), [plugin, other], callbacks=[Save(path)])
+    fit(tmp_path, Tallied(), [plugin, other], callbacks=[SaveAmid(path, step=2)])
     fit(tmp_path, Tallied(), [plugin, other], path)
     assert [state["tally"] for state in seen] == [1.0]
     assert [state["other"].tolist() for state in seen] == [[1.0, 1.0]]
@@ -185,7 +177,7 @@ def test_the_states_of_several_plugins_are_kept_apart(tmp_path, plugin):
 
 def test_a_run_of_another_number_of_processes_gives_the_states_of_all(tmp_path, plugin):
     path = tmp_path / "two.ckpt"
-    fit(tmp_path, Tallied(), plugin, callbacks=[Save(path)])
+    fit(tmp_path, Tallied(), plugin, callbacks=[SaveAmid(path, step=2)])
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["leyden"]["ranks"] *= 3
     torch.save(checkpoint, path)

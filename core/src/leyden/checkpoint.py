@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
 OWN_KEY = "leyden"
-OWN_VERSION = 3  # of what is under it; before 3 the states of metrics were not a plugin's
+OWN_VERSION = 3  # of what is under it
 
 
 def dump(trainer: Trainer, weights_only: bool = False) -> dict[str, Any]:
@@ -175,8 +175,8 @@ def restore_training(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     """Put back optimizers, schedulers, counters and random states; after optimizers are made.
 
     Raises:
-        MisconfigurationException: The checkpoint has weights only, belongs to other optimizers, or is another
-            framework's that no plugin knows.
+        MisconfigurationException: The checkpoint has weights only, belongs to other optimizers, is another version's,
+            or is another framework's that no plugin knows.
     """
     if "optimizer_states" not in checkpoint:
         raise MisconfigurationException(
@@ -203,9 +203,15 @@ def _restore_place(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     own = checkpoint.get(OWN_KEY)
     if own is None:
         return _restore_place_of_another_framework(trainer, checkpoint)
+    if own["version"] != OWN_VERSION:
+        raise MisconfigurationException(
+            f"Training can't be resumed from this checkpoint: it has version {own['version']} of what Leyden keeps of "
+            f"a fit, and this Leyden reads version {OWN_VERSION}. Resume with the Leyden that wrote it, or load its "
+            "weights with load_from_checkpoint and start a new fit."
+        )
     _tell_of_plugins(trainer, own["plugins"])
     ranks = own["ranks"]
-    states = [rank.get("plugins", {}) for rank in ranks]
+    states = [rank["plugins"] for rank in ranks]
     trainer.plugin_manager.hook.leyden_restore_rank_state(trainer=trainer, states=states)
     if len(ranks) != trainer.world_size:
         return _restore_place_of_others(trainer, ranks)
@@ -215,8 +221,7 @@ def _restore_place(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     loop = trainer.fit_loop
     loop.random_states.saved = own["rng"]
     loop.validation.seen.update(own["validated"])
-    loaded_in = own.get("loaded_in", [trainer.current_epoch] * 2)  # older checkpoints do not say
-    for source, epoch in zip((loop.source, loop.validation.source), loaded_in, strict=True):
+    for source, epoch in zip((loop.source, loop.validation.source), own["loaded_in"], strict=True):
         if source is not None:
             source.loaded_in = epoch
     for name, parameter in trainer.lightning_module.named_parameters():

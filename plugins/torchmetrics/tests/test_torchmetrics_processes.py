@@ -5,8 +5,8 @@ import torch
 import torchmetrics
 from ddp_model import Model, Validated, alone, loader, quiet
 
-import leyden as pl
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.training import SaveAmid
 
 
 def test_metrics_see_the_data_of_all(tmp_path):
@@ -129,18 +129,9 @@ class OwnRows(Model):
         self.report["all"] = sorted(self.rows.compute().tolist())
 
 
-class Save(pl.Callback):
-    def __init__(self, path):
-        self.path = path
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if batch_idx == 1:
-            trainer.save_checkpoint(self.path)
-
-
 def test_a_run_that_goes_on_has_each_process_s_metrics(tmp_path):
     path = tmp_path / "two.ckpt"
-    trainer, _ = quiet(tmp_path, callbacks=[Save(path)])
+    trainer, _ = quiet(tmp_path, callbacks=[SaveAmid(path, step=2)])
     trainer.fit(OwnRows(), loader(12, shuffle=True))
     trainer, reporter = quiet(tmp_path / "rest")
     trainer.fit(OwnRows(), loader(12, shuffle=True), ckpt_path=path)

@@ -66,28 +66,6 @@ def test_from_a_checkpoint_of_a_hook(tmp_path, hook):
         assert rest == whole[written:], path.name
 
 
-def as_version_2(path):
-    """Write a checkpoint as it was when the core kept the metrics."""
-    checkpoint = torch.load(path, weights_only=True)
-    own = checkpoint["leyden"]
-    own["version"] = 2
-    for rank in own["ranks"]:
-        rank["metrics"] = rank.pop("plugins").get("torchmetrics", {})
-        for record in rank["results"]:
-            if record.pop("kind") is None:
-                record["metric"] = None
-    torch.save(checkpoint, path)
-
-
-def test_from_an_older_checkpoint(tmp_path):
-    options, saver = Options(max_epochs=1), SaveAt(tmp_path, "on_train_batch_end")
-    whole, _ = fit(tmp_path, options, callbacks=[saver], model=MeasuredModel)
-    path, written = saver.saved[2]
-    as_version_2(path)
-    rest, _ = fit(tmp_path, options, ckpt_path=path, seed=99, model=MeasuredModel)
-    assert rest == whole[written:]
-
-
 class Counting(LoggingModel):
     """Counts its batches by a metric, and remembers what the metric had when training began."""
 
@@ -197,8 +175,7 @@ def test_without_the_plugin_a_metric_is_refused_and_its_loss_is_said_once(tmp_pa
         trained(tmp_path, Counting())
 
 
-@pytest.mark.parametrize("version", [2, 3])
-def test_without_the_plugin_a_run_goes_on_without_its_metrics(tmp_path, without_the_plugin, monkeypatch, version):
+def test_without_the_plugin_a_run_goes_on_without_its_metrics(tmp_path, without_the_plugin, monkeypatch):
     class Silent(Counting):
         def training_step(self, batch, batch_idx):
             return self.loss(batch)
@@ -206,8 +183,6 @@ def test_without_the_plugin_a_run_goes_on_without_its_metrics(tmp_path, without_
     monkeypatch.delenv("LEYDEN_PLUGINS_DISABLED")
     discover.cache_clear()
     path = stopped(tmp_path, Counting())
-    if version == 2:
-        as_version_2(path)
     monkeypatch.setenv("LEYDEN_PLUGINS_DISABLED", "torchmetrics")
     discover.cache_clear()
     model = Silent()

@@ -104,7 +104,7 @@ class Results:
         """Take back what :meth:`state_dict` returned."""
         for state in states:
             hook, name, dataloader_idx = state["key"]
-            kind = state["kind"] if "kind" in state else state["metric"]  # None for numbers before version 3, too
+            kind = state["kind"]
             if kind is not None and not Registry(self.trainer.plugin_manager).named("record", kind):
                 continue  # its plugin is not there, which was said
             record = self.new_record(kind, name, None, LogOptions(**state["options"]))

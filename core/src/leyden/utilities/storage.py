@@ -8,7 +8,7 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 
 @contextmanager
@@ -62,16 +62,17 @@ def flush_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def file_names(path: str) -> list[str]:
-    """The names of the files in the directory ``path``; none where there is no such directory."""
+def entries(path: str, kind: Literal["file", "directory"]) -> list[str]:
+    """The names of the files, or of the directories, in a directory; none where there is no such directory."""
     if not is_remote(path):
         directory = local_path(path)
-        return [entry.name for entry in os.scandir(directory) if entry.is_file()] if directory.is_dir() else []
+        found = os.scandir(directory) if directory.is_dir() else ()
+        return [entry.name for entry in found if entry.is_dir() == (kind == "directory")]
     filesystem, name = file_system(path)
     if not filesystem.isdir(name):
         return []
-    entries = filesystem.ls(name, detail=True, refresh=True)
-    return [os.path.basename(entry["name"]) for entry in entries if entry["type"] == "file"]
+    listed = filesystem.ls(name, detail=True, refresh=True)
+    return [os.path.basename(entry["name"].rstrip("/")) for entry in listed if entry["type"] == kind]
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from leyden import Component, hookimpl
+from leyden_ddp import requeue, signals
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
@@ -50,8 +51,6 @@ def leyden_components() -> Iterator[Component]:
 @hookimpl
 def leyden_find_checkpoint(trainer: Trainer, ckpt_path: str | None) -> str | None:
     """What "hpc" stands for, and where a fit goes on whose job the cluster runs again."""
-    from leyden_ddp import requeue
-
     find = {None: requeue.goes_on_from, "hpc": requeue.saved_last}.get(ckpt_path)
     return find(trainer) if find is not None else None
 
@@ -60,28 +59,24 @@ def leyden_find_checkpoint(trainer: Trainer, ckpt_path: str | None) -> str | Non
 def setup(trainer: Trainer, stage: str) -> None:
     """Watch for signals in an evaluation."""
     if stage != "fit":
-        _watch(trainer)
+        signals.watch(trainer)
 
 
 @hookimpl(trylast=True)
 def on_fit_start(trainer: Trainer) -> None:
     """Watch for signals in a fit."""
-    _watch(trainer)
+    signals.watch(trainer)
 
 
 @hookimpl
 def on_asked_to_end(trainer: Trainer, reason: str) -> None:
     """Save what the cluster may run again."""
-    from leyden_ddp import requeue
-
     requeue.save(trainer, reason)
 
 
 @hookimpl(tryfirst=True)  # so that what other hooks do at the end can be ended by a signal
 def teardown(trainer: Trainer) -> None:
     """Watch for signals no longer; what was asked for too late is done now."""
-    from leyden_ddp import signals
-
     signals.give_back(trainer)
     signals.end_if_asked_too_late(trainer)
 
@@ -89,12 +84,4 @@ def teardown(trainer: Trainer) -> None:
 @hookimpl(tryfirst=True)
 def on_exception(trainer: Trainer) -> None:
     """Watch for signals no longer."""
-    from leyden_ddp import signals
-
     signals.give_back(trainer)
-
-
-def _watch(trainer: Trainer) -> None:
-    from leyden_ddp import signals
-
-    signals.watch(trainer)

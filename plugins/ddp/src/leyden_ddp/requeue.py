@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from leyden.utilities.rank_zero import rank_zero_info
-from leyden.utilities.storage import file_names
+from leyden.utilities.storage import entries
 from leyden_ddp.signals import REQUEUE
 
 if TYPE_CHECKING:
@@ -63,5 +63,5 @@ def _path(trainer: Trainer, number: int) -> str:
 
 def _newest(trainer: Trainer) -> int:
     """The highest N of the ``hpc_ckpt_N.ckpt``; 0 where there is none."""
-    names = file_names(trainer.default_root_dir)
+    names = entries(trainer.default_root_dir, "file")
     return max((int(match[1]) for name in names if (match := re.fullmatch(r"hpc_ckpt_(\d+)\.ckpt", name))), default=0)

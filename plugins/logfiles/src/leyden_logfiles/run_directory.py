@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from leyden.interfaces.logger import Logger
-from leyden_logfiles.storage import directories
+from leyden.utilities.storage import entries
 
 
 class RunDirectoryLogger(Logger):
@@ -73,5 +73,7 @@ class RunDirectoryLogger(Logger):
 
 def next_version(root_dir: str) -> int:
     """The number after the highest N of the directories ``version_N`` in ``root_dir``; 0 where there are none."""
-    numbers = [int(match[1]) for name in directories(root_dir) if (match := re.fullmatch(r"version_(\d+)", name))]
+    numbers = [
+        int(match[1]) for name in entries(root_dir, "directory") if (match := re.fullmatch(r"version_(\d+)", name))
+    ]
     return max(numbers, default=-1) + 1

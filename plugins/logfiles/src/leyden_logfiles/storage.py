@@ -28,15 +28,3 @@ def is_file(path: str) -> bool:
         return local_path(path).is_file()
     filesystem, name = file_system(path)
     return bool(filesystem.isfile(name))
-
-
-def directories(path: str) -> list[str]:
-    """The names of the directories in ``path``; none where there is no such directory."""
-    if not is_remote(path):
-        directory = local_path(path)
-        return [entry.name for entry in os.scandir(directory) if entry.is_dir()] if directory.is_dir() else []
-    filesystem, name = file_system(path)
-    if not filesystem.isdir(name):
-        return []
-    entries = filesystem.ls(name, detail=True, refresh=True)
-    return [os.path.basename(entry["name"].rstrip("/")) for entry in entries if entry["type"] == "directory"]

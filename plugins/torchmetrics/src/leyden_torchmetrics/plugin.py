@@ -30,9 +30,3 @@ def leyden_restore_rank_state(trainer: Trainer, states: Sequence[Mapping[str, An
     """Put it back; in a run of another number of processes the metrics start anew."""
     own = states[trainer.global_rank] if len(states) == trainer.world_size else {}
     kept.restore(trainer, own.get(kept.KEY, {}))
-
-
-@hookimpl
-def on_load_checkpoint(checkpoint: dict[str, Any]) -> None:
-    """Find the metrics of a checkpoint that was written when the core kept them."""
-    kept.migrate(checkpoint)

@@ -17,8 +17,6 @@ METRIC = "torchmetrics.metric.Metric"
 """The class of all metrics."""
 KEY = "torchmetrics"
 """Under which the states are in a checkpoint."""
-FIRST_VERSION = 3
-"""Of what Leyden keeps in a checkpoint: the first in which metrics are this plugin's."""
 
 
 def metrics_of(module: Module) -> list[tuple[str, Any]]:
@@ -51,14 +49,3 @@ def restore(trainer: Trainer, saved: Mapping[str, Mapping[str, Any]]) -> None:
             for attribute, value in saved[name]["state"].items():
                 setattr(metric, attribute, move_data_to_device(value, metric.device))
             metric._update_count = saved[name]["update_count"]
-
-
-def migrate(checkpoint: Mapping[str, Any]) -> None:
-    """Bring what an older Leyden kept of metrics to where it is now, in place."""
-    own = checkpoint.get("leyden")
-    if own is None or own["version"] >= FIRST_VERSION:
-        return
-    for rank in own["ranks"]:
-        rank["plugins"] = {KEY: rank.pop("metrics", {})}
-        for record in rank["results"]:
-            record["kind"] = None if record["metric"] is None else METRIC
