@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from leyden import hooks
+from leyden.plugin_system import hooks
 
 README = Path(__file__).with_name("README.md")
 INTERFACES = (

@@ -41,7 +41,7 @@ from expected_run import (
 from hypothesis import HealthCheck, given, settings
 
 import leyden as pl
-from leyden.hooks import OBSERVATION
+from leyden.plugin_system.hooks import OBSERVATION
 
 HUNT = int(os.environ.get("LEYDEN_HUNT", "0"))
 PROFILE = settings(

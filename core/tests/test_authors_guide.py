@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from leyden import hooks
+from leyden.plugin_system import hooks
 
 CORE = Path(__file__).parents[1]
 README = (CORE / "README.md").read_text(encoding="utf-8")
@@ -71,7 +71,7 @@ def test_every_interface_says_what_an_author_must_and_may_write(target):
 
 
 def test_the_guide_has_the_version_of_the_hooks():
-    assert f"`leyden.hooks.HOOKS_VERSION`, now {hooks.HOOKS_VERSION}." in README
+    assert f"`leyden.plugin_system.hooks.HOOKS_VERSION`, now {hooks.HOOKS_VERSION}." in README
 
 
 def test_the_variables_of_the_guide_are_those_of_the_code():

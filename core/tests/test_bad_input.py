@@ -14,7 +14,7 @@ from small_model import Batches, EveryStep, SmallModel, quiet_trainer
 
 import leyden as pl
 from leyden.accelerators import CPUAccelerator
-from leyden.manager import discover
+from leyden.plugin_system.manager import discover
 from leyden.utilities import MisconfigurationException
 
 STAGES = ["fit", "validate", "test", "predict"]
@@ -159,12 +159,10 @@ def test_a_component_that_is_not_where_its_plugin_says(plugin_site, tmp_path):
         """
         @hookimpl
         def leyden_components():
-            yield Component("accelerator", "npu", "leyden.builtin:NPU.Accelerator")
+            yield Component("accelerator", "npu", "leyden.plugin_system.builtin:NPU.Accelerator")
         """,
     )
-    said = (
-        r"^The accelerator 'npu' should be 'leyden\.builtin:NPU\.Accelerator', but module .* has no attribute 'NPU'; "
-    )
+    said = r"^The accelerator 'npu' should be 'leyden\.plugin_system\.builtin:NPU\.Accelerator', but module .* has no attribute 'NPU'; "
     with pytest.raises(MisconfigurationException, match=said):
         quiet_trainer(tmp_path, accelerator="npu")
 

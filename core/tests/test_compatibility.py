@@ -13,8 +13,8 @@ from fake_plugins import PluginSite, new_plugin_site
 from small_model import Batches, SmallModel, quiet_trainer
 
 import leyden as pl
-from leyden import compatibility, hooks
-from leyden.manager import discover
+from leyden.plugin_system import compatibility, hooks
+from leyden.plugin_system.manager import discover
 
 OTHER = hooks.HOOKS_VERSION + 1
 

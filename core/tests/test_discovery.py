@@ -16,8 +16,8 @@ from fake_plugins import PluginSite, new_plugin_site
 from small_model import Batches, SmallModel, quiet_trainer
 
 import leyden as pl
-from leyden.manager import PluginRecord, discover
-from leyden.registry import Registry
+from leyden.plugin_system.manager import PluginRecord, discover
+from leyden.plugin_system.registry import Registry
 from leyden.utilities.exceptions import MisconfigurationException
 
 
@@ -467,7 +467,8 @@ def test_the_core_can_not_be_disabled(plugin_site: PluginSite, monkeypatch):
 SCRIPT = """
 import sys
 import leyden as pl
-assert "leyden.manager" in sys.modules and "acme_npu_module" not in sys.modules, "plugins are imported too early"
+assert "leyden.plugin_system.manager" in sys.modules
+assert "acme_npu_module" not in sys.modules, "plugins are imported too early"
 trainer = pl.Trainer(accelerator="npu", logger=False, enable_checkpointing=False)
 print(trainer.accelerator.name())
 """

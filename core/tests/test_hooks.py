@@ -14,8 +14,9 @@ from fake_plugins import PluginSite, new_plugin_site
 from small_model import Batches, EveryStep, SmallModel, quiet_trainer
 
 import leyden as pl
-from leyden import hookimpl, hooks
-from leyden.hooks import BEHAVIOUR, OBSERVATION, REGISTRATION
+from leyden import hookimpl
+from leyden.plugin_system import hooks
+from leyden.plugin_system.hooks import BEHAVIOUR, OBSERVATION, REGISTRATION
 from leyden.strategies import Strategy
 from leyden.utilities import MisconfigurationException
 

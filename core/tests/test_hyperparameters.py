@@ -10,7 +10,7 @@ from recording import LoggingModel, RecordingLogger, quiet_trainer, rows, same_w
 from torch import nn
 
 import leyden as pl
-from leyden.manager import PluginManager
+from leyden.plugin_system.manager import PluginManager
 from leyden.utilities import AttributeDict
 from leyden.utilities.exceptions import MisconfigurationException
 
@@ -317,7 +317,7 @@ def test_a_file_of_hyperparameters_is_read_by_what_an_installed_plugin_brings(tm
     (tmp_path / "hparams.yaml").write_text("width: 9")
     loaded = All.load_from_checkpoint(path, hparams_file=tmp_path / "hparams.yaml")
     assert dict(loaded.hparams) == {"width": 9, "depth": 2, "rate": 0.1}
-    monkeypatch.setattr("leyden.registry.discover", PluginManager)
+    monkeypatch.setattr("leyden.plugin_system.registry.discover", PluginManager)
     with pytest.raises(ImportError, match=r"There is no logger part 'load_hparams'; .*pip install leyden-logfiles\.$"):
         All.load_from_checkpoint(path, hparams_file=tmp_path / "hparams.yaml")
 

@@ -21,8 +21,8 @@ from fake_plugins import PluginSite, new_plugin_site
 import leyden as pl
 
 CORE = Path(pl.__file__).parent
-PATHS = json.loads((CORE / "paths.json").read_text(encoding="utf-8"))
-CATALOGUE = json.loads((CORE / "catalogue.json").read_text(encoding="utf-8"))
+PATHS = json.loads((CORE / "plugin_system" / "paths.json").read_text(encoding="utf-8"))
+CATALOGUE = json.loads((CORE / "plugin_system" / "catalogue.json").read_text(encoding="utf-8"))
 PLANNED = "It is planned for leyden-"  # as the core says of what no distribution brings yet
 
 # A module's own logger, and the warnings that it has given.

@@ -8,9 +8,9 @@ import torch
 from recording import LoggingModel, RecordingLogger, quiet_trainer, rows
 
 import leyden as pl
-from leyden.manager import discover
+from leyden.plugin_system.manager import discover
+from leyden.plugin_system.registry import Registry, UnknownComponentError
 from leyden.plugins import Record
-from leyden.registry import Registry, UnknownComponentError
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing.training import SaveAmid
 
@@ -193,6 +193,6 @@ def test_the_component_of_a_class(plugin):
 
 def test_a_class_whose_record_is_published_says_by_whom(monkeypatch):
     known = {"published": {"record": {name_of(Tally): "tally-logs"}}, "planned": {}}
-    monkeypatch.setattr("leyden.registry.catalogue", lambda: known)
+    monkeypatch.setattr("leyden.plugin_system.registry.catalogue", lambda: known)
     with pytest.raises(UnknownComponentError, match=r"It comes with tally-logs: pip install tally-logs\.$"):
         Registry().name_for("record", SmallTally)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from leyden import Component, hookimpl
-from leyden.manager import PluginManager, PluginRecord
-from leyden.registry import Registry, UnknownComponentError, build
+from leyden.plugin_system.manager import PluginManager, PluginRecord
+from leyden.plugin_system.registry import Registry, UnknownComponentError, build
 from leyden.utilities import MisconfigurationException
 
 
@@ -120,7 +120,7 @@ def test_where_nothing_is_installed():
     assert said(registry(), "lamp", "table") == "There is no lamp 'table'; installed: none."
 
 
-CATALOGUE = json.loads(files("leyden").joinpath("catalogue.json").read_text(encoding="utf-8"))
+CATALOGUE = json.loads(files("leyden.plugin_system").joinpath("catalogue.json").read_text(encoding="utf-8"))
 
 
 def catalogued(section: str) -> list[tuple[str, str, str]]:
@@ -189,7 +189,7 @@ def test_the_same_name_of_another_kind_is_no_conflict():
 
 def test_the_command_that_is_not_installed_is_answered_with_its_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib_metadata.entry_points", lambda **wanted: [])
-    monkeypatch.setattr("leyden.registry.discover", PluginManager)
+    monkeypatch.setattr("leyden.plugin_system.registry.discover", PluginManager)
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("leyden", run_name="__main__")
     assert ended.value.code == (

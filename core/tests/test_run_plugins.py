@@ -11,7 +11,7 @@ from small_model import Batches, SmallModel, quiet_trainer
 
 import leyden as pl
 from leyden import Component, hookimpl
-from leyden.manager import discover
+from leyden.plugin_system.manager import discover
 from leyden.plugins import Precision, TorchCheckpointIO
 from leyden.strategies import Strategy
 from leyden.utilities import MisconfigurationException

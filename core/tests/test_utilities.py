@@ -10,7 +10,7 @@ import torch
 from small_model import Batches, EveryStep, quiet_trainer
 
 import leyden as pl
-from leyden.manager import PluginManager
+from leyden.plugin_system.manager import PluginManager
 from leyden.utilities.warnings import PossibleUserWarning
 
 
@@ -72,7 +72,7 @@ def test_what_may_be_a_mistake_can_be_silenced(tmp_path: Path) -> None:
 
 
 def test_a_utility_that_is_not_installed_is_answered_with_its_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leyden.registry.discover", PluginManager)
+    monkeypatch.setattr("leyden.plugin_system.registry.discover", PluginManager)
     with pytest.raises(ImportError, match=r"There is no utility 'grad_norm'; .*: pip install leyden-utilities\.$"):
         exec("from leyden.utilities import grad_norm")
     with pytest.raises(ImportError, match=r"There is no utility 'grad_norm'; .*: pip install leyden-utilities\.$"):

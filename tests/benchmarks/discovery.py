@@ -23,7 +23,7 @@ MOST_MS = 50  # what fifty plugins may add
 SCRIPT = """
 import json, time
 import leyden
-from leyden.manager import discover
+from leyden.plugin_system.manager import discover
 began, cpu = time.perf_counter(), time.process_time()
 manager = discover()
 took = {"wall": time.perf_counter() - began, "cpu": time.process_time() - cpu}

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import leyden as pl
-from leyden.manager import discover
+from leyden.plugin_system.manager import discover
 
 ROLE_ARGUMENTS = {
     "accelerator": {"accelerator": "auto"},

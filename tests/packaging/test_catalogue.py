@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 KIT = "testing"  # pytest's plugin, which brings the Trainer nothing
 PLUGINS = sorted({path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml")} - {KIT})
-CATALOGUE = json.loads((ROOT / "core/src/leyden/catalogue.json").read_text(encoding="utf-8"))
+CATALOGUE = json.loads((ROOT / "core/src/leyden/plugin_system/catalogue.json").read_text(encoding="utf-8"))
 
 Names = dict[str, dict[str, set[str]]]
 

@@ -20,7 +20,7 @@ WORDS = re.compile(rf"(?<![a-z])({DEVICES}|{BACKENDS})(?![a-z])", re.IGNORECASE)
 
 def catalogued() -> list[str]:
     """The distributions in the catalogue of plugins, as names of packages too, and the classes that they bring."""
-    catalogue = json.loads((CORE / "catalogue.json").read_text(encoding="utf-8"))
+    catalogue = json.loads((CORE / "plugin_system" / "catalogue.json").read_text(encoding="utf-8"))
     kinds = [names for section in catalogue.values() for names in section.values()]
     distributions = {distribution for names in kinds for distribution in names.values()}
     classes = {name for names in kinds for name in names if name[0].isupper()}

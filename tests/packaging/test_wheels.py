@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 KIT = "testing"  # pytest's plugin, which brings the Trainer nothing
 DISTRIBUTIONS = sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))
 PLUGINS = [name for name in DISTRIBUTIONS if name != KIT]
-CATALOGUE = json.loads((ROOT / "core/src/leyden/catalogue.json").read_text(encoding="utf-8"))["published"]
+CATALOGUE = json.loads((ROOT / "core/src/leyden/plugin_system/catalogue.json").read_text(encoding="utf-8"))["published"]
 # Several distributions bring these, so that one of them is not missed while another is there.
 SHARED = {("accelerator", "gpu"), ("role", "accelerator"), ("role", "logger")}
 EVERYTHING = sorted(["leyden-core", *(f"leyden-{name}" for name in PLUGINS)])

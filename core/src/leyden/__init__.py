@@ -5,10 +5,10 @@ from typing import Any
 from leyden import accelerators, callbacks, core, fabric, loggers, plugins, profilers, strategies, utilities
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
-from leyden.hooks import hookimpl
 from leyden.interfaces.component import Component
 from leyden.module import LightningModule
-from leyden.registry import published_by
+from leyden.plugin_system.hooks import hookimpl
+from leyden.plugin_system.registry import published_by
 from leyden.trainer import Trainer
 from leyden.utilities.rng import seed_everything
 

@@ -6,7 +6,7 @@ import sys
 
 from importlib_metadata import entry_points
 
-from leyden.registry import Registry
+from leyden.plugin_system.registry import Registry
 
 if __name__ == "__main__":
     # Found as a program and not as a component: which plugins are discovered is for the command's options to say.

@@ -1,7 +1,7 @@
 """The accelerators that installed plugins bring, by class name, the functions beside them, and their base class."""
 
 from leyden.interfaces.accelerator import Accelerator
-from leyden.windows import window
+from leyden.plugin_system.windows import window
 
 __all__ = ["Accelerator"]
 

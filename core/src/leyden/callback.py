@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from leyden.hooks import Observation
+from leyden.plugin_system.hooks import Observation
 from leyden.utilities.exceptions import MisconfigurationException
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ class Callback(Observation):
     """Base class of callbacks: override the hooks you need, keep state in the instance.
 
     An author *must* write nothing and *may* override every hook, :meth:`state_dict` and :meth:`load_state_dict`.
-    The hooks are the methods of :class:`leyden.hooks.Observation`; one that is not overridden costs nothing.
+    The hooks are the methods of :class:`leyden.plugin_system.hooks.Observation`; one that is not
+    overridden costs nothing.
 
     Attributes:
         role: What this callback is to the Trainer, where it is one of the things that a Trainer has by

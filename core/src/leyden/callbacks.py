@@ -1,7 +1,7 @@
 """The callbacks that installed plugins bring, by class name, and what they derive from."""
 
 from leyden.callback import Callback
-from leyden.windows import window
+from leyden.plugin_system.windows import window
 
 __all__ = ["Callback"]
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from leyden.loading import DataModuleLoading
-from leyden.module_hooks import DataHooks
+from leyden.mixins.hooks import DataHooks
+from leyden.mixins.loading import DataModuleLoading
 
 if TYPE_CHECKING:
     from typing_extensions import Self

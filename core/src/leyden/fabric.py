@@ -1,7 +1,7 @@
 """The hand-written loop's way to accelerators, strategies and precisions, which an installed plugin brings."""
 
+from leyden.plugin_system.windows import window
 from leyden.utilities.rng import seed_everything
-from leyden.windows import window
 
 __all__ = ["seed_everything"]
 

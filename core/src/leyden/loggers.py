@@ -1,7 +1,7 @@
 """The loggers that installed plugins bring, by class name, and what their authors need."""
 
 from leyden.interfaces.logger import DummyLogger, Logger, as_mapping, flatten_params, rank_zero_experiment
-from leyden.windows import window
+from leyden.plugin_system.windows import window
 
 __all__ = ["DummyLogger", "Logger", "as_mapping", "flatten_params", "rank_zero_experiment"]
 

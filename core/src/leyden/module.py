@@ -14,10 +14,10 @@ from torch.nn import Module
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
-from leyden.export import ModuleExport
-from leyden.loading import ModuleLoading
-from leyden.module_hooks import CheckpointHooks, DataHooks, ModelHooks
-from leyden.results import LogOptions
+from leyden.metrics import LogOptions
+from leyden.mixins.export import ModuleExport
+from leyden.mixins.hooks import CheckpointHooks, DataHooks, ModelHooks
+from leyden.mixins.loading import ModuleLoading
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
 

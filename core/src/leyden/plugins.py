@@ -4,7 +4,7 @@ from leyden.interfaces.checkpoint_io import CheckpointIO
 from leyden.interfaces.environment import Environment
 from leyden.interfaces.precision import Precision
 from leyden.interfaces.record import Record
-from leyden.windows import window
+from leyden.plugin_system.windows import window
 
 __all__ = ["CheckpointIO", "Environment", "Precision", "Record"]
 

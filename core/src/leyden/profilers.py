@@ -1,7 +1,7 @@
 """The profilers that installed plugins bring, by class name, and what they derive from."""
 
 from leyden.interfaces.profiler import PassThroughProfiler, Profiler
-from leyden.windows import window
+from leyden.plugin_system.windows import window
 
 __all__ = ["PassThroughProfiler", "Profiler"]
 

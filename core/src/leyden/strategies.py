@@ -2,7 +2,7 @@
 
 from leyden.interfaces.launcher import Launcher
 from leyden.interfaces.strategy import Strategy
-from leyden.windows import window
+from leyden.plugin_system.windows import window
 
 __all__ = ["Launcher", "Strategy"]
 

@@ -1,5 +1,5 @@
 """The ``Tuner`` that an installed plugin brings."""
 
-from leyden.windows import window
+from leyden.plugin_system.windows import window
 
 __getattr__, __dir__ = window(__name__, ("tuner",), ())

@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 
 from leyden.interfaces.environment import Environment
+from leyden.plugin_system.registry import Registry
 from leyden.plugins import (
     KubeflowEnvironment,
     LightningEnvironment,
@@ -19,7 +20,6 @@ from leyden.plugins import (
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
-from leyden.registry import Registry
 from leyden.utilities import MisconfigurationException
 
 ALL = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment, KubeflowEnvironment, LocalEnvironment)

@@ -17,7 +17,7 @@ folder, without, lightning = sys.argv[1:]
 if without:
     sys.modules[without] = None
 import torch.distributed as dist
-from leyden.registry import Registry
+from leyden.plugin_system.registry import Registry
 
 def facts(environment):
     return {

@@ -10,7 +10,7 @@ import torch
 from deepspeed_model import BuiltLater, Model, close, equal, loader, quiet, together
 from torch.utils.data import DataLoader, IterableDataset
 
-from leyden.registry import Registry
+from leyden.plugin_system.registry import Registry
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_ddp.strategy import DDPStrategy
 from leyden_deepspeed.strategy import DeepSpeedStrategy

@@ -9,8 +9,8 @@ from fabric_loop import network, rows, same, weights
 from torch import nn
 from torch.utils.data import DataLoader
 
+from leyden.checkpoint.file import TorchCheckpointIO
 from leyden.fabric import Fabric
-from leyden.serialization import TorchCheckpointIO
 from leyden.utilities.exceptions import MisconfigurationException
 
 

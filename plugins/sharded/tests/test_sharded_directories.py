@@ -13,7 +13,7 @@ from sharded_model import STRATEGIES, Model, quiet, rows, same, whole_state
 from sharded_ranks import on_ranks
 
 from leyden.callbacks import ModelCheckpoint
-from leyden.serialization import TorchCheckpointIO
+from leyden.checkpoint.file import TorchCheckpointIO
 from leyden.utilities.exceptions import CheckpointCorruptedError
 from leyden_sharded import directory
 from leyden_sharded.background import Background, RemovingLater

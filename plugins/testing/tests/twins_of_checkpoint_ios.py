@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from twins import breaks
 
+from leyden.checkpoint.file import TorchCheckpointIO
 from leyden.interfaces.checkpoint_io import CheckpointIO
-from leyden.serialization import TorchCheckpointIO
 from leyden_testing import CheckpointIOConformance as C
 
 

@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 from leyden.data.combined import INFINITE, CombinedLoader, Mode, length_of
 from leyden.data.samplers import copy_with, keeping_last, rebuild
 from leyden.data.seeded import SampleSeeded
-from leyden.states import RunningStage
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.rng import worker_init_function
+from leyden.utilities.states import RunningStage
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer

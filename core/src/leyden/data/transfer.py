@@ -6,11 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from leyden.hooktable import is_overridden
 from leyden.interfaces.precision import Precision
 from leyden.interfaces.strategy import Strategy
-from leyden.module_hooks import DataHooks
+from leyden.mixins.hooks import DataHooks
 from leyden.utilities.batch import move_data_to_device
+from leyden.utilities.overriding import is_overridden
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer

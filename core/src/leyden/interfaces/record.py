@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from leyden.results import LogOptions
+    from leyden.metrics import LogOptions
     from leyden.trainer import Trainer
 
 

@@ -21,8 +21,8 @@ from leyden.utilities.exceptions import MisconfigurationException
 
 if TYPE_CHECKING:
     from leyden.data.fetch import Fetcher
-    from leyden.manager import PluginManager
-    from leyden.results import Results
+    from leyden.metrics import Results
+    from leyden.plugin_system.manager import PluginManager
 
 T = TypeVar("T")
 

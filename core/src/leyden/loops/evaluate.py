@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from leyden.data.samplers import set_sampler_epoch
 from leyden.data.transfer import transfer_function
-from leyden.hooktable import is_overridden
 from leyden.loops.progress import VALIDATION_END
 from leyden.loops.single_pass import SinglePass, are_several
+from leyden.metrics import Results
 from leyden.module import LightningModule
-from leyden.results import Results
-from leyden.states import RunningStage
+from leyden.utilities.overriding import is_overridden
+from leyden.utilities.states import RunningStage
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer

@@ -29,17 +29,17 @@ from leyden.data.hints import has_idle_processors, watched
 from leyden.data.loading import DataSource, load
 from leyden.data.samplers import set_sampler_epoch
 from leyden.data.transfer import transfer_function
-from leyden.hooktable import is_overridden
 from leyden.interfaces.strategy import Strategy
 from leyden.loops.evaluate import EvaluationLoop
 from leyden.loops.progress import BATCH, BATCH_DONE, BATCH_END, EPOCH_END, EPOCH_START, VALIDATION_END
 from leyden.loops.random_states import RandomStates
 from leyden.loops.schedule import ValidationSchedule
 from leyden.loops.schedulers import step_schedulers
-from leyden.results import Results
-from leyden.states import RunningStage
+from leyden.metrics import Results
 from leyden.utilities.exceptions import MisconfigurationException, SIGTERMException
+from leyden.utilities.overriding import is_overridden
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from leyden.utilities.states import RunningStage
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer

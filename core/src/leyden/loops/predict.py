@@ -12,7 +12,7 @@ from leyden.data.combined import CombinedLoader
 from leyden.data.samplers import RecordingBatchSampler, recording
 from leyden.data.transfer import transfer_function
 from leyden.loops.single_pass import SinglePass
-from leyden.states import RunningStage
+from leyden.utilities.states import RunningStage
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer

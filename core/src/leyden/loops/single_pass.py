@@ -19,11 +19,11 @@ from torch.nn import Module
 from leyden.data.combined import INFINITE, CombinedLoader, length_of
 from leyden.data.fetch import Fetcher
 from leyden.data.loading import DataSource, load, warn_of_no_batches
-from leyden.hooktable import is_overridden
 from leyden.interfaces.precision import Precision
 from leyden.loops.step import takes_any, takes_arguments, takes_named
 from leyden.module import LightningModule
-from leyden.states import RunningStage
+from leyden.utilities.overriding import is_overridden
+from leyden.utilities.states import RunningStage
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from leyden.hooks import hookimpl
-from leyden.hooktable import is_overridden
 from leyden.interfaces.precision import Precision
 from leyden.loops.optimizer import LightningOptimizer
 from leyden.module import LightningModule
+from leyden.plugin_system.hooks import hookimpl
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.overriding import is_overridden
 from leyden.utilities.rank_zero import rank_zero_warn
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from leyden.registry import Registry, published_by
-from leyden.states import TrainerFn
+from leyden.plugin_system.registry import Registry, published_by
+from leyden.utilities.states import TrainerFn
 from leyden.utilities.storage import is_remote, local_path
 
 if TYPE_CHECKING:

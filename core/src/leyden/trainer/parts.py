@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from leyden.callback import Callback
-from leyden.hooktable import is_overridden
+from leyden.checkpoint.file import TorchCheckpointIO
 from leyden.interfaces.accelerator import Accelerator
 from leyden.interfaces.checkpoint_io import CheckpointIO
 from leyden.interfaces.component import Component
@@ -19,10 +19,10 @@ from leyden.interfaces.logger import DummyLogger, Logger
 from leyden.interfaces.precision import Precision
 from leyden.interfaces.profiler import PassThroughProfiler, Profiler
 from leyden.interfaces.strategy import Strategy
-from leyden.manager import PluginManager, discover
-from leyden.registry import Registry, build
-from leyden.serialization import TorchCheckpointIO
+from leyden.plugin_system.manager import PluginManager, discover
+from leyden.plugin_system.registry import Registry, build
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.overriding import is_overridden
 from leyden.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 if TYPE_CHECKING:

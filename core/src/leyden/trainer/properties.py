@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from leyden.hooktable import is_overridden
 from leyden.loops.optimizer import LightningOptimizer
 from leyden.module import LightningModule
-from leyden.states import RunningStage, TrainerFn, TrainerStatus
+from leyden.utilities.overriding import is_overridden
+from leyden.utilities.states import RunningStage, TrainerFn, TrainerStatus
 
 if TYPE_CHECKING:
     from leyden.callback import Callback
     from leyden.datamodule import LightningDataModule
-    from leyden.hooktable import HookTable
     from leyden.interfaces.accelerator import Accelerator
     from leyden.interfaces.logger import Logger
     from leyden.interfaces.precision import Precision
@@ -25,13 +24,14 @@ if TYPE_CHECKING:
     from leyden.interfaces.strategy import Strategy
     from leyden.loops.evaluate import EvaluationLoop
     from leyden.loops.fit import FitLoop
+    from leyden.loops.optimizers import LRSchedulerConfig
     from leyden.loops.predict import PredictionLoop
     from leyden.loops.progress import Progress
     from leyden.loops.step import BatchStep
-    from leyden.manager import PluginManager
-    from leyden.optimizers import LRSchedulerConfig
-    from leyden.results import Logging
-    from leyden.states import TrainerState
+    from leyden.metrics import Logging
+    from leyden.plugin_system.manager import PluginManager
+    from leyden.plugin_system.table import HookTable
+    from leyden.utilities.states import TrainerState
 
 
 class TrainerProperties:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from leyden.callback import Callback
-from leyden.hooktable import Member, is_overridden, run_manager
 from leyden.interfaces.logger import Logger
-from leyden.manager import PluginManager
+from leyden.plugin_system.manager import PluginManager
+from leyden.plugin_system.table import Member, run_manager
 from leyden.trainer.parts import order_callbacks
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.overriding import is_overridden
 
 if TYPE_CHECKING:
     from leyden.trainer.trainer import Trainer

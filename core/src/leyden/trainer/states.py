@@ -1,5 +1,5 @@
-"""The names of :mod:`leyden.states` where users of Lightning look for them."""
+"""The names of :mod:`leyden.utilities.states` where users of Lightning look for them."""
 
-from leyden.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
+from leyden.utilities.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
 
 __all__ = ["RunningStage", "TrainerFn", "TrainerState", "TrainerStatus"]

@@ -20,26 +20,25 @@ import torch
 
 import leyden.trainer.parts as parts
 import leyden.trainer.setup as setup
-from leyden import checkpoint
-from leyden.attribution import note_plugin
 from leyden.callback import Callback
+from leyden.checkpoint import contents as checkpoint
 from leyden.datamodule import LightningDataModule
-from leyden.hooktable import HookTable, Member, run_manager
 from leyden.interfaces.accelerator import Accelerator
 from leyden.interfaces.logger import Logger
 from leyden.interfaces.profiler import PassThroughProfiler, Profiler
 from leyden.interfaces.strategy import Strategy
 from leyden.loops.evaluate import EvaluationLoop
 from leyden.loops.fit import FitLoop
+from leyden.loops.optimizers import read_optimizers
 from leyden.loops.predict import PredictionLoop
 from leyden.loops.progress import Progress
 from leyden.loops.step import BatchStep
-from leyden.manager import PluginManager
+from leyden.metrics import Logging
 from leyden.module import LightningModule
-from leyden.optimizers import read_optimizers
-from leyden.registry import Registry
-from leyden.results import Logging
-from leyden.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
+from leyden.plugin_system.attribution import note_plugin
+from leyden.plugin_system.manager import PluginManager
+from leyden.plugin_system.registry import Registry
+from leyden.plugin_system.table import HookTable, Member, run_manager
 from leyden.trainer.arguments import PARTS, settle
 from leyden.trainer.ckpt_path import select_checkpoint
 from leyden.trainer.properties import TrainerProperties
@@ -47,6 +46,7 @@ from leyden.trainer.verify import find_module, verify_run
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 from leyden.utilities.rng import isolate_rng
+from leyden.utilities.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
 from leyden.utilities.warnings import PossibleUserWarning
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from leyden.data.combined import CombinedLoader
 from leyden.data.loading import DataSource, refuse_if_not_iterable
-from leyden.hooktable import is_overridden
+from leyden.mixins.hooks import DataHooks
 from leyden.module import LightningModule
-from leyden.module_hooks import DataHooks
-from leyden.states import TrainerFn
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.overriding import is_overridden
 from leyden.utilities.rank_zero import rank_zero_warn
+from leyden.utilities.states import TrainerFn
 from leyden.utilities.warnings import PossibleUserWarning
 
 if TYPE_CHECKING:

@@ -33,9 +33,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _LATER:
         return getattr(import_module(_LATER[name]), name)
-    return import_module("leyden.windows").look(__name__, ("utility",), name, sys._getframe(1))
+    return import_module("leyden.plugin_system.windows").look(__name__, ("utility",), name, sys._getframe(1))
 
 
 def __dir__() -> list[str]:
-    listed: list[str] = import_module("leyden.windows").names(("utility",), __all__)
+    listed: list[str] = import_module("leyden.plugin_system.windows").names(("utility",), __all__)
     return listed

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import NotRequired, Required, TypedDict
 
 if TYPE_CHECKING:
-    from leyden.optimizers import LRSchedulerConfig as LRSchedulerConfig
+    from leyden.loops.optimizers import LRSchedulerConfig as LRSchedulerConfig
 
 # What a step returns, and what loaders may be: anything iterable, or a collection of such.
 STEP_OUTPUT = Tensor | Mapping[str, Any] | None
@@ -66,5 +66,5 @@ OptimizerLRScheduler = (
 
 def __getattr__(name: str) -> Any:
     if name == "LRSchedulerConfig":  # on a layer above this one
-        return import_module("leyden.optimizers").LRSchedulerConfig
+        return import_module("leyden.loops.optimizers").LRSchedulerConfig
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

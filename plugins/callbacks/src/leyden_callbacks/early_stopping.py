@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from leyden.callback import Callback
-from leyden.hooks import hookimpl
+from leyden.plugin_system.hooks import hookimpl
 from leyden.utilities import MisconfigurationException, rank_zero_warn
 from leyden_callbacks.monitoring import any_rank, missing_metric
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from leyden.callback import Callback
-from leyden.hooks import OBSERVATION
+from leyden.plugin_system.hooks import OBSERVATION
 from leyden.utilities import MisconfigurationException
 
 

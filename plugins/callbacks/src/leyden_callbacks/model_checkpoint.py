@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from leyden.hooks import hookimpl
+from leyden.plugin_system.hooks import hookimpl
 from leyden.utilities import MisconfigurationException, rank_zero_info, rank_zero_warn
 from leyden.utilities.storage import is_remote
 from leyden_callbacks import storage

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from importlib_metadata import PackageNotFoundError, distribution, version
 
-from leyden.compatibility import CORE_DISTRIBUTION, normalized
-from leyden.manager import PluginManager, names_in
-from leyden.registry import Registry, published_by
+from leyden.plugin_system.compatibility import CORE_DISTRIBUTION, normalized
+from leyden.plugin_system.manager import PluginManager, names_in
+from leyden.plugin_system.registry import Registry, published_by
 from leyden.trainer import Trainer
 from leyden.trainer.parts import ROLES
 from leyden_command import distributions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from leyden.interfaces.component import Component
-from leyden.manager import PluginManager, PluginRecord
+from leyden.plugin_system.manager import PluginManager, PluginRecord
 
 
 def clashing_names(manager: PluginManager) -> list[tuple[str, str, list[PluginRecord]]]:

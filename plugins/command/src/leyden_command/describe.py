@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
-from leyden.hooks import BEHAVIOUR, OBSERVATION
-from leyden.hooktable import HookTable
-from leyden.manager import is_wrapper
+from leyden.plugin_system.hooks import BEHAVIOUR, OBSERVATION
+from leyden.plugin_system.manager import is_wrapper
+from leyden.plugin_system.table import HookTable
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer

@@ -10,9 +10,9 @@ from collections import defaultdict
 from time import perf_counter
 from typing import Any
 
-from leyden.hooks import hookimpl
 from leyden.interfaces.profiler import Profiler
-from leyden.manager import PluginRecord, discover
+from leyden.plugin_system.hooks import hookimpl
+from leyden.plugin_system.manager import PluginRecord, discover
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_command.choice import add_plugin_option
 from leyden_command.describe import describe_hooks

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from leyden.interfaces.record import Record
-from leyden.results import LogOptions, Results, TensorRecord
+from leyden.metrics import LogOptions, Results, TensorRecord
 from leyden.utilities.exceptions import MisconfigurationException
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from leyden.interfaces.environment import Environment
 from leyden.interfaces.strategy import Strategy
-from leyden.manager import PluginManager
+from leyden.plugin_system.manager import PluginManager
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_info
 from leyden_ddp.watch import end_watch

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Module
 
-from leyden.hooks import hookimpl
 from leyden.interfaces.strategy import Strategy
+from leyden.plugin_system.hooks import hookimpl
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_ddp.absence import are_uneven, complete
@@ -31,7 +31,7 @@ from leyden_ddp.watch import Watch, watch_of_group
 
 if TYPE_CHECKING:
     from leyden.data.fetch import Fetcher
-    from leyden.results import Results
+    from leyden.metrics import Results
 
 T = TypeVar("T")
 StartMethod = Literal["popen", "spawn", "fork", "forkserver"]

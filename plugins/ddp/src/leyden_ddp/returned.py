@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from leyden.hooktable import is_overridden
 from leyden.interfaces.logger import Logger
+from leyden.utilities.overriding import is_overridden
 
 if TYPE_CHECKING:
     from leyden.trainer.trainer import Trainer

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from leyden.serialization import TorchCheckpointIO
+from leyden.checkpoint.file import TorchCheckpointIO
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.storage import is_remote, local_path

@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from leyden.serialization import TorchCheckpointIO
+from leyden.checkpoint.file import TorchCheckpointIO
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.storage import local_path
 from leyden_deepspeed.checkpoints import OWN_KEY, REST, is_directory, read_weights

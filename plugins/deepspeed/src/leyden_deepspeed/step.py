@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from leyden.hooktable import is_overridden
 from leyden.interfaces.precision import Precision
 from leyden.loops.step import BatchStep
 from leyden.module import LightningModule
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.overriding import is_overridden
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer

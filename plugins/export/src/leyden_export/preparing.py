@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from leyden import LightningModule
-from leyden.hooktable import is_overridden
-from leyden.module_hooks import DataHooks
+from leyden.mixins.hooks import DataHooks
 from leyden.utilities import MisconfigurationException
+from leyden.utilities.overriding import is_overridden
 
 
 def example_call(

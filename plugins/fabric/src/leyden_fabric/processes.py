@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from leyden.hooktable import is_overridden
 from leyden.interfaces.accelerator import Accelerator
 from leyden.interfaces.logger import Logger
 from leyden.interfaces.strategy import Strategy
 from leyden.trainer.parts import choose_accelerator, choose_devices, choose_loggers, choose_strategy, sort_plugins
 from leyden.utilities.batch import map_collection
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.overriding import is_overridden
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_fabric.wrappers import strategy_hook
 

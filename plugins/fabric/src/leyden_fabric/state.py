@@ -9,8 +9,8 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from leyden.interfaces.strategy import Strategy
-from leyden.serialization import to_plain
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.plain import to_plain
 from leyden.utilities.rank_zero import rank_zero_warn
 from leyden_fabric.wrappers import unwrapped
 

@@ -15,7 +15,7 @@ from datetime import timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from leyden.hooks import hookimpl
+from leyden.plugin_system.hooks import hookimpl
 from leyden_progress.base import ProgressBar, batches_text
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from leyden.data.transfer import transfer_function
-from leyden.module_hooks import DataHooks
+from leyden.mixins.hooks import DataHooks
 from leyden.utilities import rank_zero_warn
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.rng import isolate_rng

@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import Module
 from torch.utils._pytree import tree_map_only
 
-from leyden.serialization import TorchCheckpointIO
+from leyden.checkpoint.file import TorchCheckpointIO
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.storage import is_remote

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import leyden as pl
 from leyden.interfaces.accelerator import Accelerator
 from leyden.interfaces.component import Component
-from leyden.registry import Registry
+from leyden.plugin_system.registry import Registry
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing.component import TrainerPartConformance, sentence

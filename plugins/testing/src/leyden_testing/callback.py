@@ -14,11 +14,11 @@ import torch
 
 import leyden as pl
 from leyden.callback import Callback
-from leyden.hooks import BEHAVIOUR, OBSERVATION
-from leyden.hooktable import Member, run_manager
-from leyden.manager import PluginManager
-from leyden.registry import Registry, build
-from leyden.serialization import to_plain
+from leyden.plugin_system.hooks import BEHAVIOUR, OBSERVATION
+from leyden.plugin_system.manager import PluginManager
+from leyden.plugin_system.registry import Registry, build
+from leyden.plugin_system.table import Member, run_manager
+from leyden.utilities.plain import to_plain
 from leyden_testing.component import TrainerPartConformance
 from leyden_testing.training import Model, SaveAmid, rows, same, weights
 

@@ -13,7 +13,7 @@ import torch
 
 import leyden as pl
 from leyden.interfaces.checkpoint_io import CheckpointIO
-from leyden.registry import build
+from leyden.plugin_system.registry import build
 from leyden_testing.component import TrainerPartConformance
 from leyden_testing.training import Model, SaveAmid, rows, same, weights
 

@@ -18,10 +18,10 @@ import pytest
 import torch
 
 import leyden as pl
-from leyden.compatibility import CORE_DISTRIBUTION
 from leyden.interfaces.component import Component
-from leyden.manager import PluginRecord, discover
-from leyden.registry import Registry, build
+from leyden.plugin_system.compatibility import CORE_DISTRIBUTION
+from leyden.plugin_system.manager import PluginRecord, discover
+from leyden.plugin_system.registry import Registry, build
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_testing import discovery, traces

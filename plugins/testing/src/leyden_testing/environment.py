@@ -14,7 +14,7 @@ import pytest
 import leyden as pl
 from leyden.interfaces.component import Component
 from leyden.interfaces.environment import Environment
-from leyden.registry import build
+from leyden.plugin_system.registry import build
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing.component import TrainerPartConformance, sentence
 

@@ -17,7 +17,7 @@ import torch
 import leyden as pl
 from leyden.interfaces.component import Component
 from leyden.interfaces.logger import Logger, flatten_params
-from leyden.registry import build
+from leyden.plugin_system.registry import build
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_testing.component import TrainerPartConformance, sentence

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import leyden as pl
 from leyden.interfaces.precision import Precision
-from leyden.registry import build
-from leyden.serialization import to_plain
+from leyden.plugin_system.registry import build
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.plain import to_plain
 from leyden_testing.component import TrainerPartConformance, sentence
 from leyden_testing.training import FEATURES, Host, Model, SaveAmid, quiet_trainer, rows, same, weights
 

@@ -11,7 +11,7 @@ import pytest
 
 from leyden.interfaces.component import Component
 from leyden.interfaces.profiler import Profiler
-from leyden.registry import build
+from leyden.plugin_system.registry import build
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_testing.component import TrainerPartConformance
 from leyden_testing.training import Model, quiet_trainer, rows, same, weights

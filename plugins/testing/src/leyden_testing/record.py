@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 import leyden as pl
 from leyden.interfaces.component import Component
 from leyden.interfaces.record import Record
-from leyden.registry import Registry
+from leyden.plugin_system.registry import Registry
 from leyden_testing.component import Conformance, sentence
 from leyden_testing.ranks import on_ranks
 from leyden_testing.training import Model, Recorder, SaveAmid, Series, rows

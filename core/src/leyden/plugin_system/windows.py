@@ -19,7 +19,7 @@ from importlib.util import spec_from_loader
 from types import FrameType, ModuleType
 from typing import Any
 
-from leyden.registry import Registry, UnknownComponentError
+from leyden.plugin_system.registry import Registry, UnknownComponentError
 
 _windows: dict[str, tuple[Sequence[str], Sequence[str]]] = {}
 
@@ -115,7 +115,7 @@ class _Paths(MetaPathFinder, Loader):
 @cache
 def _paths() -> dict[str, str]:
     """Lightning's path of a module, in ``leyden``, to a module of the core, or to "kind:name" of a component."""
-    text = files("leyden").joinpath("paths.json").read_text(encoding="utf-8")
+    text = files("leyden.plugin_system").joinpath("paths.json").read_text(encoding="utf-8")
     return {f"leyden.{path}": place for path, place in json.loads(text).items()}
 
 

@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from leyden.interfaces.component import Component
-from leyden.manager import PluginManager, PluginRecord, discover
+from leyden.plugin_system.manager import PluginManager, PluginRecord, discover
 from leyden.utilities.exceptions import MisconfigurationException
 
 
@@ -142,7 +142,7 @@ class Registry:
 @cache
 def catalogue() -> dict[str, dict[str, dict[str, str]]]:
     """Which published or planned distribution brings which name: data, so that the code knows no plugin."""
-    text = files("leyden").joinpath("catalogue.json").read_text(encoding="utf-8")
+    text = files("leyden.plugin_system").joinpath("catalogue.json").read_text(encoding="utf-8")
     sections: dict[str, dict[str, dict[str, str]]] = json.loads(text)
     return sections
 

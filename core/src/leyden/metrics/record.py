@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from leyden.interfaces.record import Record
-from leyden.results.options import REDUCTIONS
+from leyden.metrics.options import REDUCTIONS
 
 _EXACT = (torch.float32, torch.float64)
 # how values are accumulated; a mean is a sum of weighted ones, a function of the user's needs them all

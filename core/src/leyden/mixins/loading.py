@@ -8,9 +8,9 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 from typing_extensions import Self
 
-from leyden.hparams import HyperparametersMixin, takes
-from leyden.registry import Registry
-from leyden.serialization import read_checkpoint
+from leyden.checkpoint.file import read_checkpoint
+from leyden.mixins.hparams import HyperparametersMixin, takes
+from leyden.plugin_system.registry import Registry
 from leyden.utilities.attribute_dict import AttributeDict
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
-from leyden import hooks
+from leyden.plugin_system import hooks
 
 CORE_DISTRIBUTION = "leyden-core"
 

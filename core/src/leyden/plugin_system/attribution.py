@@ -11,7 +11,7 @@ from typing import Any
 
 import pluggy
 
-from leyden.manager import PluginManager
+from leyden.plugin_system.manager import PluginManager
 
 
 def note_plugin(error: BaseException, manager: PluginManager, participants: Iterable[Any] = ()) -> None:

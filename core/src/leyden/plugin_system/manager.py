@@ -19,9 +19,9 @@ from typing import Any, Literal
 import pluggy
 from importlib_metadata import EntryPoint, entry_points
 
-from leyden import hooks
-from leyden.compatibility import CORE_DISTRIBUTION, refusal, tell_of_deprecation
 from leyden.interfaces.component import Component
+from leyden.plugin_system import hooks
+from leyden.plugin_system.compatibility import CORE_DISTRIBUTION, refusal, tell_of_deprecation
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, ClassVar
 
-from leyden.registry import Registry
+from leyden.plugin_system.registry import Registry
 
 
 class ModuleExport:

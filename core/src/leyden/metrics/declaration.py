@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from leyden.interfaces.record import Record
-from leyden.registry import Registry, UnknownComponentError
-from leyden.results.loop import Results
-from leyden.results.options import HOOK_RULES, REDUCTIONS, LogOptions
+from leyden.metrics.options import HOOK_RULES, REDUCTIONS, LogOptions
+from leyden.metrics.results import Results
+from leyden.plugin_system.registry import Registry, UnknownComponentError
 from leyden.utilities.exceptions import MisconfigurationException
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from leyden.hooks import hookimpl
 from leyden.interfaces.component import Component
+from leyden.plugin_system.hooks import hookimpl
 
 
 @hookimpl
@@ -17,5 +17,5 @@ def leyden_components() -> Iterable[Component]:
     yield Component("precision", "32-true", "leyden.interfaces.precision:Precision", {"aliases": ["32"]})
     yield Component("logger", "dummy", "leyden.interfaces.logger:DummyLogger", {"aliases": ["DummyLogger"]})
     yield Component(
-        "checkpoint_io", "torch", "leyden.serialization:TorchCheckpointIO", {"aliases": ["TorchCheckpointIO"]}
+        "checkpoint_io", "torch", "leyden.checkpoint.file:TorchCheckpointIO", {"aliases": ["TorchCheckpointIO"]}
     )

@@ -1,11 +1,7 @@
-"""Checkpoint files: plain data and tensors only, written so that no kill tears them, checked when they are read."""
+"""Values as plain data, which ``torch.load(weights_only=True)`` takes back."""
 
 from __future__ import annotations
 
-import io
-import os
-import shutil
-import zipfile
 from argparse import Namespace
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping
@@ -14,16 +10,12 @@ from datetime import date, time, timedelta
 from enum import Enum
 from operator import methodcaller
 from pathlib import PurePath
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.serialization import get_safe_globals
-
-from leyden.interfaces.checkpoint_io import CheckpointIO
-from leyden.utilities.exceptions import CheckpointCorruptedError
-from leyden.utilities.storage import file_system, is_remote, local_path, replacing
 
 _PLAIN = {type(None), bool, float, complex, str, torch.dtype, torch.device, torch.Size, Tensor, Parameter}
 # what makes the plain value of one of these or of a subclass, whatever the subclass says of itself;
@@ -128,91 +120,3 @@ def _plain_numpy(value: Any) -> Any:
     too_long = dtype.itemsize > (16 if kind == "c" else 8)
     native = value.astype({"f": "float64", "c": "complex128"}[kind] if too_long else dtype)
     return torch.from_numpy(native) if native.ndim else native.item()
-
-
-class TorchCheckpointIO(CheckpointIO):
-    """Checkpoints as ``torch.save`` writes them, on local disks and on whatever fsspec reaches."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
-        """Write so that at ``path`` there is the old file or the whole new one, never less."""
-        with replacing(path, "wb", storage_options) as file:
-            torch.save(checkpoint, file)
-
-    def load_checkpoint(self, path: str, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read and check a checkpoint; a damaged one raises CheckpointCorruptedError."""
-        return read_checkpoint(path, map_location or "cpu", weights_only)
-
-    def remove_checkpoint(self, path: str) -> None:
-        """Remove the file, or the directory, at ``path``."""
-        if is_remote(path):
-            system, inner = file_system(path)
-            if system.exists(inner):
-                system.rm(inner, recursive=True)
-            return
-        target = local_path(path)
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
-        else:
-            target.unlink(missing_ok=True)
-
-
-def read_checkpoint(
-    path: str | os.PathLike[str] | IO[bytes], map_location: Any, weights_only: bool | None
-) -> dict[str, Any]:
-    """Load a checkpoint from a path, a URL or an open file, its checksums verified.
-
-    Raises:
-        FileNotFoundError: There is none.
-        CheckpointCorruptedError: It is torn or altered.
-    """
-    file: Any
-    if isinstance(path, (str, os.PathLike)) and is_remote(path):
-        system, inner = file_system(str(path))
-        file = io.BytesIO(system.cat_file(inner))
-    elif not isinstance(path, (str, os.PathLike)):
-        file, path = io.BytesIO(path.read()), getattr(path, "name", "in memory")
-    else:
-        file = local_path(path)
-        if not file.is_file():
-            raise FileNotFoundError(f"There is no checkpoint at {str(path)!r}.")
-    _verify(file, path)
-    try:
-        loaded: dict[str, Any] = torch.load(file, map_location=map_location, weights_only=weights_only is not False)
-    except Exception as error:
-        if "weights_only" in str(error).lower() or "Unsupported" in str(error):
-            raise RuntimeError(
-                f"The checkpoint {str(path)!r} holds objects that are no data ({str(error).splitlines()[-1]}); "
-                "pass weights_only=False only if you trust where it comes from, since that runs its code."
-            ) from error
-        if "PytorchStreamReader" in str(error):
-            raise CheckpointCorruptedError(f"The checkpoint {str(path)!r} can't be read: {error}") from error
-        raise
-    return loaded
-
-
-def _verify(file: Any, path: Any) -> None:
-    """Compare every record of the file with its CRC, which PyTorch writes and never looks at."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            broken = archive.testzip()
-    except Exception as error:  # zipfile and zlib have many words for a wrong bit in the archive's own records
-        if _is_legacy(file):
-            return
-        raise CheckpointCorruptedError(
-            f"The checkpoint {str(path)!r} is torn or no checkpoint at all: {error}."
-        ) from error
-    finally:
-        if isinstance(file, io.BytesIO):
-            file.seek(0)
-    if broken is not None:
-        raise CheckpointCorruptedError(
-            f"The checkpoint {str(path)!r} is damaged: {broken} is not what was written. Take an older one."
-        )
-
-
-def _is_legacy(file: Any) -> bool:
-    """Whether this is PyTorch's format from before 1.6, a bare pickle, which has no checksums."""
-    if isinstance(file, io.BytesIO):
-        return file.getvalue()[:1] == b"\x80"
-    with file.open("rb") as stream:
-        return bool(stream.read(1) == b"\x80")

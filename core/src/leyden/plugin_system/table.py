@@ -16,11 +16,12 @@ from typing import Any
 
 import pluggy
 
-from leyden import hooks
-from leyden.compatibility import tell_of_deprecation
-from leyden.hooks import BEHAVIOUR, OBSERVATION
-from leyden.manager import PluginManager, is_wrapper
+from leyden.plugin_system import hooks
+from leyden.plugin_system.compatibility import tell_of_deprecation
+from leyden.plugin_system.hooks import BEHAVIOUR, OBSERVATION
+from leyden.plugin_system.manager import PluginManager, is_wrapper
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.overriding import is_overridden
 
 RUN_ARGUMENTS = ("trainer", "pl_module")
 
@@ -105,14 +106,6 @@ def run_manager(installed: PluginManager, members: Sequence[Member]) -> PluginMa
         manager.register(record.plugin, record.name)
     manager.records = list(installed.records)
     return manager
-
-
-def is_overridden(name: str, target: Any, base: type | None) -> bool:
-    """Whether ``target`` has a method ``name`` of its own, in its class or put on the instance."""
-    if name in getattr(target, "__dict__", {}):
-        return callable(target.__dict__[name])
-    own = getattr(type(target), name, None)
-    return callable(own) and own is not getattr(base, name, None)
 
 
 def _passing(

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import Tensor
 
 from leyden.interfaces.record import Record
-from leyden.registry import Registry
-from leyden.results.options import REDUCTIONS, LogOptions
-from leyden.results.record import TensorRecord
+from leyden.metrics.options import REDUCTIONS, LogOptions
+from leyden.metrics.record import TensorRecord
+from leyden.plugin_system.registry import Registry
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer

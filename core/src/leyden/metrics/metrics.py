@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from leyden.results.declaration import declare
-from leyden.results.loop import Metrics, Results
-from leyden.results.options import LogOptions
+from leyden.metrics.declaration import declare
+from leyden.metrics.options import LogOptions
+from leyden.metrics.results import Metrics, Results
 from leyden.utilities.batch import extract_batch_size
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from leyden.hparams import HyperparametersMixin
-from leyden.loops.progress import Progress
-from leyden.registry import Registry, UnknownComponentError
-from leyden.serialization import to_plain
+from leyden.plugin_system.registry import Registry, UnknownComponentError
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.plain import to_plain
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 if TYPE_CHECKING:
+    from leyden.mixins.hparams import HyperparametersMixin
     from leyden.trainer import Trainer
 
 OWN_KEY = "leyden"
@@ -241,7 +240,7 @@ def _restore_place_of_another_framework(trainer: Trainer, checkpoint: dict[str, 
             "Training can't be resumed from this checkpoint: it was not written by Leyden, and no installed plugin "
             f"knows how far its fit had come{advice}. Load its weights with load_from_checkpoint and start a new fit."
         )
-    trainer.progress.__dict__.update(asdict(Progress(**found)))
+    trainer.progress.__dict__.update(asdict(type(trainer.progress)(**found)))
     trainer.progress.step_back_from_unfinished_batch()
     rank_zero_info(
         "The checkpoint was not written by Leyden: it holds no random states, so the resumed run is not exact."

@@ -1,6 +1,6 @@
 """The hooks that a LightningModule or a LightningDataModule may override, with what they do if it does not.
 
-When each is called is said in :mod:`leyden.hooks`; here they come without ``trainer`` and ``pl_module``.
+When each is called is said in :mod:`leyden.plugin_system.hooks`; here they come without ``trainer`` and ``pl_module``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Checkpoints: what one holds, and the file that it is written to."""

@@ -1,0 +1,1 @@
+"""What modules and data modules are made of: hooks, hyperparameters, loading from checkpoints, export."""
