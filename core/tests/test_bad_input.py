@@ -162,7 +162,10 @@ def test_a_component_that_is_not_where_its_plugin_says(plugin_site, tmp_path):
             yield Component("accelerator", "npu", "leyden.plugin_system.builtin:NPU.Accelerator")
         """,
     )
-    said = r"^The accelerator 'npu' should be 'leyden\.plugin_system\.builtin:NPU\.Accelerator', but module .* has no attribute 'NPU'; "
+    said = (
+        r"^The accelerator 'npu' should be 'leyden\.plugin_system\.builtin:NPU\.Accelerator', but module .* has no "
+        r"attribute 'NPU'; "
+    )
     with pytest.raises(MisconfigurationException, match=said):
         quiet_trainer(tmp_path, accelerator="npu")
 

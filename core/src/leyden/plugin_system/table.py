@@ -154,6 +154,10 @@ def _marks(target: Any, name: str) -> dict[str, Any]:
     return {}
 
 
+def nothing(*_: Any) -> None:
+    """What a hook is that nobody implements."""
+
+
 class HookTable:
     """The hooks of one run, compiled.
 
@@ -173,6 +177,13 @@ class HookTable:
     ) -> None:
         self._manager, self._run, self._scope, self._profile = manager, run, scope, profile
         self._compile()
+
+    @classmethod
+    def empty(cls) -> HookTable:
+        """A table of hooks that nobody implements; what a run has before it has begun."""
+        table = cls.__new__(cls)
+        vars(table).update(dict.fromkeys((*OBSERVATION, *BEHAVIOUR), nothing))
+        return table
 
     def register(self, plugin: Any) -> None:
         """Add a plugin to this run: its hooks are called from now on, in a loop over batches that runs from the next.
@@ -197,14 +208,14 @@ class HookTable:
         """Who implements a hook, in calling order."""
         return getattr(self._manager.hook, name).get_hookimpls()[::-1]  # type: ignore[no-any-return]
 
-    def _compiled(self, name: str) -> Callable[..., Any] | None:
+    def _compiled(self, name: str) -> Callable[..., Any]:
         """One callable for all who implement a hook.
 
         They are called directly, but through pluggy where some are wrappers, or where the first result is taken.
         """
         implementations = self.implementations(name)
         if not implementations:
-            return None
+            return nothing
         if any(map(is_wrapper, implementations)) or (name in BEHAVIOUR and len(implementations) > 1):
             calls = [self._through_pluggy(name)]
         else:
