@@ -211,13 +211,13 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
         Args:
             use_pl_optimizer: Wrapped, so that its ``step`` counts and calls the hooks; else PyTorch's own objects.
         """
-        runner = self._required_runner
+        runner = self._require_runner()
         optimizers = runner.wrapped_optimizers if use_pl_optimizer else runner.optimizers
         return optimizers[0] if len(optimizers) == 1 else list(optimizers)
 
     def lr_schedulers(self) -> Any:
         """None, the scheduler, or the list of several."""
-        schedulers = self._required_runner.lr_schedulers
+        schedulers = self._require_runner().lr_schedulers
         return (schedulers[0] if len(schedulers) == 1 else schedulers) if schedulers else None
 
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -226,7 +226,7 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
             raise MisconfigurationException(
                 "manual_backward is for manual optimisation; set self.automatic_optimization = False in __init__."
             )
-        self._required_runner.backward(loss, *args, **kwargs)
+        self._require_runner().backward(loss, *args, **kwargs)
 
     def clip_gradients(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -238,11 +238,11 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
             gradient_clip_val: The bound; by default the Trainer's; nothing happens without one.
             gradient_clip_algorithm: "norm" (of all gradients together, the default) or "value" (of each element).
         """
-        self._required_runner.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        self._require_runner().clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def toggle_optimizer(self, optimizer: Any) -> None:
         """Require gradients for this optimizer's parameters and for no other's; see :meth:`untoggle_optimizer`."""
-        for other in self._required_runner.optimizers:
+        for other in self._require_runner().optimizers:
             for parameter in _parameters(other):
                 self._toggled.setdefault(parameter, parameter.requires_grad)
                 parameter.requires_grad = False
@@ -275,7 +275,7 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
         """
         if self._is_scripting and self._runner is None:
             return None  # type: ignore[return-value]
-        return self._required_runner.trainer  # type: ignore[no-any-return]
+        return self._require_runner().trainer  # type: ignore[no-any-return]
 
     @trainer.setter
     def trainer(self, trainer: Trainer | None) -> None:
@@ -287,8 +287,7 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
             if isinstance(module, LightningModule):
                 module._runner = runner
 
-    @property
-    def _required_runner(self) -> Runner:
+    def _require_runner(self) -> Runner:
         if self._runner is None:
             raise RuntimeError(f"{type(self).__qualname__} is not attached to a Trainer.")
         return self._runner
@@ -350,7 +349,7 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
 
     def all_gather(self, data: Any, group: Any | None = None, sync_grads: bool = False) -> Any:
         """Gather tensors, or a collection of them, from all processes: a new first dimension of the world's size."""
-        gather = self._required_runner.strategy.all_gather
+        gather = self._require_runner().strategy.all_gather
         return tree_map(lambda x: gather(torch.as_tensor(x, device=self.device), group, sync_grads), data)
 
     def freeze(self) -> Self:

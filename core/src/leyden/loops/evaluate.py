@@ -56,7 +56,7 @@ class EvaluationLoop(SinglePass):
     ) -> None:
         super().__init__(run, stage, source, within_fit)
         self.verbose = verbose
-        self.results = Results(run.trainer)
+        self.results: Results = Results(run.trainer)
         self.current_batch = 0
         self.seen: Counter[int] = Counter()
         self._done: Counter[int] = Counter()

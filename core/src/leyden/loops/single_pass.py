@@ -21,6 +21,7 @@ from leyden.data.fetch import Fetcher
 from leyden.data.loading import DataSource, load, warn_of_no_batches
 from leyden.interfaces.precision import Precision
 from leyden.loops.step import takes_any, takes_arguments, takes_named
+from leyden.metrics import Results
 from leyden.module import LightningModule
 from leyden.utilities.overriding import is_overridden
 from leyden.utilities.states import RunningStage
@@ -41,6 +42,7 @@ class SinglePass:
     Attributes:
         name: The stage's part of the names of steps and hooks.
         loader: The loaders, combined; None before the first run.
+        results: What was logged in it; None where nothing can be.
         sizes: Batches of each loader, within the limits; empty where there is nothing to do.
         batches: Batches of each loader in each process, within the limits; inf where a loader has no length.
     """
@@ -52,6 +54,7 @@ class SinglePass:
         self.name = "validation" if stage == RunningStage.VALIDATING else stage.dataloader_prefix
         self.source = source
         self.loader: CombinedLoader | None = None
+        self.results: Results | None = None
         self.sizes: list[int | float] = []
         self.batches: list[tuple[int | float, ...]] = []
         self._has_batches = False  # of any loader in any process, so that all of them make the pass

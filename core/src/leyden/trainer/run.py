@@ -413,12 +413,18 @@ class Run:
         for logger in self.loggers:
             logger.finalize("failed")
         self._release()
+        for loop in self._own_loops:
+            if loop.results is not None:
+                loop.results.reset()  # the next run of the module does not find this one's batches in its metrics
         self.state.stage = None
+
+    @property
+    def _own_loops(self) -> list[Any]:
+        return [self.loop, self.loop.validation] if self.is_fit else [self.loop]
 
     def _release(self) -> None:
         """Bring model and metrics to the host and let go of the device and of loaders' workers."""
-        loops = [self.loop, self.loop.validation] if self.is_fit else [self.loop]
-        for loop in loops:
+        for loop in self._own_loops:
             if loop.loader is not None:
                 loop.loader.stop_workers()
         self.strategy.teardown(self._module)

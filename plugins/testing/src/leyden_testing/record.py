@@ -289,7 +289,7 @@ class RecordConformance(Conformance):
         said = [str(warning.message) for warning in warned]
         assert not any("Left out of the checkpoint" in text for text in said), said
         [rank] = torch.load(saved.path, weights_only=True)["leyden"]["ranks"]
-        kept = [record["key"][1] for record in rank["results"] if record["kind"] == component.name]
+        kept = [record["key"][1] for record in rank["fit"]["results"] if record["kind"] == component.name]
         assert kept == ["train"], f"the checkpoint has records of {kept}"
 
     # -- processes ------------------------------------------------------------------------------------------
