@@ -100,6 +100,19 @@ def test_a_missing_class_is_named_with_the_distribution_that_has_it(plugin_site,
         from leyden.callbacks import EarlyStopping  # noqa: F401
 
 
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("from leyden.cli import LightningCLI", "no cli 'LightningCLI'.* planned for leyden-cli "),
+        ("from leyden.tuner import Tuner", "no tuner 'Tuner'.* planned for leyden-tuner "),
+    ],
+)
+def test_a_part_that_no_distribution_brings_yet_is_named_with_the_one_that_will(statement, said):
+    with pytest.raises(ImportError, match=rf"^There is {said}") as caught:
+        exec(statement)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_misspelt_class_is_answered_with_the_nearest(plugin_site):
     with pytest.raises(ImportError, match=r"There is no callback 'Chimse'; .*Did you mean 'Chimes'\?"):
         from leyden.callbacks import Chimse  # noqa: F401

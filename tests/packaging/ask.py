@@ -111,6 +111,8 @@ def ask(kind: str, name: str) -> None:
         trainer().fit(Line(), data(), ckpt_path=name)
     elif (kind, name) == ("role", "progress"):
         resume_of_another_framework()
+    elif (kind, name) == ("module_paths", "lightning"):
+        importlib.import_module("leyden.callbacks.early_stopping")
     elif kind == "record":
         log_an_object_of(name)
     elif kind == "role":
