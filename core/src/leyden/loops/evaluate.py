@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from leyden.data.samplers import set_sampler_epoch
+from leyden.data.samplers import set_epoch
 from leyden.data.transfer import transfer_function
 from leyden.loops.progress import VALIDATION_END
 from leyden.loops.single_pass import SinglePass, are_several
@@ -134,5 +134,5 @@ class EvaluationLoop(SinglePass):
             self.results.batches = self.batches
         if self.within_fit and not trainer.sanity_checking:
             for loader in self.loader.flattened:
-                set_sampler_epoch(loader, trainer.progress.epoch)
+                set_epoch(loader, trainer.progress.epoch)
         self.loader.limits = self.max_batches

@@ -25,9 +25,8 @@ import torch
 
 from leyden.data.combined import INFINITE, CombinedLoader
 from leyden.data.fetch import Fetcher
-from leyden.data.hints import has_idle_processors, watched
 from leyden.data.loading import DataSource, load
-from leyden.data.samplers import set_sampler_epoch
+from leyden.data.samplers import set_epoch
 from leyden.data.transfer import transfer_function
 from leyden.interfaces.strategy import Strategy
 from leyden.loops.evaluate import EvaluationLoop
@@ -67,7 +66,6 @@ class FitLoop:
         self.fetcher: Fetcher | None = None
         self.weight = 1.0
         self.random_states = RandomStates(self)
-        self._watches = False
         self._must_end: Callable[[str], str] | None = None
 
     @property
@@ -91,7 +89,6 @@ class FitLoop:
         """Train until a limit is reached or something asks to stop."""
         trainer, hooks = self.trainer, self.trainer.hooks
         self.setup_data()
-        self._watches = not trainer.barebones  # in the first epoch
         self._must_end = trainer.strategy.must_end if is_overridden("must_end", trainer.strategy, Strategy) else None
         trainer.logging.results = self.results
         if self.random_states.saved is not None and trainer.enable_validation:
@@ -157,7 +154,7 @@ class FitLoop:
         self.setup_data()
         assert self.loader is not None
         for loader in self.loader.flattened:
-            set_sampler_epoch(loader, progress.epoch)
+            set_epoch(loader, progress.epoch)
         if progress.phase == EPOCH_START:
             self._start_epoch()
         elif 0 < self.max_batches <= progress.batch_idx and not progress.is_last_batch:
@@ -335,8 +332,9 @@ class FitLoop:
         random_states.epoch = random_states.now()
         self.fetcher.start(trainer.progress.batch_idx, trainer.measure("[FitLoop].train_dataloader_next"))
         self.fetcher.read_ahead(partial(random_states.restore, "ahead"))
-        watches, self._watches = self._watches and has_idle_processors(self.loader.flattened), False
-        return watched(self.fetcher, self.source) if watches else self.fetcher
+        wrap = trainer.hooks.leyden_wrap_batches
+        wrapped = wrap(self.fetcher) if wrap is not None else None
+        return self.fetcher if wrapped is None else wrapped
 
     def _accumulated(self) -> bool:
         """Whether the batch after which a checkpoint was taken only added to the gradients."""
