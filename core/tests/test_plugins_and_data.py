@@ -116,6 +116,8 @@ def test_a_plugin_may_wrap_the_batches_of_each_epoch(tmp_path):
     trainer = quiet_trainer(tmp_path, plugins=plugin, max_epochs=3)
     trainer.fit(model, Batches(2))
     assert epochs == [0, 1, 2]
+    said = next(line for line in trainer.describe_hooks().splitlines() if line.startswith("leyden_wrap_batches"))
+    assert "every epoch" in said
     assert model.total == 12 + 24 + 12
     assert trainer.progress.is_last_batch
 
