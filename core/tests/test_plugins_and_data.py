@@ -83,7 +83,7 @@ def test_a_plugin_can_not_wrap_what_is_handed_on(tmp_path):
         return (yield)
 
     wrapper = SimpleNamespace(leyden_prepare_loader=hookimpl(leyden_prepare_loader, wrapper=True))
-    with pytest.raises(MisconfigurationException, match="it wraps 'leyden_prepare_loader', which is handed on"):
+    with pytest.raises(MisconfigurationException, match="it wraps 'leyden_prepare_loader'; take the loader and"):
         quiet_trainer(tmp_path, plugins=wrapper)
 
 

@@ -130,7 +130,8 @@ class PluginManager(pluggy.PluginManager):
     def _refuse_wrong_hooks(self, own: dict[str, pluggy.HookImpl]) -> None:
         for name, impl in own.items():
             if name in hooks.CHAINED and is_wrapper(impl):
-                raise MisconfigurationException(f"it wraps {name!r}, which is handed on; return what is handed on.")
+                handed_on = hooks.CHAINED[name]
+                raise MisconfigurationException(f"it wraps {name!r}; take the {handed_on} and return another instead.")
             if getattr(self.hook, name).spec is None and not impl.optionalhook:
                 known = [hook for hook in vars(self.hook) if getattr(self.hook, hook).spec is not None]
                 near = difflib.get_close_matches(name, known, n=1)
