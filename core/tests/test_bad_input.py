@@ -162,10 +162,8 @@ def test_a_component_that_is_not_where_its_plugin_says(plugin_site, tmp_path):
             yield Component("accelerator", "npu", "leyden.plugin_system.builtin:NPU.Accelerator")
         """,
     )
-    said = (
-        r"^The accelerator 'npu' should be 'leyden\.plugin_system\.builtin:NPU\.Accelerator', but module .* has no "
-        r"attribute 'NPU'; "
-    )
+    target = r"leyden\.plugin_system\.builtin:NPU\.Accelerator"
+    said = f"^The accelerator 'npu' should be '{target}', but module .* has no attribute 'NPU'; "
     with pytest.raises(MisconfigurationException, match=said):
         quiet_trainer(tmp_path, accelerator="npu")
 
@@ -267,8 +265,8 @@ def plateau(model: Any, monitor: str | None) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("logged", "monitor", "said"),
     [
-        (None, "val_loss", r"'val_loss' was not logged; logged so far: nothing\.$"),
-        ("loss", "lsos", r"'lsos' was not logged; logged so far: loss\. Did you mean 'loss'\?$"),
+        (None, "val_loss", r"Plateau monitors 'val_loss', which was not logged \(logged: nothing\); log it with"),
+        ("loss", "lsos", r"'lsos', which was not logged \(logged: 'loss'\); did you mean 'loss'\?$"),
     ],
 )  # fmt: skip
 def test_a_monitored_metric_that_was_never_logged(tmp_path, logged, monitor, said):

@@ -121,6 +121,8 @@ def ask(kind: str, name: str) -> None:
         exec(f"from {PAGES[kind]} import {name}")
     elif kind == "exporter":
         getattr(Line(), f"to_{name}")()
+    elif kind == "worker_seeding":
+        pl.seed_everything(1, workers=name)
     elif kind == "environment":
         trainer(plugins=[name])
     else:

@@ -53,6 +53,13 @@ def test_a_sound_installation(plugin_site: PluginSite, capsys):
     assert seen["order"]["leyden_default_logger"][-1] == "csv (trylast)"
 
 
+def test_plugins_that_hand_on_to_each_other_are_in_their_order(plugin_site: PluginSite, capsys):
+    for name in ("zz", "aa"):
+        plugin_site.add(f"acme-{name}", "@hookimpl\ndef leyden_prepare_loader(loader): ...", plugin=name)
+    order = report(capsys)[1]["order"]["leyden_prepare_loader"]
+    assert order == ["core", "aa", "seeding", "zz"]
+
+
 def test_the_report_as_text(plugin_site: PluginSite, capsys):
     plugin_site.add("acme-broken", "raise RuntimeError('no flux capacitor.')", plugin="broken")
     assert main(["doctor"]) == 1

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from leyden.data.loading import DataSource
-from leyden.data.samplers import set_sampler_epoch
+from leyden.data.samplers import set_epoch
 from leyden.data.transfer import transfer_function
 from leyden.loops.progress import MOVES, Phase
 from leyden.loops.single_pass import SinglePass, has_several
@@ -140,7 +140,7 @@ class EvaluationLoop(SinglePass):
             self.results.batches = self.batches
         if self.within_fit and not self._run.sanity_checking:
             for loader in self.loader.flattened:
-                set_sampler_epoch(loader, self._run.progress.epoch)
+                set_epoch(loader, self._run.progress.epoch)
         self.loader.limits = self.max_batches
 
     def state_dict(self) -> dict[str, Any]:

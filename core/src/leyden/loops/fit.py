@@ -24,9 +24,8 @@ import torch
 
 from leyden.data.combined import INFINITE, CombinedLoader
 from leyden.data.fetch import Fetched, Fetcher
-from leyden.data.hints import has_idle_processors, watched
 from leyden.data.loading import DataSource, load
-from leyden.data.samplers import set_sampler_epoch
+from leyden.data.samplers import set_epoch
 from leyden.data.transfer import transfer_function
 from leyden.interfaces.strategy import Strategy
 from leyden.loops.evaluate import EvaluationLoop
@@ -73,7 +72,6 @@ class FitLoop:
         self.fetcher: Fetcher | None = None
         self.random_states = RandomStates(self)
         self.resumption: Resumption | None = None
-        self._watches = False
         self._told_of_minimum = False
         self._must_end: Callable[[str], str] | None = None
 
@@ -101,7 +99,6 @@ class FitLoop:
         """Train until a limit is reached or something asks to stop."""
         trainer, progress, hooks = self.trainer, self.progress, self._run.hooks
         self.setup_data()
-        self._watches = not trainer.barebones  # in the first epoch
         self._must_end = trainer.strategy.must_end if is_overridden("must_end", trainer.strategy, Strategy) else None
         self._run.metrics.results = self.results
         if self.resumption is not None and self.validates:
@@ -192,7 +189,7 @@ class FitLoop:
         self.setup_data()
         assert self.loader is not None
         for loader in self.loader.flattened:
-            set_sampler_epoch(loader, self.progress.epoch)
+            set_epoch(loader, self.progress.epoch)
 
     def _tell_of_missing_batches(self) -> None:
         """The batches have come to an end before the last one was known to be it."""
@@ -343,8 +340,8 @@ class FitLoop:
         self.random_states.epoch = self.random_states.now()
         self.fetcher.start(self.progress.batch_idx, self._run.timer("[FitLoop].train_dataloader_next"))
         self.fetcher.read_ahead(lambda: resumption.restore("ahead") if resumption is not None else None)
-        watches, self._watches = self._watches and has_idle_processors(self.loader.flattened), False
-        return watched(self.fetcher, self.source) if watches else self.fetcher
+        wrapped = self._run.hooks.leyden_wrap_batches(self.fetcher)
+        return self.fetcher if wrapped is None else wrapped
 
     def _accumulated(self) -> bool:
         """Whether the batch after which a checkpoint was taken only added to the gradients."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from leyden.metrics import monitored
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.monitoring import missing_metric
 from leyden.utilities.rank_zero import rank_zero_warn
 
 if TYPE_CHECKING:
@@ -28,13 +28,14 @@ def step_schedulers(run: Run, interval: str, index: int, plateau: bool) -> None:
             continue
         value = None
         if plateau:
-            try:
-                value = monitored(run.metrics.callback_metrics, str(config.monitor))
-            except KeyError as error:
+            metrics, monitor = run.metrics.callback_metrics, str(config.monitor)
+            if monitor not in metrics:
+                message = missing_metric(type(config.scheduler).__name__, monitor, metrics)
                 if config.strict:
-                    raise MisconfigurationException(f"A ReduceLROnPlateau can't step. {error.args[0]}") from None
-                rank_zero_warn(f"A ReduceLROnPlateau does not step. {error.args[0]}", RuntimeWarning)
+                    raise MisconfigurationException(message)
+                rank_zero_warn(message, RuntimeWarning)
                 continue
+            value = metrics[monitor]
         with run.metrics.scope("lr_scheduler_step"):
             run.module.lr_scheduler_step(config.scheduler, value)
         run.progress.scheduler_steps += 1

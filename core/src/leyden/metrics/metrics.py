@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -214,17 +213,6 @@ class Metrics:
     def take_over(self, callback: dict[str, Any], logged: dict[str, Any], bars: dict[str, Any]) -> None:
         """Take the metrics of a run in another process."""
         self._kept = Shown(callback, logged, bars)
-
-
-def monitored(metrics: Mapping[str, Any], name: str) -> Any:
-    """The metric that something monitors; KeyError is a sentence that lists what was logged."""
-    if name in metrics:
-        return metrics[name]
-    near = difflib.get_close_matches(name, metrics, n=1)
-    raise KeyError(
-        f"The monitored metric {name!r} was not logged; logged so far: {', '.join(sorted(metrics)) or 'nothing'}."
-        + (f" Did you mean {near[0]!r}?" if near else "")
-    )
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -105,6 +105,15 @@ class Registration:
     def leyden_show_results(self, trainer: Trainer, stage: str, results: Sequence[Mapping[str, float]]) -> Any:
         """Show the results of a ``validate`` or ``test``, which are by dataloader, and return True; only on rank 0."""
 
+    def leyden_prepare_loader(self, owner: Any, loader: Any, training: bool) -> Any:
+        """Return another loader in the place of one that a run is about to read, or None to leave it as it is.
+
+        Asked for each loader before its first batch; it has this process's part of the data already. Each
+        implementation is given what the one before returned: those of installed plugins by name, then those of
+        ``Trainer(plugins=[...])``. ``owner`` is the Trainer or the Fabric that runs, and ``training`` says whether the
+        loader is trained on, which a Fabric takes for granted.
+        """
+
     def leyden_rank_state(self, trainer: Trainer) -> Mapping[str, Any] | None:
         """Return what an exact resume needs of this process, as plain data under the plugin's name, or None.
 
@@ -294,7 +303,18 @@ class Behaviour:
         ``trainer.progress.optimizer_steps``.
         """
 
+    @hookspec(firstresult=True)
+    def leyden_wrap_batches(
+        self, trainer: Trainer, pl_module: LightningModule, batches: Iterable[Any]
+    ) -> Iterable[Any]:
+        """Return an iterable of the same items in the place of an epoch's training batches, or None.
 
+        Asked at the start of each training epoch. An item has the batch first; the rest is Leyden's own.
+        """
+
+
+CHAINED = {"leyden_prepare_loader": "loader"}
+"""Hooks of which each implementation is given, as this argument, what the one before returned, in discovery order."""
 GROUPS = (Registration, Observation, Behaviour)
 REGISTRATION, OBSERVATION, BEHAVIOUR = ([name for name in vars(group) if not name.startswith("_")] for group in GROUPS)
 

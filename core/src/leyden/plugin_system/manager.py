@@ -94,8 +94,8 @@ class PluginManager(pluggy.PluginManager):
         """Register ``record.plugin`` and collect its components.
 
         Raises:
-            MisconfigurationException: It is registered already, implements a hook that does not exist, or
-                brings something else than components.
+            MisconfigurationException: It is registered already, implements a hook that does not exist, wraps one that
+                can't be wrapped, or brings something else than components.
             pluggy.PluginValidationError: A hook of it takes an argument that the hook does not offer.
         """
         if record.plugin is None or self.is_registered(record.plugin):
@@ -103,7 +103,7 @@ class PluginManager(pluggy.PluginManager):
         try:
             self.register(record.plugin, record.name)
             own = self._implementations_of(record)
-            self._refuse_unknown_hooks(own)
+            self._refuse_wrong_hooks(own)
             record.components = self._components_of(own)
         except BaseException:
             if self.has_plugin(record.name):  # some versions of pluggy keep what they could not register
@@ -127,14 +127,39 @@ class PluginManager(pluggy.PluginManager):
                 raise MisconfigurationException(f"its leyden_components yields {part!r}, which is no Component.")
         return components
 
-    def _refuse_unknown_hooks(self, own: dict[str, pluggy.HookImpl]) -> None:
+    def _refuse_wrong_hooks(self, own: dict[str, pluggy.HookImpl]) -> None:
         for name, impl in own.items():
+            if name in hooks.CHAINED and is_wrapper(impl):
+                handed_on = hooks.CHAINED[name]
+                raise MisconfigurationException(f"it wraps {name!r}; take the {handed_on} and return another instead.")
             if getattr(self.hook, name).spec is None and not impl.optionalhook:
                 known = [hook for hook in vars(self.hook) if getattr(self.hook, hook).spec is not None]
                 near = difflib.get_close_matches(name, known, n=1)
                 raise MisconfigurationException(
                     f"it implements {name!r}, which is no hook" + (f"; did it mean {near[0]!r}?" if near else ".")
                 )
+
+    def implementations(self, name: str) -> list[pluggy.HookImpl]:
+        """Who implements a hook of the group Registration, in calling order."""
+        found: list[pluggy.HookImpl] = getattr(self.hook, name).get_hookimpls()
+        ordered = sorted(found, key=lambda impl: (impl.trylast, not impl.tryfirst))
+        return ordered if name in hooks.CHAINED else found[::-1]
+
+    def hand_on(self, name: str, **values: Any) -> Any:
+        """Call a hook of :data:`~leyden.plugin_system.hooks.CHAINED`.
+
+        Args:
+            name: The hook.
+            values: Its arguments.
+
+        Returns:
+            What the implementations have made of the argument that is handed on.
+        """
+        argument = hooks.CHAINED[name]
+        for impl in self.implementations(name):
+            result = impl.function(*(values[taken] for taken in impl.argnames))
+            values[argument] = values[argument] if result is None else result
+        return values[argument]
 
     def extended(self, plugins: list[Any]) -> PluginManager:
         """A manager of the same plugins and more; those that can't be registered raise."""

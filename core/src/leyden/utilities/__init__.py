@@ -16,7 +16,9 @@ _LATER = {
     "CombinedLoader": "leyden.data.combined",
     "disable_possible_user_warnings": "leyden.utilities.warnings",
     "isolate_rng": "leyden.utilities.rng",
+    "missing_metric": "leyden.utilities.monitoring",
     "move_data_to_device": "leyden.utilities.batch",
+    "parse_duration": "leyden.utilities.durations",
 }
 __all__ = [
     "MisconfigurationException",

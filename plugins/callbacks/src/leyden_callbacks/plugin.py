@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from leyden import Component, hookimpl
 
@@ -60,6 +60,14 @@ def on_train_start(trainer: Trainer, pl_module: LightningModule) -> None:
     from leyden_callbacks import hints
 
     hints.of_training(trainer, pl_module)
+
+
+@hookimpl
+def leyden_wrap_batches(trainer: Trainer, batches: Iterable[Any]) -> Iterable[Any] | None:
+    """Hint at training that waits for its data."""
+    from leyden_callbacks import hints
+
+    return hints.of_waiting(trainer, batches)
 
 
 @hookimpl

@@ -14,14 +14,15 @@ from leyden.plugin_system.table import HookTable
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
-_PER_STEP = ("zero_grad", "backward", "optimizer_step")
+_PER_STEP = ("_batch", "zero_grad", "backward", "optimizer_step")
+_PER_EPOCH = ("on_validation", "on_sanity", "leyden_wrap_batches")
 
 
 def _frequency(hook: str) -> str:
     """How often a hook is called, in words."""
-    if "_batch_" in hook or hook in BEHAVIOUR or hook.endswith(_PER_STEP):
+    if "_batch_" in hook or hook.endswith(_PER_STEP):
         return "every batch"
-    return "every epoch" if "_epoch_" in hook or hook.startswith(("on_validation", "on_sanity")) else "once"
+    return "every epoch" if "_epoch_" in hook or hook.startswith(_PER_EPOCH) else "once"
 
 
 def describe_hooks(trainer: Trainer) -> str:

@@ -50,9 +50,9 @@ def _orders(manager: PluginManager) -> dict[str, list[str]]:
     """Who is asked first at each registration hook that several plugins implement."""
     orders = {}
     for name in hooks.REGISTRATION:
-        implementations = getattr(manager.hook, name).get_hookimpls()
+        implementations = manager.implementations(name)
         if len(implementations) > 1 and name != "leyden_components":
-            orders[name] = [f"{impl.plugin_name}{order_mark(impl)}" for impl in reversed(implementations)]
+            orders[name] = [f"{impl.plugin_name}{order_mark(impl)}" for impl in implementations]
     return orders
 
 

@@ -1,0 +1,158 @@
+"""Plugins and data: they may put other loaders and batches in the place of the user's; datasets learn the epoch."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fake_plugins import new_plugin_site
+from small_model import Batches, EveryStep, SmallModel, quiet_trainer
+from torch.utils.data import DataLoader, Dataset, Subset
+
+import leyden as pl
+from leyden import hookimpl
+from leyden.strategies import Strategy
+from leyden.utilities import MisconfigurationException
+
+
+@pytest.fixture
+def plugin_site(tmp_path):
+    with new_plugin_site(tmp_path / "site") as site:
+        yield site
+
+
+class Longer(Batches):
+    """A loader of one batch more than another, that knows who made it."""
+
+    def __init__(self, loader, name):
+        super().__init__(loader.count + 1)
+        self.names = [*getattr(loader, "names", ()), name]
+
+
+def longer(name, **marks):
+    """A plugin that makes training loaders longer by a batch."""
+
+    def leyden_prepare_loader(loader, training):
+        return Longer(loader, name) if training else None
+
+    return SimpleNamespace(leyden_prepare_loader=hookimpl(leyden_prepare_loader, **marks))
+
+
+# -- loaders ----------------------------------------------------------------------------------------------
+
+
+def test_each_plugin_is_given_the_loader_that_the_one_before_returned(tmp_path, plugin_site):
+    for name in ("b", "a"):
+        source = f"""
+        @hookimpl
+        def leyden_prepare_loader(owner, loader, training):
+            return owner.longer(loader, "{name}") if training else None
+        """
+        plugin_site.add(f"acme-{name}", source, plugin=f"zz-{name}")
+    given = [longer("last", trylast=True), longer("given"), longer("first", tryfirst=True), longer("given too")]
+    trainer, loaders = quiet_trainer(tmp_path, plugins=given), (Batches(1), Batches(1))
+    trainer.longer = Longer
+    trainer.fit(EveryStep(), *loaders)
+    assert trainer.train_dataloader.names == ["first", "a", "b", "given", "given too", "last"]
+    assert (trainer.num_training_batches, trainer.global_step, loaders[0].drawn) == (7, 7, 0)
+    assert trainer.val_dataloaders is loaders[1]
+
+
+def test_a_plugin_learns_who_runs_and_whether_the_loader_is_trained_on(tmp_path):
+    seen = []
+    plugin = SimpleNamespace(leyden_prepare_loader=hookimpl(lambda owner, training: seen.append((owner, training))))
+    trainer = quiet_trainer(tmp_path, plugins=plugin, num_sanity_val_steps=0)
+    trainer.fit(EveryStep(), Batches(1), Batches(1))
+    trainer.test(EveryStep(), Batches(1))
+    assert [training for _, training in seen] == [True, False, False]
+    assert all(owner is trainer for owner, _ in seen)
+
+
+def test_a_plugin_is_given_this_process_s_part_of_the_data(tmp_path):
+    class Halving(Strategy):
+        def divide(self, loader, training):
+            return DataLoader(Subset(loader.dataset, range(4)), loader.batch_size)
+
+    sizes = []
+    plugin = SimpleNamespace(leyden_prepare_loader=hookimpl(lambda loader: sizes.append(len(loader.dataset))))
+    quiet_trainer(tmp_path, plugins=plugin, strategy=Halving()).fit(SmallModel(), DataLoader(torch.ones(8, 2), 2))
+    assert sizes == [4]
+
+
+def test_a_plugin_can_not_wrap_what_is_handed_on(tmp_path):
+    def leyden_prepare_loader(loader):
+        return (yield)
+
+    wrapper = SimpleNamespace(leyden_prepare_loader=hookimpl(leyden_prepare_loader, wrapper=True))
+    with pytest.raises(MisconfigurationException, match="it wraps 'leyden_prepare_loader'; take the loader and"):
+        quiet_trainer(tmp_path, plugins=wrapper)
+
+
+# -- batches ----------------------------------------------------------------------------------------------
+
+
+class Counts(SmallModel):
+    """Adds up what is in its batches."""
+
+    total = 0.0
+
+    def training_step(self, batch, batch_idx):
+        self.total += float(batch.sum())
+        return super().training_step(batch, batch_idx)
+
+
+def doubled(batches):
+    for batch, *rest in batches:
+        yield (batch * 2, *rest)
+
+
+def test_a_plugin_may_wrap_the_batches_of_each_epoch(tmp_path):
+    epochs = []
+
+    def leyden_wrap_batches(trainer, batches):
+        epochs.append(trainer.current_epoch)
+        return doubled(batches) if trainer.current_epoch == 1 else None
+
+    model, plugin = Counts(), SimpleNamespace(leyden_wrap_batches=hookimpl(leyden_wrap_batches))
+    trainer = quiet_trainer(tmp_path, plugins=plugin, max_epochs=3)
+    trainer.fit(model, Batches(2))
+    assert epochs == [0, 1, 2]
+    said = next(line for line in trainer.describe_hooks().splitlines() if line.startswith("leyden_wrap_batches"))
+    assert "every epoch" in said
+    assert model.total == 12 + 24 + 12
+    assert trainer.progress.is_last_batch
+
+
+def test_the_first_who_wraps_the_batches_has_them(tmp_path):
+    class Wraps(pl.Callback):
+        def leyden_wrap_batches(self, trainer, pl_module, batches):
+            return doubled(batches)
+
+    model = Counts()
+    plugin = SimpleNamespace(leyden_wrap_batches=hookimpl(lambda: None))
+    quiet_trainer(tmp_path, plugins=plugin, callbacks=[Wraps(), Wraps()]).fit(model, Batches(1))
+    assert model.total == 12
+
+
+# -- epochs -----------------------------------------------------------------------------------------------
+
+
+def test_a_dataset_is_told_of_each_epoch_as_a_sampler_is(tmp_path):
+    class Told(Dataset):
+        def __init__(self):
+            self.epochs = []
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return torch.ones(2)
+
+        def __iter__(self):
+            return iter(range(2))
+
+        def set_epoch(self, epoch):
+            self.epochs.append(epoch)
+
+    dataset, sampler = Told(), Told()
+    quiet_trainer(tmp_path, max_epochs=3).fit(SmallModel(), DataLoader(dataset, sampler=sampler))
+    assert dataset.epochs == sampler.epochs == [0, 1, 2]

@@ -1,0 +1,25 @@
+"""What leyden-seeding brings to Leyden."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from leyden import Component, hookimpl
+
+
+@hookimpl
+def leyden_components() -> Iterator[Component]:
+    """The way of seeding by sample, for which ``seed_everything`` looks by its name."""
+    yield Component("worker_seeding", "sample", "leyden_seeding.samples:SampleSeeded")
+
+
+@hookimpl
+def leyden_prepare_loader(loader: Any) -> Any:
+    """Seed by sample, where ``seed_everything(seed, workers="sample")`` was called in this process or its parent."""
+    if os.environ.get("PL_SEED_WORKERS") != "sample":
+        return None
+    from leyden_seeding.samples import seeded
+
+    return seeded(loader, int(os.environ["PL_GLOBAL_SEED"]))
