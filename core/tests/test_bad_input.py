@@ -14,7 +14,7 @@ from small_model import Batches, EveryStep, SmallModel, quiet_trainer
 
 import leyden as pl
 from leyden.accelerators import CPUAccelerator
-from leyden.plugin_system.manager import discover
+from leyden.plugin_system.discovery import discover
 from leyden.utilities import MisconfigurationException
 
 STAGES = ["fit", "validate", "test", "predict"]
@@ -70,7 +70,7 @@ def refused(
 @pytest.mark.parametrize("accelerator", ["auto", "cpu", "gpu"])
 def test_no_accelerator_is_installed(plugin_site, tmp_path, monkeypatch, accelerator):
     monkeypatch.setenv("LEYDEN_PLUGINS_AUTOLOAD", "0")
-    discover().records[:] = discover().records[:1]  # as if only the core were installed
+    discover().infos[:] = discover().infos[:1]  # as if only the core were installed
     said = (
         r"There is no accelerator to train on: pip install leyden-cpu\.$"
         if accelerator == "auto"
@@ -162,7 +162,10 @@ def test_a_component_that_is_not_where_its_plugin_says(plugin_site, tmp_path):
             yield Component("accelerator", "npu", "leyden.plugin_system.builtin:NPU.Accelerator")
         """,
     )
-    said = r"^The accelerator 'npu' should be 'leyden\.plugin_system\.builtin:NPU\.Accelerator', but module .* has no attribute 'NPU'; "
+    said = (
+        r"^The accelerator 'npu' should be 'leyden\.plugin_system\.builtin:NPU\.Accelerator', "
+        r"but module .* has no attribute 'NPU'; "
+    )
     with pytest.raises(MisconfigurationException, match=said):
         quiet_trainer(tmp_path, accelerator="npu")
 

@@ -14,7 +14,7 @@ from small_model import Batches, SmallModel, quiet_trainer
 
 import leyden as pl
 from leyden.plugin_system import compatibility, hooks
-from leyden.plugin_system.manager import discover
+from leyden.plugin_system.discovery import discover
 
 OTHER = hooks.HOOKS_VERSION + 1
 

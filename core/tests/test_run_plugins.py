@@ -11,7 +11,7 @@ from small_model import Batches, SmallModel, quiet_trainer
 
 import leyden as pl
 from leyden import Component, hookimpl
-from leyden.plugin_system.manager import discover
+from leyden.plugin_system.discovery import discover
 from leyden.plugins import Precision, TorchCheckpointIO
 from leyden.strategies import Strategy
 from leyden.utilities import MisconfigurationException
@@ -38,7 +38,7 @@ def test_a_plugin_works_for_the_trainer_that_it_is_given_to_and_no_other(tmp_pat
     trainer = fitted(tmp_path, plugins=[given])
     fitted(tmp_path)
     assert calls == [trainer]
-    assert given not in [record.plugin for record in discover().records]
+    assert given not in [record.plugin for record in discover().infos]
 
 
 def test_a_class_is_built(tmp_path):
@@ -111,7 +111,7 @@ REFUSED = {
     ),
     "an unknown argument": (plugin(on_fit_start=lambda colour: None), "can't be registered.*colour"),
     "the same one twice": ([SAME, SAME], "is registered already"),
-    "an installed one": (discover().records[0].plugin, "is registered already"),
+    "an installed one": (discover().infos[0].plugin, "is registered already"),
     "no component": (plugin(leyden_components=lambda: [7]), "yields 7, which is no Component"),
     "two precisions": ([Precision(), Precision()], "two of the kind Precision"),
     "an unknown name": ("32-treu", "no precision or checkpoint io or environment '32-treu'; .*Did you mean '32-true'"),
@@ -339,7 +339,7 @@ def test_a_plugin_that_is_registered_during_a_run_is_called_from_then_on(tmp_pat
     trainer.validate(type("Model", (SmallModel,), {"validation_step": lambda *_: None})(), Batches(1))
     fitted(tmp_path)
     assert calls == []
-    assert late not in [record.plugin for record in discover().records]
+    assert late not in [record.plugin for record in discover().infos]
 
 
 @pytest.mark.parametrize("case", ["no hooks", "a misspelt hook", "an unknown argument"])

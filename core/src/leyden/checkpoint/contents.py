@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from leyden.plugin_system.registry import Registry, UnknownComponentError
+from leyden.plugin_system.catalogue import UnknownComponentError
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.plain import to_plain
@@ -96,11 +96,10 @@ def warn_of_hparams(trainer: Trainer) -> None:
 
 def warn_of_lost_parts(trainer: Trainer) -> None:
     """Name, at the start of a run, the module's parts whose state a plugin would keep that is not there."""
-    registry = Registry(trainer.plugin_manager)
     names = {type(part): name for name, part in trainer.lightning_module.named_modules()}
     for cls, name in names.items():
         try:
-            registry.name_for("record", cls)
+            trainer.plugin_manager.component_for("record", cls)
         except UnknownComponentError as error:
             if not _is_told(trainer, str(error)):
                 rank_zero_warn(
@@ -235,7 +234,7 @@ def _restore_place_of_another_framework(trainer: Trainer, checkpoint: dict[str, 
     found = hook(trainer=trainer, checkpoint=checkpoint)
     if found is None:
         known = bool(hook.get_hookimpls())
-        advice = "" if known else f" (for Lightning's: {Registry(trainer.plugin_manager).advice('progress')})"
+        advice = "" if known else f" (for Lightning's: {trainer.plugin_manager.advice('progress')})"
         raise MisconfigurationException(
             "Training can't be resumed from this checkpoint: it was not written by Leyden, and no installed plugin "
             f"knows how far its fit had come{advice}. Load its weights with load_from_checkpoint and start a new fit."

@@ -12,7 +12,7 @@ from torch import Tensor
 from leyden.interfaces.record import Record
 from leyden.metrics.options import HOOK_RULES, REDUCTIONS, LogOptions
 from leyden.metrics.results import Results
-from leyden.plugin_system.registry import Registry, UnknownComponentError
+from leyden.plugin_system.catalogue import UnknownComponentError
 from leyden.utilities.exceptions import MisconfigurationException
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _kind_of(trainer: Trainer, name: str, value: Any) -> str | None:
     if isinstance(value, (Tensor, Number)):
         return None
     try:
-        return Registry(trainer.plugin_manager).name_for("record", type(value))
+        return trainer.plugin_manager.component_for("record", type(value))
     except UnknownComponentError as error:
         raise MisconfigurationException(
             f"self.log({name!r}, …) got a {type(value).__name__}, which a plugin logs. {error}"

@@ -31,7 +31,7 @@ def note_plugin(error: BaseException, manager: PluginManager, participants: Iter
     for frame in reversed([frame for frame, _ in walk_tb(error.__traceback__)]):
         impl = hooks.get(frame.f_code)
         if impl is not None and _target(impl) is None:
-            record = next((r for r in manager.records if r.plugin is impl.plugin), None)
+            record = next((r for r in manager.infos if r.plugin is impl.plugin), None)
             if record is not None:
                 _add_note(error, f"Raised within {frame.f_code.co_name!r} of the {record}.")
             return

@@ -104,7 +104,7 @@ def run_manager(installed: PluginManager, members: Sequence[Member]) -> PluginMa
         manager.register(ordinary)
     for record in reversed(installed.active):
         manager.register(record.plugin, record.name)
-    manager.records = list(installed.records)
+    manager.infos = list(installed.infos)
     return manager
 
 

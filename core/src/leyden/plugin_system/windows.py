@@ -19,7 +19,8 @@ from importlib.util import spec_from_loader
 from types import FrameType, ModuleType
 from typing import Any
 
-from leyden.plugin_system.registry import Registry, UnknownComponentError
+from leyden.plugin_system.catalogue import UnknownComponentError
+from leyden.plugin_system.discovery import discover
 
 _windows: dict[str, tuple[Sequence[str], Sequence[str]]] = {}
 
@@ -44,8 +45,7 @@ def window(
 
 def names(kinds: Sequence[str], own: Sequence[str]) -> list[str]:
     """What ``dir()`` lists of a window: its own names, and those of the components of its kinds, sorted."""
-    registry = Registry()
-    parts = [part for kind in kinds for part in registry.components(kind)]
+    parts = [part for kind in kinds for part in discover().components(kind)]
     return sorted({*own, *(name for part in parts for name in part.names if name.isidentifier())})
 
 
@@ -69,7 +69,7 @@ def look(module: str, kinds: Sequence[str], name: str, asker: FrameType) -> Any:
     try:
         if f"{module}.{name}" in _paths():
             return import_module(f"{module}.{name}")
-        return Registry().get(kinds, name).load()
+        return discover().component(kinds, name).load()
     except UnknownComponentError as unknown:
         if _is_import(asker):
             raise
@@ -100,7 +100,7 @@ class _Paths(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         name, place = module.__name__, _paths()[module.__name__]
         kind, _, component = place.partition(":")
-        real = import_module(Registry().get(kind, component).target.partition(":")[0] if component else place)
+        real = import_module(discover().component(kind, component).target.partition(":")[0] if component else place)
         if place in _windows:
             kinds, own = _windows[place]
             find, listed = window(name, kinds, own)

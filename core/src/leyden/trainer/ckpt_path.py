@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from leyden.plugin_system.registry import Registry, published_by
+from leyden.plugin_system.catalogue import published_by
 from leyden.utilities.states import TrainerFn
 from leyden.utilities.storage import is_remote, local_path
 
@@ -31,7 +31,7 @@ def select_checkpoint(trainer: Trainer, fn: TrainerFn, ckpt_path: Any, model_pro
     if not is_remote(name) and not local_path(name).exists():
         message = f"There is no checkpoint at ckpt_path={name!r}."
         if published_by("checkpoint", name)[0]:
-            advice = Registry(trainer.plugin_manager).advice(name, "checkpoint")
+            advice = trainer.plugin_manager.advice(name, "checkpoint")
             message += f" What this name stands for is a plugin's to know: {advice}."
         raise FileNotFoundError(message)
     return name

@@ -37,7 +37,6 @@ from leyden.metrics import Logging
 from leyden.module import LightningModule
 from leyden.plugin_system.attribution import note_plugin
 from leyden.plugin_system.manager import PluginManager
-from leyden.plugin_system.registry import Registry
 from leyden.plugin_system.table import HookTable, Member, run_manager
 from leyden.trainer.arguments import PARTS, settle
 from leyden.trainer.ckpt_path import select_checkpoint
@@ -556,5 +555,5 @@ class Trainer(TrainerProperties):
         Raises:
             UnknownComponentError: The distribution that describes them is not installed.
         """
-        description: str = Registry(self.plugin_manager).get("command", "describe_hooks").load()(self)
+        description: str = self.plugin_manager.component("command", "describe_hooks").load()(self)
         return description

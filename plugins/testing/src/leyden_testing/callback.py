@@ -14,9 +14,9 @@ import torch
 
 import leyden as pl
 from leyden.callback import Callback
+from leyden.plugin_system.discovery import discover
 from leyden.plugin_system.hooks import BEHAVIOUR, OBSERVATION
 from leyden.plugin_system.manager import PluginManager
-from leyden.plugin_system.registry import Registry, build
 from leyden.plugin_system.table import Member, run_manager
 from leyden.utilities.plain import to_plain
 from leyden_testing.component import TrainerPartConformance
@@ -59,8 +59,8 @@ class CallbackConformance(TrainerPartConformance):
     def trainer_arguments(self, value: Any) -> dict[str, Any]:
         """A list of one callback; the switch of its role is left open."""
         target = value
-        if isinstance(value, str) and Registry().named(self.kind, value):
-            target = Registry().get(self.kind, value).load()
+        if isinstance(value, str) and discover().named(self.kind, value):
+            target = discover().component(self.kind, value).load()
         switch = SWITCHES.get(getattr(target, "role", None) or "")
         return {"callbacks": [value], **({switch: None} if switch else {}), **self.options}
 
@@ -90,7 +90,7 @@ class CallbackConformance(TrainerPartConformance):
         """The key is a text that depends on the class and the arguments alone, not on the instance or a run."""
         assert isinstance(part.state_key, str)
         assert part.state_key
-        assert build(self.kind, name, **arguments).state_key == part.state_key
+        assert discover().build(self.kind, name, **arguments).state_key == part.state_key
         assert copy.deepcopy(part).state_key == part.state_key
 
     def test_its_state_is_data_and_can_be_put_back(
@@ -107,7 +107,7 @@ class CallbackConformance(TrainerPartConformance):
         kept = torch.load(tmp_path / "whole.ckpt", weights_only=True)["callbacks"]
         if state:
             assert kept.keys() & {part.state_key}, f"the checkpoint has no state of {part.state_key!r}"
-        other = build(self.kind, name, **arguments)
+        other = discover().build(self.kind, name, **arguments)
         other.load_state_dict(copy.deepcopy(kept.get(part.state_key, state)))
         assert other.state_dict().keys() == state.keys()
 
@@ -121,7 +121,7 @@ class CallbackConformance(TrainerPartConformance):
         trainer.callbacks.insert(1, saved)
         trainer.fit(whole, rows(), rows(8))
         pl.seed_everything(8, verbose=False)
-        later = self.trainer(tmp_path, build(self.kind, name, **arguments))
+        later = self.trainer(tmp_path, discover().build(self.kind, name, **arguments))
         with warnings.catch_warnings():  # it may say that it finds the files of the first run
             warnings.simplefilter("ignore", UserWarning)
             later.fit(resumed, rows(), rows(8), ckpt_path=saved.path)
