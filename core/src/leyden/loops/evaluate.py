@@ -23,6 +23,7 @@ from leyden.loops.progress import VALIDATION_END
 from leyden.loops.single_pass import SinglePass, are_several
 from leyden.metrics import Results
 from leyden.module import LightningModule
+from leyden.plugin_system.table import nothing
 from leyden.utilities.overriding import is_overridden
 from leyden.utilities.states import RunningStage
 
@@ -97,13 +98,13 @@ class EvaluationLoop(SinglePass):
                 ended = dataloader_idx
             batch = transfers[dataloader_idx](batch)
             logging.start_batch(batch, dataloader_idx if several else None)
-            if batch_start is not None:
+            if batch_start is not nothing:
                 batch_start(batch, batch_idx, dataloader_idx)
             logging.hook = f"{self.name}_step"
             output = step(batch, batch_idx, dataloader_idx)
             logging.hook = None
             self.current_batch += 1
-            if batch_end is not None:
+            if batch_end is not nothing:
                 batch_end(output, batch, batch_idx, dataloader_idx)
             logging.end_evaluation_batch(self.seen[dataloader_idx] + batch_idx)
             self._done[dataloader_idx] += 1

@@ -36,6 +36,7 @@ from leyden.loops.random_states import RandomStates
 from leyden.loops.schedule import ValidationSchedule
 from leyden.loops.schedulers import step_schedulers
 from leyden.metrics import Results
+from leyden.plugin_system.table import nothing
 from leyden.utilities.exceptions import MisconfigurationException, SIGTERMException
 from leyden.utilities.overriding import is_overridden
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -134,7 +135,7 @@ class FitLoop:
             if batch is None:
                 outputs = None
                 self._skip_batch(batch_idx)
-            elif hooks.on_train_batch_start is not None and hooks.on_train_batch_start(batch, batch_idx) == -1:
+            elif hooks.on_train_batch_start is not nothing and hooks.on_train_batch_start(batch, batch_idx) == -1:
                 progress.is_last_batch = True
                 break
             else:
@@ -142,7 +143,7 @@ class FitLoop:
             if configs:
                 self._step_learning_rates(step.accumulating, plateau=False)
             progress.phase = BATCH_END
-            if hooks.on_train_batch_end is not None:
+            if hooks.on_train_batch_end is not nothing:
                 hooks.on_train_batch_end(outputs, batch, batch_idx)
             self._end_batch(step.accumulating)
             if self._is_epoch_done():

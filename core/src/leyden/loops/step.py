@@ -20,6 +20,7 @@ from leyden.interfaces.precision import Precision
 from leyden.loops.optimizer import LightningOptimizer
 from leyden.module import LightningModule
 from leyden.plugin_system.hooks import hookimpl
+from leyden.plugin_system.table import nothing
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.overriding import is_overridden
 from leyden.utilities.rank_zero import rank_zero_warn
@@ -136,7 +137,7 @@ class BatchStep:
         if self.optimizer is None:
             return
         hooks = self.trainer.hooks
-        if hooks.on_before_zero_grad is not None:
+        if hooks.on_before_zero_grad is not nothing:
             hooks.on_before_zero_grad(self.optimizer)
         if self._own_zero_grad is None:
             self.optimizer.zero_grad()
@@ -151,7 +152,7 @@ class BatchStep:
             loss = loss * weight
         if self._scale_loss is not None:
             loss = self._scale_loss(loss)
-        if hooks.on_before_backward is not None:
+        if hooks.on_before_backward is not nothing:
             hooks.on_before_backward(loss)
         try:
             if self._own_backward is None:
@@ -165,7 +166,7 @@ class BatchStep:
                 f"The loss is a tensor of shape {tuple(loss.shape)} {'with' if loss.requires_grad else 'without'} a "
                 "gradient; it must be one number, computed from parameters that require gradients."
             ) from error
-        if hooks.on_after_backward is not None:
+        if hooks.on_after_backward is not nothing:
             hooks.on_after_backward()
 
     def before_step(self, optimizer: Any) -> None:
@@ -173,7 +174,7 @@ class BatchStep:
         hooks = self.trainer.hooks
         if self._unscale is not None:
             self._unscale(optimizer)
-        if hooks.on_before_optimizer_step is not None:
+        if hooks.on_before_optimizer_step is not nothing:
             hooks.on_before_optimizer_step(optimizer)
         if not self.automatic:
             return

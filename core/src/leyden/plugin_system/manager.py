@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -13,7 +14,6 @@ import pluggy
 from leyden.interfaces.component import Component
 from leyden.plugin_system import hooks
 from leyden.plugin_system.catalogue import UnknownComponentError, catalogue, published_by
-from leyden.plugin_system.compatibility import tell_of_deprecation
 from leyden.utilities.exceptions import MisconfigurationException
 
 State = Literal["active", "disabled", "set aside"]
@@ -66,7 +66,7 @@ class PluginManager(pluggy.PluginManager):
 
     def __init__(self) -> None:
         super().__init__(hooks.PROJECT)
-        names = (*hooks.REGISTRATION, *hooks.OBSERVATION, *hooks.BEHAVIOUR)
+        names = (*hooks.REGISTRATION, *hooks.RUN_HOOKS)
         self.add_hookspecs(type("Specifications", (), {name: hooks.specification(name) for name in names}))
         self.infos: list[PluginInfo] = []
 
@@ -95,9 +95,6 @@ class PluginManager(pluggy.PluginManager):
                 self.unregister(name=info.name)
             raise
         self.infos.append(info)
-        for name, impl in own.items():
-            if (spec := getattr(self.hook, name).spec) is not None:
-                tell_of_deprecation(spec.function, impl.function, impl.argnames, str(info))
 
     def _implementations_of(self, info: PluginInfo) -> dict[str, pluggy.HookImpl]:
         """What a registered plugin implements, by the hook's name."""
@@ -124,8 +121,10 @@ class PluginManager(pluggy.PluginManager):
     def extended(self, plugins: list[Any]) -> PluginManager:
         """A manager of the same plugins and more; those that can't be registered raise."""
         manager = PluginManager()
-        for info in self.active:
-            manager.register(info.plugin, info.name)
+        with warnings.catch_warnings():  # their authors were told of what is deprecated when they were found
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for info in self.active:
+                manager.register(info.plugin, info.name)
         manager.infos = list(self.infos)
         for plugin in plugins:
             manager.admit_object(plugin)
@@ -279,8 +278,3 @@ class PluginManager(pluggy.PluginManager):
         """The plugin, set aside or disabled, that would have brought ``name``."""
         idle = [info for info in self.infos if info.state != "active"]
         return next((r for r in idle if r.name == name or r.distribution == distribution != ""), None)
-
-
-def is_wrapper(impl: pluggy.HookImpl) -> bool:
-    """Whether an implementation runs around the others, in pluggy's new style or the old."""
-    return bool(impl.wrapper or impl.hookwrapper)

@@ -1,4 +1,4 @@
-"""Windows onto the registry: ``from leyden.callbacks import EarlyStopping`` finds what installed plugins bring.
+"""Windows onto the components: ``from leyden.callbacks import EarlyStopping`` finds what installed plugins bring.
 
 ``paths.json`` says what is behind the paths of Lightning's modules, such as ``leyden.callbacks.early_stopping``: a
 module of the core, or a component, for the module in which an installed plugin keeps it.

@@ -86,7 +86,6 @@ class TrainerProperties:
     progress: Progress
     logging: Logging
     hooks: HookTable
-    run_plugins: PluginManager
     agreed_log_dir: str | None = None
     step: BatchStep
     fit_loop: FitLoop

@@ -8,8 +8,6 @@ import torch
 
 from leyden.callback import Callback
 from leyden.interfaces.logger import Logger
-from leyden.plugin_system.manager import PluginManager
-from leyden.plugin_system.table import Member, run_manager
 from leyden.trainer.parts import order_callbacks
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.overriding import is_overridden
@@ -40,16 +38,14 @@ def call_setup(trainer: Trainer, stage: str) -> None:
     """Call ``setup``; callbacks that it adds to ``trainer.callbacks`` are set up too and take part in the run."""
     known, hook = list(trainer.callbacks), trainer.hooks.setup
     while True:
-        if hook is not None:
-            hook(stage)
+        hook(stage)
         if trainer.callbacks == known:
             return
         added = [callback for callback in trainer.callbacks if callback not in known]
         trainer.callbacks = order_callbacks(trainer.callbacks)
         known = list(trainer.callbacks)
-        trainer.compile_hooks(trainer.run_plugins)  # not the installed ones: some may have joined for this run
-        members = [Member(callback, Callback) for callback in added]
-        hook = trainer.hook_table(run_manager(PluginManager(), members)).setup
+        trainer.compile_hooks(trainer.hooks.manager)  # not the installed ones: some may have joined for this run
+        hook = trainer.hooks.of("setup", added)
 
 
 def prepare_data(trainer: Trainer) -> None:

@@ -36,8 +36,9 @@ from leyden.loops.step import BatchStep
 from leyden.metrics import Logging
 from leyden.module import LightningModule
 from leyden.plugin_system.attribution import note_plugin
+from leyden.plugin_system.hooks import RUN_HOOKS
 from leyden.plugin_system.manager import PluginManager
-from leyden.plugin_system.table import HookTable, Member, run_manager
+from leyden.plugin_system.table import HookTable, Participant, implementations
 from leyden.trainer.arguments import PARTS, settle
 from leyden.trainer.ckpt_path import select_checkpoint
 from leyden.trainer.properties import TrainerProperties
@@ -154,7 +155,7 @@ class Trainer(TrainerProperties):
             self._build_loops()
             self.plugin_manager.hook.leyden_configure(trainer=self)
         except Exception as error:
-            note_plugin(error, self.plugin_manager)
+            note_plugin(error, implementations(self.plugin_manager))
             raise
 
     def _build_parts(self, chosen: dict[str, Any], instances: dict[type, Any]) -> None:
@@ -307,7 +308,8 @@ class Trainer(TrainerProperties):
             raise SystemExit(1) from interruption
         except BaseException as error:
             participants = [*self.callbacks, self.datamodule, self._module, self.strategy]
-            note_plugin(error, getattr(self, "run_plugins", self.plugin_manager), participants)
+            called = self.hooks.by_hook if hasattr(self, "hooks") else implementations(self.plugin_manager)
+            note_plugin(error, called, participants)
             cause = self.strategy.first_cause(error)
             self._fail(cause)
             if cause is error:
@@ -378,23 +380,19 @@ class Trainer(TrainerProperties):
 
     def compile_hooks(self, plugins: PluginManager) -> None:
         """Resolve every hook for these plugins, the module, the data module and the callbacks as they are now."""
-        members = [Member(callback, Callback) for callback in self.callbacks]
+        participants = [Participant(callback, Callback) for callback in self.callbacks]
         for callback in self.callbacks:
             callback._logging_module = self.lightning_module
         if self.datamodule is not None:
-            members.append(Member(self.datamodule, LightningDataModule, first=("setup", "teardown")))
-        members.append(Member(self.lightning_module, LightningModule, first=("on_load_checkpoint",)))
-        members.append(Member(self.strategy, Strategy))
+            participants.append(Participant(self.datamodule, LightningDataModule, first=("setup", "teardown")))
+        participants.append(Participant(self.lightning_module, LightningModule, first=("on_load_checkpoint",)))
+        names = [name for name in RUN_HOOKS if not hasattr(Strategy, name)]  # what Strategy has is its own, as teardown
+        participants.append(Participant(self.strategy, Strategy, names=names))
         if self.state.fn == TrainerFn.FITTING:
             self.step = BatchStep(self)
-            members.append(Member(self.step, None))
-        self.run_plugins = run_manager(plugins, members)
-        self.hooks = self.hook_table(self.run_plugins)
-
-    def hook_table(self, plugins: PluginManager) -> HookTable:
-        """The hooks of these plugins, resolved for this run."""
+            participants.append(Participant(self.step, None))
         run = {"trainer": self, "pl_module": self.lightning_module}
-        return HookTable(plugins, run, self.logging, self._profile)
+        self.hooks = HookTable(plugins, participants, run, self.logging, self._profile)
 
     def _set_up(self, fn: TrainerFn, saved: dict[str, Any] | None) -> None:
         """Call ``setup``, build the model, restore it, move it, and make its optimizers."""

@@ -15,9 +15,9 @@ import torch
 import leyden as pl
 from leyden.callback import Callback
 from leyden.plugin_system.discovery import discover
-from leyden.plugin_system.hooks import BEHAVIOUR, OBSERVATION
+from leyden.plugin_system.hooks import RUN_HOOKS
 from leyden.plugin_system.manager import PluginManager
-from leyden.plugin_system.table import Member, run_manager
+from leyden.plugin_system.table import Participant, implementations
 from leyden.utilities.plain import to_plain
 from leyden_testing.component import TrainerPartConformance
 from leyden_testing.training import Model, SaveAmid, rows, same, weights
@@ -72,16 +72,14 @@ class CallbackConformance(TrainerPartConformance):
 
     def test_its_hooks_take_what_hooks_offer(self, part: Any) -> None:
         """Each hook that it overrides takes arguments that the hook has."""
-        manager = run_manager(PluginManager(), [Member(part, Callback)])
-        assert manager is not None
+        implementations(PluginManager(), [Participant(part, Callback)])
 
     def test_no_method_misspells_a_hook(self, part: Any) -> None:
         """A method named almost as a hook would never be called."""
-        hooks = [*OBSERVATION, *BEHAVIOUR]
         own = [m for m in dir(type(part)) if not m.startswith("_") and not hasattr(Callback, m)]
         for method in own:
-            if method not in hooks and callable(getattr(type(part), method)):
-                near = difflib.get_close_matches(method, hooks, n=1, cutoff=0.85)
+            if method not in RUN_HOOKS and callable(getattr(type(part), method)):
+                near = difflib.get_close_matches(method, RUN_HOOKS, n=1, cutoff=0.85)
                 assert not near, f"{method} is no hook and never called; {near[0]} is one"
 
     # -- state ----------------------------------------------------------------------------------------------
