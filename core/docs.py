@@ -33,6 +33,7 @@ INTERFACES = (
     "leyden.interfaces.profiler:Profiler",
     "leyden.interfaces.checkpoint_io:CheckpointIO",
     "leyden.interfaces.record:Record",
+    "leyden.interfaces.runner:Runner",
     "leyden.callback:Callback",
 )
 

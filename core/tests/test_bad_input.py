@@ -163,8 +163,8 @@ def test_a_component_that_is_not_where_its_plugin_says(plugin_site, tmp_path):
         """,
     )
     said = (
-        r"^The accelerator 'npu' should be 'leyden\.plugin_system\.builtin:NPU\.Accelerator', "
-        r"but module .* has no attribute 'NPU'; "
+        r"^The accelerator 'npu' should be 'leyden\.plugin_system\.builtin:NPU\.Accelerator', but module .* has no "
+        r"attribute 'NPU'; "
     )
     with pytest.raises(MisconfigurationException, match=said):
         quiet_trainer(tmp_path, accelerator="npu")

@@ -101,7 +101,7 @@ def test_every_hook_is_called_with_what_it_specifies(tmp_path):
     trainer = quiet_trainer(tmp_path, plugins=plugin, logger=None, log_every_n_steps=1)
     model = EveryStep()
     trainer.fit(model, Batches(1), Batches(1))
-    assert seen["leyden_find_checkpoint"] == {"trainer": trainer, "ckpt_path": None}
+    assert seen["leyden_find_checkpoint"] == {"trainer": trainer, "ckpt_path": None, "fn": "fit"}
     trainer.save_checkpoint(tmp_path / "run.ckpt")
     trainer.fit(model, Batches(1), Batches(1), ckpt_path=tmp_path / "run.ckpt")
     trainer.fit_loop.max_epochs = 2
@@ -134,7 +134,11 @@ def test_every_hook_is_called_with_what_it_specifies(tmp_path):
     assert "state_dict" in seen["on_load_checkpoint"]["checkpoint"]
     assert seen["on_before_optimizer_step"]["optimizer"] is seen["on_before_zero_grad"]["optimizer"]
     assert seen["on_train_batch_end"]["outputs"]["loss"].item() == seen["on_before_backward"]["loss"].item()
-    assert seen["leyden_find_checkpoint"] == {"trainer": trainer, "ckpt_path": str(tmp_path / "run.ckpt")}
+    assert seen["leyden_find_checkpoint"] == {
+        "trainer": trainer,
+        "ckpt_path": str(tmp_path / "run.ckpt"),
+        "fn": "predict",
+    }
     assert seen["leyden_read_progress"]["trainer"] is resumed
     assert set(states) <= set(seen["leyden_read_progress"]["checkpoint"])
     assert seen["leyden_show_results"] == {"trainer": trainer, "stage": "test", "results": [{}]}

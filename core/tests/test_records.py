@@ -144,7 +144,7 @@ def test_a_record_that_can_not_be_kept_is_left_out(tmp_path, plugin):
 
     path = tmp_path / "two.ckpt"
     fit(tmp_path, Foreign(), plugin, callbacks=[SaveAmid(path, step=2)])
-    assert torch.load(path, weights_only=True)["leyden"]["ranks"][0]["results"] == []
+    assert torch.load(path, weights_only=True)["leyden"]["ranks"][0]["fit"]["results"] == []
     assert fit(tmp_path, Foreign(), plugin, path).values("tally_epoch") == [(3, 2.0)]
 
 

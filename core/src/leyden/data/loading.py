@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,14 @@ class DataSource:
         """Whether other loaders are due: the first time, and every ``reload_dataloaders_every_n_epochs``."""
         every = trainer.reload_dataloaders_every_n_epochs
         return self.loaded_in is None or (every > 0 and trainer.current_epoch - self.loaded_in >= every)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know to load at the same epochs."""
+        return {"loaded_in": self.loaded_in}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state_dict` returned."""
+        self.loaded_in = state["loaded_in"]
 
     def __str__(self) -> str:
         return (

@@ -130,11 +130,11 @@ class Registration:
         """Return the strategy (instance or name) for ``strategy="auto"`` and more than one process."""
 
     @hook(answers=Answers.FIRST)
-    def leyden_find_checkpoint(self, trainer: Trainer, ckpt_path: str | None) -> str | None:
+    def leyden_find_checkpoint(self, trainer: Trainer, ckpt_path: str | None, fn: str) -> str | None:
         """Return the path of what a ``ckpt_path`` such as "best" names, "" for the weights as they are, or None.
 
-        ``ckpt_path`` is None where none was given: in a ``fit``, and in a ``validate``, ``test`` or ``predict`` without
-        a model; ``trainer.state.fn`` says in which.
+        ``fn`` is what the user called: "fit", "validate", "test" or "predict". The run has not begun, and may still be
+        refused. ``ckpt_path`` is None where none was given, in a fit or in another run without a model.
         """
 
     @hook(answers=Answers.FIRST)

@@ -202,6 +202,13 @@ class HookTable:
     def __post_init__(self) -> None:
         self._compile()
 
+    @classmethod
+    def empty(cls) -> HookTable:
+        """A table of hooks that nobody implements; what a run has before it has begun."""
+        table = cls.__new__(cls)
+        vars(table).update(dict.fromkeys(RUN_HOOKS, nothing), by_hook={name: [] for name in RUN_HOOKS})
+        return table
+
     def register(self, plugin: Any) -> None:
         """Add a plugin to this run: its hooks are called from now on, in a loop over batches that runs from the next.
 

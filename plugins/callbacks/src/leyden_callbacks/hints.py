@@ -42,9 +42,8 @@ def of_first_epoch(trainer: Trainer) -> None:
 
 def of_evaluation(trainer: Trainer) -> None:
     """At the start of a ``validate``, ``test`` or ``predict``; not of the validation of a fit."""
-    loop = trainer.passes.get(trainer.state.fn)  # type: ignore[arg-type]
-    if loop is not None and not trainer.barebones:
-        _warn_of_shuffling(loop)
+    if trainer.state.fn != "fit" and not trainer.barebones:
+        _warn_of_shuffling(trainer.run.loop)
 
 
 def _warn_of_evaluation_mode(module: LightningModule) -> None:

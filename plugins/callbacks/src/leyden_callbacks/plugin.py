@@ -44,11 +44,13 @@ def leyden_default_callbacks(trainer: Trainer) -> Iterator[Callback]:
 
 
 @hookimpl
-def leyden_find_checkpoint(trainer: Trainer, ckpt_path: str | None) -> str | None:
+def leyden_find_checkpoint(trainer: Trainer, ckpt_path: str | None, fn: str) -> str | None:
     """Of "best" and "last", and for a run without a model, what the checkpoint callbacks have kept."""
     from leyden_callbacks import kept
 
-    find = {None: kept.best_of_last_fit, "best": kept.best, "last": kept.last}.get(ckpt_path)
+    if ckpt_path is None:
+        return kept.best_of_last_fit(trainer, fn)
+    find = {"best": kept.best, "last": kept.last}.get(ckpt_path)
     return find(trainer) if find is not None else None
 
 

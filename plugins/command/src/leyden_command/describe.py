@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 def describe_hooks(trainer: Trainer) -> str:
     """One line for each implementation of each hook; with a profiler that keeps durations, what a call costs."""
-    table = getattr(trainer, "hooks", None)
-    if table is None:
+    table = trainer.hooks
+    if trainer.state.fn is None:
         return "No run yet: hooks are resolved when fit, validate, test or predict begins."
     durations: Mapping[str, Sequence[float]] = getattr(trainer.profiler, "recorded_durations", {})
     lines = []
