@@ -3,17 +3,26 @@
 Three groups, each a class below: *registration* (what a plugin brings), *observation* (what happens
 in a run; the hooks that Lightning users know), *behaviour* (how one thing is done; the first answer
 wins). The signatures are the specification: an implementation takes any subset of the arguments.
-A hook that is not marked :func:`hook` runs once, one can't log in it, and its answers are not used.
+A hook that is not marked :class:`Hook` runs once, one can't log in it, and its answers are not used.
 
 An installed plugin implements a hook with a function marked by :data:`hookimpl`; a callback, the
 ``LightningModule``, the ``LightningDataModule`` and the strategy implement it by a method of the same
 name. Callbacks inherit the observations, and override those that they need. The module, the data module
 and the strategy are not given ``trainer`` and ``pl_module``.
+
+The specifications have a version, ``HOOKS_VERSION``, which a plugin may ask for:
+``dependencies = ["leyden-core[hooks-1]>=0.1"]``. It goes up when a plugin that keeps to the specifications might no
+longer work: a hook goes or gets another name, loses an argument, is called at another moment, or takes another answer.
+A new hook or argument leaves it as it is. What is going to go is marked for one minor version of the core before, with
+pluggy's own words, and whoever implements it is warned:
+``@hookspec(warn_on_impl=DeprecationWarning("on_pretrain_routine_start goes; implement on_train_start"))``, or
+``warn_on_impl_args={"pl_module": DeprecationWarning("...")}`` for an argument.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -31,15 +40,7 @@ if TYPE_CHECKING:
 PROJECT = "leyden"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
-HOOKS_VERSION = 1
-"""The version of these specifications, which a plugin may ask for: ``dependencies = ["leyden-core[hooks-1]>=0.1"]``.
-
-It goes up when a plugin that keeps to the specifications might no longer work: a hook goes or gets another name, loses
-an argument, is called at another moment, or takes another answer. A new hook or argument leaves it as it is. What is
-going to go is marked for one minor version of the core before, with pluggy's own words, and whoever implements it is
-warned: ``@hookspec(warn_on_impl=DeprecationWarning("on_pretrain_start goes; implement on_train_start"))``, or
-``warn_on_impl_args={"pl_module": DeprecationWarning(…)}`` for an argument.
-"""
+HOOKS_VERSION = 1  # see the module's docstring
 Specification = TypeVar("Specification", bound=Callable[..., Any])
 
 
@@ -76,10 +77,11 @@ class LogRule(NamedTuple):
     on_epoch: bool
 
 
-class Facts(NamedTuple):
-    """What is known of a hook beside its arguments.
+@dataclass(frozen=True)
+class Hook:
+    """What is known of a hook beside its arguments; as a decorator, it declares so.
 
-    Attributes:
+    Args:
         frequency: How often it runs.
         logging: How one may log in it; None where one may not.
         answers: What is made of the answers.
@@ -89,21 +91,16 @@ class Facts(NamedTuple):
     logging: LogRule | None = None
     answers: Answers = Answers.UNUSED
 
+    def __call__(self, specification: Specification) -> Specification:
+        """Declare what is known of a hook."""
+        specification.__dict__["facts"] = self
+        return specification
+
 
 EACH_EPOCH, EACH_BATCH = Frequency.EACH_EPOCH, Frequency.EACH_BATCH
 LOGS_STEPS = LogRule(step_allowed=True, on_step=True, on_epoch=False)
 LOGS_EPOCH = LogRule(step_allowed=False, on_step=False, on_epoch=True)
 LOGS_EVALUATION = LogRule(step_allowed=True, on_step=False, on_epoch=True)
-
-
-def hook(*given: Any, **named: Any) -> Callable[[Specification], Specification]:
-    """Declare what is known of a hook; the arguments are those of :class:`Facts`."""
-
-    def declare(specification: Specification) -> Specification:
-        specification.__dict__["facts"] = Facts(*given, **named)
-        return specification
-
-    return declare
 
 
 # mypy: disable-error-code="empty-body"
@@ -121,15 +118,15 @@ class Registration:
     def leyden_default_callbacks(self, trainer: Trainer) -> Iterable[Any]:
         """Return callbacks to add to a Trainer; ask ``trainer.wants(role)`` before adding a role's default."""
 
-    @hook(answers=Answers.FIRST)
+    @Hook(answers=Answers.FIRST)
     def leyden_default_logger(self, trainer: Trainer) -> Any:
         """Return the logger of a Trainer made with ``logger=True`` or without ``logger``."""
 
-    @hook(answers=Answers.FIRST)
+    @Hook(answers=Answers.FIRST)
     def leyden_default_strategy(self, trainer: Trainer, num_processes: int) -> Any:
         """Return the strategy (instance or name) for ``strategy="auto"`` and more than one process."""
 
-    @hook(answers=Answers.FIRST)
+    @Hook(answers=Answers.FIRST)
     def leyden_find_checkpoint(self, trainer: Trainer, ckpt_path: str | None, fn: str) -> str | None:
         """Return the path of what a ``ckpt_path`` such as "best" names, "" for the weights as they are, or None.
 
@@ -137,7 +134,7 @@ class Registration:
         refused. ``ckpt_path`` is None where none was given, in a fit or in another run without a model.
         """
 
-    @hook(answers=Answers.FIRST)
+    @Hook(answers=Answers.FIRST)
     def leyden_read_progress(self, trainer: Trainer, checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Return how far the fit had come that wrote a checkpoint of another framework, or None for one not known.
 
@@ -145,11 +142,11 @@ class Registration:
         lacks is as at the start of a fit.
         """
 
-    @hook(answers=Answers.FIRST)
+    @Hook(answers=Answers.FIRST)
     def leyden_show_results(self, trainer: Trainer, stage: str, results: Sequence[Mapping[str, float]]) -> Any:
         """Show the results of a ``validate`` or ``test``, which are by dataloader, and return True; only on rank 0."""
 
-    @hook(EACH_EPOCH)
+    @Hook(EACH_EPOCH)
     def leyden_rank_state(self, trainer: Trainer) -> Mapping[str, Any] | None:
         """Return what an exact resume needs of this process, as plain data under the plugin's name, or None.
 
@@ -183,64 +180,64 @@ class Observation:
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The sanity check is over; its metrics are forgotten."""
 
-    @hook(logging=LOGS_EPOCH)
+    @Hook(logging=LOGS_EPOCH)
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training is about to begin, after the sanity check."""
 
-    @hook(EACH_EPOCH, LOGS_EPOCH)
+    @Hook(EACH_EPOCH, LOGS_EPOCH)
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A training epoch begins."""
 
-    @hook(EACH_BATCH, LOGS_STEPS, Answers.SKIP)
+    @Hook(EACH_BATCH, LOGS_STEPS, Answers.SKIP)
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> int | None:
         """A batch, already on the device, is about to be trained on. Return -1 to skip the rest of the epoch."""
 
-    @hook(EACH_BATCH, LOGS_STEPS)
+    @Hook(EACH_BATCH, LOGS_STEPS)
     def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Gradients are about to be cleared."""
 
-    @hook(EACH_BATCH, LOGS_STEPS)
+    @Hook(EACH_BATCH, LOGS_STEPS)
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Before ``loss.backward()``; ``loss`` is divided by ``accumulate_grad_batches`` already."""
 
-    @hook(EACH_BATCH, LOGS_STEPS)
+    @Hook(EACH_BATCH, LOGS_STEPS)
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gradients exist; under mixed precision they are still scaled."""
 
-    @hook(EACH_BATCH, LOGS_STEPS)
+    @Hook(EACH_BATCH, LOGS_STEPS)
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Gradients are unscaled and not yet clipped; the optimizer is about to step."""
 
-    @hook(EACH_BATCH, LOGS_STEPS)
+    @Hook(EACH_BATCH, LOGS_STEPS)
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """A batch has been trained on; ``outputs`` is ``{"loss": …}`` and what the step's dict held, detached."""
 
-    @hook(EACH_EPOCH, LOGS_EPOCH)
+    @Hook(EACH_EPOCH, LOGS_EPOCH)
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A training epoch ends. Implementations that read epoch metrics mark themselves ``trylast``."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training is over."""
 
-    @hook(EACH_EPOCH, LOGS_EPOCH)
+    @Hook(EACH_EPOCH, LOGS_EPOCH)
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation begins; the model is in evaluation mode."""
 
-    @hook(EACH_EPOCH, LOGS_EPOCH)
+    @Hook(EACH_EPOCH, LOGS_EPOCH)
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The pass over the validation loaders begins."""
 
-    @hook(EACH_BATCH, LOGS_EVALUATION)
+    @Hook(EACH_BATCH, LOGS_EVALUATION)
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A validation batch, already on the device, is about to be evaluated."""
 
-    @hook(EACH_BATCH, LOGS_EVALUATION)
+    @Hook(EACH_BATCH, LOGS_EVALUATION)
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -252,29 +249,29 @@ class Observation:
     ) -> None:
         """A validation batch has been evaluated; ``outputs`` is what ``validation_step`` returned."""
 
-    @hook(EACH_EPOCH, LOGS_EPOCH)
+    @Hook(EACH_EPOCH, LOGS_EPOCH)
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The pass over the validation loaders is over; the last place to log from."""
 
-    @hook(EACH_EPOCH)
+    @Hook(EACH_EPOCH)
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation is over and ``trainer.callback_metrics`` holds its results."""
 
-    @hook(logging=LOGS_EPOCH)
+    @Hook(logging=LOGS_EPOCH)
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Testing begins; the model is in evaluation mode."""
 
-    @hook(EACH_EPOCH, LOGS_EPOCH)
+    @Hook(EACH_EPOCH, LOGS_EPOCH)
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The pass over the test loaders begins."""
 
-    @hook(EACH_BATCH, LOGS_EVALUATION)
+    @Hook(EACH_BATCH, LOGS_EVALUATION)
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A test batch, already on the device, is about to be evaluated."""
 
-    @hook(EACH_BATCH, LOGS_EVALUATION)
+    @Hook(EACH_BATCH, LOGS_EVALUATION)
     def on_test_batch_end(
         self,
         trainer: Trainer,
@@ -286,7 +283,7 @@ class Observation:
     ) -> None:
         """A test batch has been evaluated; ``outputs`` is what ``test_step`` returned."""
 
-    @hook(EACH_EPOCH, LOGS_EPOCH)
+    @Hook(EACH_EPOCH, LOGS_EPOCH)
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The pass over the test loaders is over; the last place to log from."""
 
@@ -296,17 +293,17 @@ class Observation:
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prediction begins; the model is in evaluation mode."""
 
-    @hook(EACH_EPOCH)
+    @Hook(EACH_EPOCH)
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The pass over the prediction loaders begins."""
 
-    @hook(EACH_BATCH)
+    @Hook(EACH_BATCH)
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A batch, already on the device, is about to be predicted."""
 
-    @hook(EACH_BATCH)
+    @Hook(EACH_BATCH)
     def on_predict_batch_end(
         self,
         trainer: Trainer,
@@ -318,7 +315,7 @@ class Observation:
     ) -> None:
         """A batch has been predicted; ``outputs`` is what ``predict_step`` returned."""
 
-    @hook(EACH_EPOCH)
+    @Hook(EACH_EPOCH)
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The pass over the prediction loaders is over."""
 
@@ -341,7 +338,7 @@ class Observation:
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """A run is ending because of ``exception`` (Ctrl-C included), which is raised again afterwards."""
 
-    @hook(EACH_EPOCH)
+    @Hook(EACH_EPOCH)
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """A checkpoint is complete and about to be written; add to it or change it in place.
 
@@ -355,7 +352,7 @@ class Observation:
 class Behaviour:
     """How one thing is done. The first answer that is not None wins."""
 
-    @hook(EACH_BATCH, answers=Answers.FIRST)
+    @Hook(EACH_BATCH, answers=Answers.FIRST)
     def leyden_optimize_batch(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> dict[str, Any]:
@@ -369,12 +366,10 @@ class Behaviour:
 
 GROUPS = (Registration, Observation, Behaviour)
 REGISTRATION, OBSERVATION, BEHAVIOUR = ([name for name in vars(group) if not name.startswith("_")] for group in GROUPS)
-RUN_HOOKS = (*OBSERVATION, *BEHAVIOUR)
-"""The hooks that the participants of a run implement, too."""
-RUN_ARGUMENTS = ("trainer", "pl_module")
-"""The arguments that are the same in every call of a run."""
+RUN_HOOKS = (*OBSERVATION, *BEHAVIOUR)  # those that the participants of a run implement, too
+RUN_ARGUMENTS = ("trainer", "pl_module")  # those that are the same in every call of a run
+# The methods of a module or data module through which a batch goes to the device, in their order.
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
-"""The methods of a module or data module through which a batch goes to the device, in their order."""
 
 
 def _declared(name: str) -> Any:
@@ -382,19 +377,19 @@ def _declared(name: str) -> Any:
     return next(vars(group)[name] for group in GROUPS if name in vars(group))
 
 
-def facts(name: str) -> Facts:
+def facts(name: str) -> Hook:
     """What is known of a hook beside its arguments."""
-    declared: Facts = _declared(name).__dict__.get("facts", Facts())
+    declared: Hook = _declared(name).__dict__.get("facts", Hook())
     return declared
 
 
+# How one may log in the module's own methods, which nobody else implements, and in the hooks.
 LOG_RULES: dict[str, LogRule] = {
     **dict.fromkeys(("training_step", "optimizer_step", "optimizer_zero_grad", "backward"), LOGS_STEPS),
     **dict.fromkeys(("lr_scheduler_step", "configure_gradient_clipping", *TRANSFER_HOOKS), LOGS_STEPS),
     **dict.fromkeys(("validation_step", "test_step"), LOGS_EVALUATION),
     **{name: rule for name in OBSERVATION if (rule := facts(name).logging) is not None},
 }
-"""How one may log in the module's own methods, which nobody else implements, and in the hooks."""
 
 
 def specification(name: str) -> Any:

@@ -187,7 +187,7 @@ class HookTable:
         participants: Who else takes part.
         run: The values of ``trainer`` and ``pl_module``.
         scope: Its attribute ``hook`` is the name of the running hook; ``self.log`` asks it where it is.
-        profile: Makes a context manager from an action's name, or None where nothing is measured.
+        timed: Makes of an action's name and a function one that is timed; or the same, where nothing is measured.
 
     Attributes:
         by_hook: Who implements each hook, in calling order.
@@ -197,7 +197,7 @@ class HookTable:
     participants: Sequence[Participant]
     run: dict[str, Any]
     scope: Any
-    profile: Callable[[str], Any] | None = None
+    timed: Callable[[str, Callable[..., Any]], Callable[..., Any]]
 
     def __post_init__(self) -> None:
         self._compile()
@@ -246,9 +246,10 @@ class HookTable:
         """One callable for those who implement a hook: they are called directly, and wrappers around all the others."""
         if not called:
             return nothing
-        calls = [self._measured(self._bound(one), one) for one in called if not one.wraps]
+        calls = [self.timed(self.action(one), self._bound(one)) for one in called if not one.wraps]
         for wrapper in reversed([one for one in called if one.wraps]):
-            calls = [self._measured(_around(self._bound(wrapper), self._joined(name, calls), wrapper), wrapper)]
+            around = _around(self._bound(wrapper), self._joined(name, calls), wrapper)
+            calls = [self.timed(self.action(wrapper), around)]  # with what it wraps
         return self._joined(name, calls)
 
     def _bound(self, implementation: Implementation) -> Callable[..., Any]:
@@ -293,19 +294,6 @@ class HookTable:
         if answers is not Answers.FIRST:
             return every
         return calls[0] if len(calls) == 1 else first
-
-    def _measured(self, call: Callable[..., Any], implementation: Implementation) -> Callable[..., Any]:
-        """A call that is timed, where there is a profiler; a wrapper's together with what it wraps."""
-        profile = self.profile
-        if profile is None:
-            return call
-        action = self.action(implementation)
-
-        def measured(*values: Any) -> Any:
-            with profile(action):
-                return call(*values)
-
-        return measured
 
     def action(self, implementation: Implementation) -> str:
         """What a profiler calls this implementation of a hook; no two of a hook have the same."""

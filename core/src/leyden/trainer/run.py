@@ -290,7 +290,7 @@ class Run:
             self.step = self.step or BatchStep(self)
             participants.append(Participant(self.step, None))
         arguments = {"trainer": self.trainer, "pl_module": self.module}
-        self.hooks = HookTable(plugins, participants, arguments, self.metrics, self._profile)
+        self.hooks = HookTable(plugins, participants, arguments, self.metrics, self.timed)
 
     def _prepare_data(self) -> None:
         """Call ``prepare_data`` in one process of each node, or in one of all."""
@@ -434,16 +434,10 @@ class Run:
 
     # -- measuring ----------------------------------------------------------------------------------------
 
-    @property
-    def _profile(self) -> Callable[[str], Any] | None:
-        """What measures a block by the action's name; None where nothing is measured, so that nothing is called."""
-        profiler = self.trainer.profiler
-        return None if type(profiler) is PassThroughProfiler else profiler.profile
-
     def timer(self, action: str) -> Callable[[], Any] | None:
-        """What makes a context manager that times a block, or None without a profiler."""
-        profile = self._profile
-        return None if profile is None else partial(profile, action)
+        """What makes a context manager that times a block; None without a profiler, so that nothing is called."""
+        profiler = self.trainer.profiler
+        return None if type(profiler) is PassThroughProfiler else partial(profiler.profile, action)
 
     def timed(self, action: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function``, timed by the profiler where there is one."""
