@@ -14,7 +14,7 @@ from small_model import Batches, EveryStep, SmallModel, quiet_trainer
 
 import leyden as pl
 from leyden.accelerators import CPUAccelerator
-from leyden.plugin_system.manager import discover
+from leyden.plugin_system.discovery import discover
 from leyden.utilities import MisconfigurationException
 
 STAGES = ["fit", "validate", "test", "predict"]
@@ -70,7 +70,7 @@ def refused(
 @pytest.mark.parametrize("accelerator", ["auto", "cpu", "gpu"])
 def test_no_accelerator_is_installed(plugin_site, tmp_path, monkeypatch, accelerator):
     monkeypatch.setenv("LEYDEN_PLUGINS_AUTOLOAD", "0")
-    discover().records[:] = discover().records[:1]  # as if only the core were installed
+    discover().infos[:] = discover().infos[:1]  # as if only the core were installed
     said = (
         r"There is no accelerator to train on: pip install leyden-cpu\.$"
         if accelerator == "auto"

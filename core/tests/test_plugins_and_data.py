@@ -2,22 +2,13 @@
 
 from types import SimpleNamespace
 
-import pytest
 import torch
-from fake_plugins import new_plugin_site
 from small_model import Batches, EveryStep, SmallModel, quiet_trainer
 from torch.utils.data import DataLoader, Dataset, Subset
 
 import leyden as pl
 from leyden import hookimpl
 from leyden.strategies import Strategy
-from leyden.utilities import MisconfigurationException
-
-
-@pytest.fixture
-def plugin_site(tmp_path):
-    with new_plugin_site(tmp_path / "site") as site:
-        yield site
 
 
 class Longer(Batches):
@@ -31,35 +22,37 @@ class Longer(Batches):
 def longer(name, **marks):
     """A plugin that makes training loaders longer by a batch."""
 
-    def leyden_prepare_loader(loader, training):
-        return Longer(loader, name) if training else None
+    def leyden_prepare_loader(training):
+        loader = yield
+        return Longer(loader, name) if training else loader
 
-    return SimpleNamespace(leyden_prepare_loader=hookimpl(leyden_prepare_loader, **marks))
+    return SimpleNamespace(leyden_prepare_loader=hookimpl(leyden_prepare_loader, wrapper=True, **marks))
+
+
+def looking(look):
+    """A plugin that looks at each loader, and leaves it as it is."""
+
+    def leyden_prepare_loader(owner, loader, training):
+        look(owner, loader, training)
+
+    return SimpleNamespace(leyden_prepare_loader=hookimpl(leyden_prepare_loader))
 
 
 # -- loaders ----------------------------------------------------------------------------------------------
 
 
-def test_each_plugin_is_given_the_loader_that_the_one_before_returned(tmp_path, plugin_site):
-    for name in ("b", "a"):
-        source = f"""
-        @hookimpl
-        def leyden_prepare_loader(owner, loader, training):
-            return owner.longer(loader, "{name}") if training else None
-        """
-        plugin_site.add(f"acme-{name}", source, plugin=f"zz-{name}")
-    given = [longer("last", trylast=True), longer("given"), longer("first", tryfirst=True), longer("given too")]
+def test_each_wrapper_is_given_the_loader_that_the_one_within_returned(tmp_path):
+    given = [longer("given"), longer("inner", trylast=True), longer("outer", tryfirst=True)]
     trainer, loaders = quiet_trainer(tmp_path, plugins=given), (Batches(1), Batches(1))
-    trainer.longer = Longer
     trainer.fit(EveryStep(), *loaders)
-    assert trainer.train_dataloader.names == ["first", "a", "b", "given", "given too", "last"]
-    assert (trainer.num_training_batches, trainer.global_step, loaders[0].drawn) == (7, 7, 0)
+    assert trainer.train_dataloader.names == ["inner", "given", "outer"]
+    assert (trainer.num_training_batches, trainer.global_step, loaders[0].drawn) == (4, 4, 0)
     assert trainer.val_dataloaders is loaders[1]
 
 
 def test_a_plugin_learns_who_runs_and_whether_the_loader_is_trained_on(tmp_path):
     seen = []
-    plugin = SimpleNamespace(leyden_prepare_loader=hookimpl(lambda owner, training: seen.append((owner, training))))
+    plugin = looking(lambda owner, loader, training: seen.append((owner, training)))
     trainer = quiet_trainer(tmp_path, plugins=plugin, num_sanity_val_steps=0)
     trainer.fit(EveryStep(), Batches(1), Batches(1))
     trainer.test(EveryStep(), Batches(1))
@@ -73,18 +66,9 @@ def test_a_plugin_is_given_this_process_s_part_of_the_data(tmp_path):
             return DataLoader(Subset(loader.dataset, range(4)), loader.batch_size)
 
     sizes = []
-    plugin = SimpleNamespace(leyden_prepare_loader=hookimpl(lambda loader: sizes.append(len(loader.dataset))))
+    plugin = looking(lambda owner, loader, training: sizes.append(len(loader.dataset)))
     quiet_trainer(tmp_path, plugins=plugin, strategy=Halving()).fit(SmallModel(), DataLoader(torch.ones(8, 2), 2))
     assert sizes == [4]
-
-
-def test_a_plugin_can_not_wrap_what_is_handed_on(tmp_path):
-    def leyden_prepare_loader(loader):
-        return (yield)
-
-    wrapper = SimpleNamespace(leyden_prepare_loader=hookimpl(leyden_prepare_loader, wrapper=True))
-    with pytest.raises(MisconfigurationException, match="it wraps 'leyden_prepare_loader'; take the loader and"):
-        quiet_trainer(tmp_path, plugins=wrapper)
 
 
 # -- batches ----------------------------------------------------------------------------------------------

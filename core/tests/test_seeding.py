@@ -186,7 +186,7 @@ def test_workers_takes_what_is_documented(workers, said):
 
 
 def test_a_way_of_seeding_that_is_not_installed_is_refused_at_once(monkeypatch):
-    monkeypatch.setattr("leyden.plugin_system.registry.discover", PluginManager)
+    monkeypatch.setattr("leyden.plugin_system.discovery.discover", PluginManager)
     with pytest.raises(ValueError, match=r"^There is no worker seeding 'sample'; .*: pip install leyden-seeding\.$"):
         pl.seed_everything(5, workers="sample")
     assert "PL_GLOBAL_SEED" not in os.environ

@@ -13,7 +13,7 @@ import pytest
 from fake_plugins import PluginSite, new_plugin_site
 
 import leyden as pl
-from leyden.plugin_system.manager import discover
+from leyden.plugin_system.discovery import discover
 
 CHIMES = """
     @hookimpl
@@ -95,7 +95,7 @@ def test_a_missing_class_is_named_with_the_distribution_that_has_it(plugin_site,
     monkeypatch.setenv("LEYDEN_PLUGINS_AUTOLOAD", "0")
     with pytest.raises(ImportError, match=r"leyden-callbacks \S+ is disabled by LEYDEN_PLUGINS_AUTOLOAD=0"):
         from leyden.callbacks import EarlyStopping
-    discover().records[:] = discover().records[:1]  # as if only the core were installed
+    discover().infos[:] = discover().infos[:1]  # as if only the core were installed
     with pytest.raises(ImportError, match=r"It comes with leyden-callbacks: pip install leyden-callbacks\."):
         from leyden.callbacks import EarlyStopping  # noqa: F401
 

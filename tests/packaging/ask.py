@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import leyden as pl
-from leyden.plugin_system.manager import discover
+from leyden.plugin_system.discovery import discover
 
 ROLE_ARGUMENTS = {
     "accelerator": {"accelerator": "auto"},
@@ -139,13 +139,13 @@ def error_of(call: Callable[..., None], *arguments: str) -> str | None:
 
 
 def main(wanted: dict[str, list[str]]) -> None:
-    records = discover().records
-    for record in records:
-        for component in record.components:
+    records = discover().infos
+    for info in records:
+        for component in info.components:
             component.load()
     answers = {
-        "distributions": sorted(record.distribution for record in records if record.state == "active"),
-        "set aside": [f"{record}: {record.error}" for record in records if record.error],
+        "distributions": sorted(info.distribution for info in records if info.state == "active"),
+        "set aside": [f"{info}: {info.error}" for info in records if info.error],
         "fit": error_of(fit),
         "asked": {f"{kind} {name}": error_of(ask, kind, name) for kind, names in wanted.items() for name in names},
     }

@@ -7,8 +7,8 @@ from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.interfaces.component import Component
 from leyden.module import LightningModule
+from leyden.plugin_system.catalogue import published_by
 from leyden.plugin_system.hooks import hookimpl
-from leyden.plugin_system.registry import published_by
 from leyden.plugin_system.windows import submodule
 from leyden.trainer import Trainer
 from leyden.utilities.rng import seed_everything

@@ -26,7 +26,7 @@ from twins import CLASSES as CLASSES_TO_RUN
 from twins import PRESENT, TWINS, Twin
 
 import leyden_testing
-from leyden.plugin_system.manager import discover
+from leyden.plugin_system.discovery import discover
 from leyden_testing.training import Host
 
 MODULES = [

@@ -15,7 +15,7 @@ from small_model import quiet_trainer
 from test_resume import SaveAt, fit
 
 import leyden as pl
-from leyden.plugin_system.manager import discover
+from leyden.plugin_system.discovery import discover
 from leyden.utilities.exceptions import MisconfigurationException
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*shuffling enabled")  # the order of validation is resumed too

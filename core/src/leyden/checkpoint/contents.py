@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from leyden.plugin_system.registry import Registry, UnknownComponentError
+from leyden.plugin_system.catalogue import UnknownComponentError
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.plain import to_plain
@@ -103,11 +103,10 @@ def warn_of_hparams(run: Run) -> None:
 
 def warn_of_lost_parts(run: Run) -> None:
     """Name, at the start of a run, the module's parts whose state a plugin would keep that is not there."""
-    registry = Registry(run.trainer.plugin_manager)
     names = {type(part): name for name, part in run.module.named_modules()}
     for cls, name in names.items():
         try:
-            registry.name_for("record", cls)
+            run.trainer.plugin_manager.component_for("record", cls)
         except UnknownComponentError as error:
             if not _is_told(run, str(error)):
                 rank_zero_warn(
@@ -209,7 +208,7 @@ def _restore_fit_of_another_framework(run: Run, checkpoint: dict[str, Any]) -> N
     found = manager.hook.leyden_read_progress(trainer=run.trainer, checkpoint=checkpoint)
     if found is None:
         known = bool(manager.hook.leyden_read_progress.get_hookimpls())
-        advice = "" if known else f" (for Lightning's: {Registry(manager).advice('progress')})"
+        advice = "" if known else f" (for Lightning's: {manager.advice('progress')})"
         raise MisconfigurationException(
             "Training can't be resumed from this checkpoint: it was not written by Leyden, and no installed plugin "
             f"knows how far its fit had come{advice}. Load its weights with load_from_checkpoint and start a new fit."

@@ -105,7 +105,7 @@ def _prepared(trainer: Trainer, loader: Any, stage: RunningStage) -> Any:
         loader = keeping_last(loader)
     if trainer.use_distributed_sampler:
         loader = trainer.strategy.divide(loader, training=training)
-    return trainer.plugin_manager.hand_on("leyden_prepare_loader", owner=trainer, loader=loader, training=training)
+    return trainer.plugin_manager.hook.leyden_prepare_loader(owner=trainer, loader=loader, training=training)
 
 
 def _in_order(loader: Any, stage: RunningStage) -> Any:

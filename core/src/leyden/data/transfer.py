@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 from leyden.interfaces.precision import Precision
 from leyden.interfaces.strategy import Strategy
 from leyden.mixins.hooks import DataHooks
+from leyden.plugin_system.hooks import TRANSFER_HOOKS
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.overriding import is_overridden
 
 if TYPE_CHECKING:
     from leyden.trainer.run import Run
-
-TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
 def transfer_function(run: Run, dataloader_idx: int) -> Callable[[Any], Any]:

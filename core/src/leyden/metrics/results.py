@@ -10,7 +10,6 @@ from torch import Tensor
 from leyden.interfaces.record import Record
 from leyden.metrics.options import REDUCTIONS, LogOptions
 from leyden.metrics.record import TensorRecord
-from leyden.plugin_system.registry import Registry
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
@@ -64,7 +63,7 @@ class Results:
         Raises:
             UnknownComponentError: No plugin brings a component of that name.
         """
-        cls = TensorRecord if kind is None else Registry(self.trainer.plugin_manager).get("record", kind).load()
+        cls = TensorRecord if kind is None else self.trainer.plugin_manager.component("record", kind).load()
         record: Record = cls(name, asked, options, self.dataloader_idx, self.trainer)
         record.kind = kind
         return record
@@ -112,7 +111,7 @@ class Results:
         for state in states:
             hook, name, dataloader_idx = state["key"]
             kind = state["kind"]
-            if kind is not None and not Registry(self.trainer.plugin_manager).named("record", kind):
+            if kind is not None and not self.trainer.plugin_manager.named("record", kind):
                 continue  # its plugin is not there, which was said
             record = self.new_record(kind, name, None, LogOptions(**state["options"]))
             record.load_state_dict(state)

@@ -27,8 +27,9 @@ def leyden_components() -> Iterable[Component]:
     )
 
 
-@hookimpl
-def leyden_prepare_loader(owner: Any, loader: Any) -> None:
+@hookimpl(trylast=True)
+def leyden_prepare_loader(owner: Any, loader: Any) -> Any:
     """Seed the workers of a DataLoader, for ``seed_everything(workers=True)``, unless the user does it already."""
     if os.environ.get("PL_SEED_WORKERS") == "1" and isinstance(loader, DataLoader) and loader.worker_init_fn is None:
         loader.worker_init_fn = partial(worker_init_function, rank=owner.global_rank)
+    return loader

@@ -1,4 +1,4 @@
-"""Windows onto the registry: ``from leyden.callbacks import EarlyStopping`` finds what installed plugins bring.
+"""Windows onto the components: ``from leyden.callbacks import EarlyStopping`` finds what installed plugins bring.
 
 Plugins bring modules too: what is below ``leyden`` and has no file is asked of the components "module_paths".
 """
@@ -15,7 +15,8 @@ from importlib.machinery import ModuleSpec
 from types import FrameType, ModuleType
 from typing import Any
 
-from leyden.plugin_system.registry import Registry, UnknownComponentError, catalogue
+from leyden.plugin_system.catalogue import UnknownComponentError, catalogue
+from leyden.plugin_system.discovery import discover
 
 
 def window(module: str, *kinds: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -34,8 +35,7 @@ def window(module: str, *kinds: str) -> tuple[Callable[[str], Any], Callable[[],
 
 def names(module: str, kinds: Sequence[str]) -> list[str]:
     """What ``dir()`` lists of a window: its ``__all__``, and the names of the components of its kinds, sorted."""
-    registry = Registry()
-    parts = [part for kind in kinds for part in registry.components(kind)]
+    parts = [part for kind in kinds for part in discover().components(kind)]
     own = getattr(sys.modules[module], "__all__", ())
     return sorted({*own, *(name for part in parts for name in part.names if name.isidentifier())})
 
@@ -60,7 +60,7 @@ def look(module: str, kinds: Sequence[str], name: str, asker: FrameType) -> Any:
     try:
         if _brought(f"{module}.{name}") is not None:
             return import_module(f"{module}.{name}")
-        return Registry().get(kinds, name).load()
+        return discover().component(kinds, name).load()
     except UnknownComponentError as unknown:
         if _is_import(asker):
             raise
@@ -90,7 +90,7 @@ def _is_import(frame: FrameType) -> bool:
 
 def _brought(module: str) -> Callable[[], ModuleType] | None:
     """What loads a module below ``leyden`` that a plugin brings; None where none does."""
-    finders = [part.load() for part in Registry().components("module_paths")]
+    finders = [part.load() for part in discover().components("module_paths")]
     return next((load for find in finders if (load := find(module.partition(".")[2])) is not None), None)
 
 
@@ -105,10 +105,9 @@ class _Finder(Loader):
             return None
         if (load := _brought(name)) is not None:
             return ModuleSpec(name, self, loader_state=load)
-        registry = Registry()
-        if missing := catalogue()["published"]["module_paths"].keys() - registry.names("module_paths"):
+        if missing := catalogue()["published"]["module_paths"].keys() - discover().names("module_paths"):
             whose = min(missing)
-            advice = registry.advice(whose, "module_paths")
+            advice = discover().advice(whose, "module_paths")
             raise ModuleNotFoundError(f"No module named {name!r}; if the path is {whose}'s: {advice}.", name=name)
         return None
 

@@ -13,7 +13,7 @@ from leyden.data.loading import DataSource, refuse_if_not_iterable
 from leyden.datamodule import LightningDataModule
 from leyden.mixins.hooks import DataHooks
 from leyden.module import LightningModule
-from leyden.plugin_system.registry import Registry, published_by
+from leyden.plugin_system.catalogue import published_by
 from leyden.trainer.run import Run
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.overriding import is_overridden
@@ -113,7 +113,7 @@ def _find_checkpoint(trainer: Trainer, fn: TrainerFn, ckpt_path: Any) -> str | N
     if not is_remote(name) and not local_path(name).exists():
         message = f"There is no checkpoint at ckpt_path={name!r}."
         if published_by("checkpoint", name)[0]:
-            advice = Registry(trainer.plugin_manager).advice(name, "checkpoint")
+            advice = trainer.plugin_manager.advice(name, "checkpoint")
             message += f" What this name stands for is a plugin's to know: {advice}."
         raise FileNotFoundError(message)
     return name

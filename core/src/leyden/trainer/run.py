@@ -29,8 +29,9 @@ from leyden.loops.step import BatchStep
 from leyden.metrics import LogOptions, Metrics
 from leyden.module import LightningModule
 from leyden.plugin_system.attribution import note_plugin
+from leyden.plugin_system.hooks import RUN_HOOKS
 from leyden.plugin_system.manager import PluginManager
-from leyden.plugin_system.table import HookTable, Member, run_manager
+from leyden.plugin_system.table import HookTable, Participant
 from leyden.trainer.parts import order_callbacks
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.overriding import is_overridden
@@ -249,7 +250,7 @@ class Run:
             raise SystemExit(1) from interruption
         except BaseException as error:
             participants = [*self.trainer.callbacks, self.datamodule, self._module, self.strategy]
-            note_plugin(error, getattr(self, "plugins", self.trainer.plugin_manager), participants)
+            note_plugin(error, self.hooks.by_hook, participants)
             cause = self.strategy.first_cause(error)
             self._fail(cause)
             if cause is error:
@@ -277,22 +278,19 @@ class Run:
 
     def compile_hooks(self, plugins: PluginManager) -> None:
         """Resolve every hook for these plugins, the module, the data module and the callbacks as they are now."""
-        members = [Member(callback, Callback) for callback in self.trainer.callbacks]
+        participants = [Participant(callback, Callback) for callback in self.trainer.callbacks]
         for callback in self.trainer.callbacks:
             callback._logging_module = self.module
         if self.datamodule is not None:
-            members.append(Member(self.datamodule, LightningDataModule, first=("setup", "teardown")))
-        members.append(Member(self.module, LightningModule, first=("on_load_checkpoint",)))
-        members.append(Member(self.strategy, Strategy))
+            participants.append(Participant(self.datamodule, LightningDataModule, first=("setup", "teardown")))
+        participants.append(Participant(self.module, LightningModule, first=("on_load_checkpoint",)))
+        names = [name for name in RUN_HOOKS if not hasattr(Strategy, name)]  # what Strategy has is its own, as teardown
+        participants.append(Participant(self.strategy, Strategy, names=names))
         if self.is_fit:
             self.step = self.step or BatchStep(self)
-            members.append(Member(self.step, None))
-        self.plugins = run_manager(plugins, members)
-        self.hooks = self._hook_table(self.plugins)
-
-    def _hook_table(self, plugins: PluginManager) -> HookTable:
+            participants.append(Participant(self.step, None))
         arguments = {"trainer": self.trainer, "pl_module": self.module}
-        return HookTable(plugins, arguments, self.metrics, self._profile)
+        self.hooks = HookTable(plugins, participants, arguments, self.metrics, self.timed)
 
     def _prepare_data(self) -> None:
         """Call ``prepare_data`` in one process of each node, or in one of all."""
@@ -359,9 +357,8 @@ class Run:
             added = [callback for callback in trainer.callbacks if callback not in known]
             trainer.callbacks = order_callbacks(trainer.callbacks)
             known = list(trainer.callbacks)
-            self.compile_hooks(self.plugins)  # not the installed ones: some may have joined for this run
-            members = [Member(callback, Callback) for callback in added]
-            setup = self._hook_table(run_manager(PluginManager(), members)).setup
+            self.compile_hooks(self.hooks.manager)  # not the installed ones: some may have joined for this run
+            setup = self.hooks.of("setup", added)
 
     def _log_hyperparameters(self) -> None:
         """Give the loggers the hyperparameters of module and data module, and the model's graph."""
@@ -443,16 +440,10 @@ class Run:
 
     # -- measuring ----------------------------------------------------------------------------------------
 
-    @property
-    def _profile(self) -> Callable[[str], Any] | None:
-        """What measures a block by the action's name; None where nothing is measured, so that nothing is called."""
-        profiler = self.trainer.profiler
-        return None if type(profiler) is PassThroughProfiler else profiler.profile
-
     def timer(self, action: str) -> Callable[[], Any] | None:
-        """What makes a context manager that times a block, or None without a profiler."""
-        profile = self._profile
-        return None if profile is None else partial(profile, action)
+        """What makes a context manager that times a block; None without a profiler, so that nothing is called."""
+        profiler = self.trainer.profiler
+        return None if type(profiler) is PassThroughProfiler else partial(profiler.profile, action)
 
     def timed(self, action: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function``, timed by the profiler where there is one."""

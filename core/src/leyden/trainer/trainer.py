@@ -25,7 +25,7 @@ from leyden.interfaces.profiler import Profiler
 from leyden.interfaces.strategy import Strategy
 from leyden.module import LightningModule
 from leyden.plugin_system.attribution import note_plugin
-from leyden.plugin_system.registry import Registry
+from leyden.plugin_system.table import implementations
 from leyden.trainer.arguments import PARTS, settle
 from leyden.trainer.checks import prepare
 from leyden.trainer.properties import TrainerProperties
@@ -138,7 +138,7 @@ class Trainer(TrainerProperties):
             self._build_parts(chosen, instances)
             self.plugin_manager.hook.leyden_configure(trainer=self)
         except Exception as error:
-            note_plugin(error, self.plugin_manager)
+            note_plugin(error, implementations(self.plugin_manager))
             raise
 
     def _build_parts(self, chosen: dict[str, Any], instances: dict[type, Any]) -> None:
@@ -322,5 +322,5 @@ class Trainer(TrainerProperties):
         Raises:
             UnknownComponentError: The distribution that describes them is not installed.
         """
-        description: str = Registry(self.plugin_manager).get("command", "describe_hooks").load()(self)
+        description: str = self.plugin_manager.component("command", "describe_hooks").load()(self)
         return description

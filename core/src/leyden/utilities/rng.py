@@ -42,7 +42,7 @@ def seed_everything(seed: int | None = None, workers: bool | str = False, verbos
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed={seed} is out of range; write a number from 0 to {MAX_SEED}.")
     if isinstance(workers, str):  # asked of a layer above this one, and only where there is a name
-        import_module("leyden.plugin_system.registry").Registry().get("worker_seeding", workers)
+        import_module("leyden.plugin_system.discovery").discover().component("worker_seeding", workers)
     elif workers not in (True, False):
         raise ValueError(f'workers={workers!r}: write True, False or a name such as "sample".')
     if verbose:

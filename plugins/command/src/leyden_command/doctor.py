@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from leyden.plugin_system import hooks
-from leyden.plugin_system.manager import PluginManager, discover
+from leyden.plugin_system.discovery import discover
+from leyden.plugin_system.manager import PluginManager
 from leyden_command import checks
 from leyden_command.choice import add_plugin_option
 from leyden_command.describe import order_mark
@@ -50,9 +51,9 @@ def _orders(manager: PluginManager) -> dict[str, list[str]]:
     """Who is asked first at each registration hook that several plugins implement."""
     orders = {}
     for name in hooks.REGISTRATION:
-        implementations = manager.implementations(name)
+        implementations = getattr(manager.hook, name).get_hookimpls()
         if len(implementations) > 1 and name != "leyden_components":
-            orders[name] = [f"{impl.plugin_name}{order_mark(impl)}" for impl in implementations]
+            orders[name] = [f"{impl.plugin_name}{order_mark(impl)}" for impl in reversed(implementations)]
     return orders
 
 

@@ -37,6 +37,6 @@ def prepare_loader(fabric: Fabric, loader: Any, divide: bool, move: bool) -> Fab
     if divide:
         loader = fabric.strategy.divide(loader, training=True)
     loader = copy_with(loader)  # as the user's own stays as it is
-    loader = fabric.plugin_manager.hand_on("leyden_prepare_loader", owner=fabric, loader=loader, training=True)
+    loader = fabric.plugin_manager.hook.leyden_prepare_loader(owner=fabric, loader=loader, training=True)
     to_device = fabric.strategy.batch_to_device if move else None
     return FabricDataLoader(loader, to_device, fabric.device if move else None)

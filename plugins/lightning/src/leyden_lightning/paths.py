@@ -10,7 +10,7 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import module_from_spec
 from types import ModuleType
 
-from leyden.plugin_system.registry import Registry
+from leyden.plugin_system.discovery import discover
 
 # Lightning's path of a module, to a module, or to "kind:name" of a component, for the module where a plugin keeps it.
 PATHS = {
@@ -111,7 +111,7 @@ def find(path: str) -> Callable[[], ModuleType] | None:
 def _load(path: str) -> ModuleType:
     place = PATHS[path]
     kind, _, component = place.partition(":")
-    real = import_module(Registry().get(kind, component).target.partition(":")[0] if component else place)
+    real = import_module(discover().component(kind, component).target.partition(":")[0] if component else place)
     if f"leyden.{path}".startswith(f"{place}."):
         return _again(real, f"leyden.{path}")
     for other in PATHS:

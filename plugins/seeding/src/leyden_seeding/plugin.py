@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from leyden import Component, hookimpl
@@ -15,11 +15,12 @@ def leyden_components() -> Iterator[Component]:
     yield Component("worker_seeding", "sample", "leyden_seeding.samples:SampleSeeded")
 
 
-@hookimpl
-def leyden_prepare_loader(loader: Any) -> Any:
+@hookimpl(wrapper=True)
+def leyden_prepare_loader() -> Generator[None, Any, Any]:
     """Seed by sample, where ``seed_everything(seed, workers="sample")`` was called in this process or its parent."""
+    loader = yield
     if os.environ.get("PL_SEED_WORKERS") != "sample":
-        return None
+        return loader
     from leyden_seeding.samples import seeded
 
     return seeded(loader, int(os.environ["PL_GLOBAL_SEED"]))
