@@ -15,7 +15,7 @@ import pytest
 from fake_plugins import PluginSite, new_plugin_site
 
 import leyden as pl
-from leyden.plugin_system.manager import discover
+from leyden.plugin_system.discovery import discover
 
 GONGS = """
     @hookimpl

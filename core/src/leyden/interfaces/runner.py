@@ -16,7 +16,7 @@ class Runner(Protocol):
     """Whoever runs a LightningModule: its methods, such as ``self.log`` and ``self.manual_backward``, come here.
 
     An author of a loop of another kind *must* write all of it, and give the module an object whose ``run`` it is:
-    ``module.trainer = that_object``. A run of a Trainer is one.
+    ``module.trainer = that_object``. It *may* have more, as a run of a Trainer has.
     """
 
     @property

@@ -124,14 +124,14 @@ class FitLoop:
         if self._is_epoch_done():
             return self._end_epoch()
         transfer, step, configs = transfer_function(run, 0), self._step, run.lr_scheduler_configs
-        for item in batches:
-            batch, batch_idx = transfer(item.batch), progress.batch_idx
+        for batch, _, _, is_last, weight in batches:
+            batch, batch_idx = transfer(batch), progress.batch_idx
             progress.phase = MOVES[progress.phase][Phase.BATCH]
             progress.batch_idx += 1
             progress.total_batches += 1
-            progress.is_last_batch = item.is_last
-            step.weight = item.weight
-            metrics.start_batch(batch, counts=item.weight > 0)
+            progress.is_last_batch = is_last
+            step.weight = weight
+            metrics.start_batch(batch, counts=weight > 0)
             outputs = None
             if batch is None:
                 self._skip_batch(batch_idx)

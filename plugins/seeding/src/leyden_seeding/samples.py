@@ -65,14 +65,14 @@ def seeded(loader: Any, seed: int) -> Any:
         seed: The seed of ``seed_everything``.
 
     Returns:
-        The copy, or None where there is nothing to seed by; of an iterable dataset, which has no index, that is said.
+        The copy, or the loader itself where it has no index to seed by; a warning says so of an iterable dataset.
     """
     if not isinstance(loader, DataLoader):
-        return None
+        return loader
     if isinstance(loader.dataset, IterableDataset):
         rank_zero_warn(
             f'seed_everything(workers="sample"): a {type(loader.dataset).__name__} is iterable and has no sample '
             "index, so what it draws depends on its worker."
         )
-        return None
+        return loader
     return copy_with(loader, dataset=SampleSeeded(loader.dataset, seed))
