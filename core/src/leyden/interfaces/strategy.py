@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+import inspect
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -54,6 +55,7 @@ class Strategy:
     environment: Environment | None = None
     plugin_manager: PluginManager
     launcher: Launcher | None = None
+    _takes_error = True
 
     def connect(self) -> None:
         """Learn which process this is, choose a launcher, and refuse what can't work; when the Trainer is made."""
@@ -169,6 +171,19 @@ class Strategy:
         """Context of a backward pass whose gradients are not exchanged yet (accumulation)."""
         return nullcontext()
 
+    def clip_gradients(self, parameters: Iterable[Tensor], clip_val: float, algorithm: str) -> Tensor | None:
+        """Clip unscaled gradients in place; the precision does it unless the strategy divides gradients.
+
+        Args:
+            parameters: Those whose gradients are clipped together, the same in every process.
+            clip_val: The bound.
+            algorithm: "norm" bounds the norm of all gradients together, "value" each element.
+
+        Returns:
+            The norm before clipping, of the gradients of all processes; None for "value".
+        """
+        return self.precision.clip_gradients(parameters, clip_val, algorithm)
+
     def convert_sync_batchnorm(self, module: Module) -> Module:
         """Make batch normalisation see the batches of all processes; one process sees them already."""
         return module
@@ -230,8 +245,28 @@ class Strategy:
         """Read a checkpoint, its tensors on the host."""
         return self.checkpoint_io.load_checkpoint(path, "cpu", weights_only)
 
-    def teardown(self, module: Module | None = None) -> None:
-        """Bring the module back to the host and let go of the device; the strategy may be used again."""
+    def teardown(self, module: Module | None = None, error: BaseException | None = None) -> None:
+        """Bring the module back to the host and release the device; the strategy may be used again.
+
+        Args:
+            module: The module of the run; None where there is none, and under Fabric.
+            error: What a failed run raised first, perhaps in another process; None after a run that went well.
+        """
         if module is not None:
             module.cpu()
         self.accelerator.teardown()
+
+
+def connect(strategy: Strategy) -> None:
+    """Call :meth:`Strategy.connect`, and note whether the strategy's ``teardown`` takes ``error``."""
+    parameters = inspect.signature(strategy.teardown).parameters
+    strategy._takes_error = "error" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    strategy.connect()
+
+
+def tear_down(strategy: Strategy, module: Module | None = None, error: BaseException | None = None) -> None:
+    """Call :meth:`Strategy.teardown`, with ``error`` only if it takes that."""
+    if strategy._takes_error:
+        strategy.teardown(module, error=error)
+    else:
+        strategy.teardown(module)

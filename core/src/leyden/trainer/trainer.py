@@ -26,7 +26,7 @@ from leyden.datamodule import LightningDataModule
 from leyden.interfaces.accelerator import Accelerator
 from leyden.interfaces.logger import Logger
 from leyden.interfaces.profiler import PassThroughProfiler, Profiler
-from leyden.interfaces.strategy import Strategy
+from leyden.interfaces.strategy import Strategy, tear_down
 from leyden.loops.evaluate import EvaluationLoop
 from leyden.loops.fit import FitLoop
 from leyden.loops.optimizers import read_optimizers
@@ -451,12 +451,12 @@ class Trainer(TrainerProperties):
         self.profiler.teardown(fn.value)
         self.state.status, self.state.stage = TrainerStatus.FINISHED, None
 
-    def _release(self) -> None:
+    def _release(self, error: BaseException | None = None) -> None:
         """Bring model and metrics to the host and let go of the device and of loaders' workers."""
         for loop in (self.fit_loop, self.fit_loop.validation, *self.passes.values()):
             if loop.loader is not None:
                 loop.loader.stop_workers()
-        self.strategy.teardown(self._module)
+        tear_down(self.strategy, self._module, error)
         self.precision_plugin.teardown()
         self.strategy.checkpoint_io.teardown()
         self.logging.to_host()
@@ -469,7 +469,7 @@ class Trainer(TrainerProperties):
             hooks.on_exception(error)
         for logger in self.loggers:
             logger.finalize("failed")
-        self._release()
+        self._release(error)
         self.state.stage = None
 
     def wants(self, role: str) -> bool:

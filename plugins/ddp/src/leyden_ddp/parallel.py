@@ -220,12 +220,12 @@ class ParallelStrategy(Strategy):
         if self.watch is not None:
             self.watch.leave_collective()
 
-    def teardown(self, module: Module | None = None) -> None:
+    def teardown(self, module: Module | None = None, error: BaseException | None = None) -> None:
         """Wait until all ranks have ended their run; they stay in touch for a next one."""
         self.trace = None
         if self.watch is not None:
             self.watch.end()
-        super().teardown(module)
+        super().teardown(module, error)
         if self.environment is not None:
             self.environment.teardown()
 

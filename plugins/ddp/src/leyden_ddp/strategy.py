@@ -149,10 +149,10 @@ class DDPStrategy(ParallelStrategy):
             "strategy='ddp_find_unused_parameters_true'."
         )
 
-    def teardown(self, module: Module | None = None) -> None:
+    def teardown(self, module: Module | None = None, error: BaseException | None = None) -> None:
         """Take the model out of ``DistributedDataParallel`` again."""
         self._ddp = self._module = None
-        super().teardown(module)
+        super().teardown(module, error)
 
 
 class _Redirect(Module):

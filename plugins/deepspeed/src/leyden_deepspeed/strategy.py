@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -276,18 +275,17 @@ class DeepSpeedStrategy(EngineCheckpoints):
         finally:
             self._engine.set_gradient_accumulation_boundary(True)
 
-    def teardown(self, module: Module | None = None) -> None:
+    def teardown(self, module: Module | None = None, error: BaseException | None = None) -> None:
         """Make the module whole again after a run that went well; the engine is kept for ``save_checkpoint``."""
-        is_failing = sys.exc_info()[0] is not None
         self._to_load = self._step = None
-        if self._engine is not None and is_failing:
+        if self._engine is not None and error is not None:
             self._engine = None  # the other processes may be gone, and making it whole takes all
         elif self._engine is not None and self._parts is None:
             with self.collective("the whole module"):
                 self._parts = Parts(self._deepspeed, self._module, self._shadow, self._dtypes)
             self._engine.destroy()
         self._run_context.close()
-        super().teardown(module)
+        super().teardown(module, error)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_deepspeed", "_run_context")}

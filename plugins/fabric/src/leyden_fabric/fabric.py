@@ -260,15 +260,15 @@ class Fabric(Processes, Reporting):
         """
         if (clip_val is None) == (max_norm is None):
             raise ValueError(f"clip_val={clip_val!r} and max_norm={max_norm!r}: give one of the two.")
-        optimizer, _ = unwrapped(optimizer, self._strategy)
+        optimizer, strategy = unwrapped(optimizer, self._strategy)
         self._precision.unscale_gradients(optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if clip_val is not None:
-            self._precision.clip_gradients(parameters, clip_val, "value")
+            strategy.clip_gradients(parameters, clip_val, "value")
             return None
         assert max_norm is not None
         if norm_type == 2:
-            norm = self._precision.clip_gradients(parameters, max_norm, "norm")
+            norm = strategy.clip_gradients(parameters, max_norm, "norm")
         else:
             norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm, float(norm_type))
             norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of divided gradients

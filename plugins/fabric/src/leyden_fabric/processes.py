@@ -17,7 +17,7 @@ from torch import Tensor
 
 from leyden.interfaces.accelerator import Accelerator
 from leyden.interfaces.logger import Logger
-from leyden.interfaces.strategy import Strategy
+from leyden.interfaces.strategy import Strategy, tear_down
 from leyden.trainer.parts import choose_accelerator, choose_devices, choose_loggers, choose_strategy, sort_plugins
 from leyden.utilities.batch import map_collection
 from leyden.utilities.exceptions import MisconfigurationException
@@ -62,7 +62,8 @@ class Processes:
         self._loggers = choose_loggers(False if loggers is None else loggers, self)
         given_callbacks = [] if callbacks is None else callbacks
         self._callbacks = list(given_callbacks) if isinstance(given_callbacks, (list, tuple)) else [given_callbacks]
-        self._launched = self._running = self._failed = False
+        self._launched = self._running = False
+        self._error: BaseException | None = None
         self._in_backward = self._keeps_gradients = False
         # A strategy has one module, so each module is set up by a copy, in the same processes.
         self._module_strategies: list[weakref.ref[Strategy]] = []
@@ -152,12 +153,11 @@ class Processes:
     def _execute(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One process's part of a run of a function: meet the others, run, and part from them whatever happens."""
         self._meet()
-        self._running, self._failed = True, False
+        self._running = True
         try:
             result = function(self, *args, **kwargs)
         except BaseException as error:
-            self._failed = True
-            cause = self._strategy.first_cause(error)
+            self._error = cause = self._strategy.first_cause(error)
             self._part()
             if cause is error:
                 raise
@@ -172,8 +172,7 @@ class Processes:
         usual = sys.excepthook
 
         def tell(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-            self._failed = True
-            cause = self._strategy.first_cause(error)
+            self._error = cause = self._strategy.first_cause(error)
             if cause is not error:
                 cause.__cause__ = error
             usual(type(cause), cause, cause.__traceback__)
@@ -182,10 +181,11 @@ class Processes:
         atexit.register(self._end_script)
 
     def _end_script(self) -> None:
+        has_failed = self._error is not None
         try:
             self._part()
         except Exception as error:
-            if not self._failed:  # another rank failed, of which the script of this one has not heard
+            if not has_failed:  # another rank failed, of which the script of this one has not heard
                 sys.excepthook(type(error), error, error.__traceback__)
 
     def _meet(self) -> None:
@@ -199,11 +199,12 @@ class Processes:
     def _part(self) -> None:
         """Finish what is being written, and leave the other processes."""
         self._running = False
+        error, self._error = self._error, None  # an error keeps alive all that its traceback's frames hold
         for logger in self._loggers:
-            logger.finalize("failed" if self._failed else "success")
+            logger.finalize("success" if error is None else "failed")
         self._precision.teardown()
         self._strategy.checkpoint_io.teardown()
-        self._strategy.teardown()
+        tear_down(self._strategy, error=error)
 
     @property
     def _has_to_meet(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -219,17 +218,16 @@ class ShardedCheckpoints(ParallelStrategy):
             return super().load_checkpoint(path, weights_only)
         return load_directory(self, path, weights_only)
 
-    def teardown(self, module: Module | None = None) -> None:
+    def teardown(self, module: Module | None = None, error: BaseException | None = None) -> None:
         """Wait for the last save; the next run starts from nothing that was kept for this one."""
         self._to_load, self._is_set_up = None, False
-        is_failing = sys.exc_info()[0] is not None
         try:
             self.wait_for_saves()
-        except (Exception, CheckpointException) as error:  # PyTorch's is none of the former
-            if not is_failing:
+        except (Exception, CheckpointException) as reason:  # PyTorch's is none of the former
+            if error is None:
                 raise
-            rank_zero_warn(f"The checkpoint that was being saved is not whole: {error}")
-        super().teardown(module)
+            rank_zero_warn(f"The checkpoint that was being saved is not whole: {reason}")
+        super().teardown(module, error)
 
 
 def _are_tensors(value: Any, other: Any) -> bool:

@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_no
 from leyden_sharded.tensors import whole
 
 
-def clip_gradients(parameters: Iterable[Tensor], clip_val: float, algorithm: str) -> None:
+def clip_gradients(parameters: Iterable[Tensor], clip_val: float, algorithm: str) -> Tensor | None:
     """Clip by the norm of all gradients together ("norm") or by element ("value").
 
     PyTorch's own functions take tensors of one mesh only; with tensor parallelism a model has several.
@@ -22,6 +22,9 @@ def clip_gradients(parameters: Iterable[Tensor], clip_val: float, algorithm: str
         parameters: Those that have gradients, the same in every process.
         clip_val: The bound.
         algorithm: "norm" or "value".
+
+    Returns:
+        The norm of all gradients before clipping, the same in every process; None for "value".
     """
     by_mesh: dict[Any, list[Tensor]] = {}
     for parameter in parameters:
@@ -31,9 +34,11 @@ def clip_gradients(parameters: Iterable[Tensor], clip_val: float, algorithm: str
     if algorithm == "value":
         for group in by_mesh.values():
             clip_grad_value_(group, clip_val)
-        return
+        return None
     norms = [whole(get_total_norm([p.grad for p in group if p.grad is not None])) for group in by_mesh.values()]
-    if norms:
-        total = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
-        for group in by_mesh.values():
-            clip_grads_with_norm_(group, clip_val, total)
+    if not norms:
+        return torch.zeros(())
+    total: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
+    for group in by_mesh.values():
+        clip_grads_with_norm_(group, clip_val, total)
+    return total

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import lru_cache
@@ -20,6 +19,7 @@ from torch.nn import Module
 from leyden.interfaces.precision import Precision
 from leyden.utilities.empty_init import EmptyInit
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.overriding import is_overridden
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from leyden_sharded import gradients
 from leyden_sharded.checkpoints import OWN_KEY, ShardedCheckpoints
@@ -146,8 +146,6 @@ class FSDPStrategy(ShardedCheckpoints):
         super().setup_environment()
         if self._mesh is None:
             self._mesh = _mesh(dist.group.WORLD, self.root_device.type, *self._mesh_dimensions())
-        if type(self.precision).clip_gradients is Precision.clip_gradients:
-            self.precision.clip_gradients = clip_gradients  # type: ignore[method-assign]
 
     @property
     def device_mesh(self) -> DeviceMesh:
@@ -255,6 +253,12 @@ class FSDPStrategy(ShardedCheckpoints):
         """Gradients of backward passes within stay whole and on their process, to be exchanged with later ones."""
         return self._sharding.no_sync() if self._sharding is not None else super().no_sync()
 
+    def clip_gradients(self, parameters: Iterable[Tensor], clip_val: float, algorithm: str) -> Tensor | None:
+        """Clip gradients that are divided among the processes, unless the precision has its own way."""
+        if is_overridden("clip_gradients", self.precision, Precision):
+            return super().clip_gradients(parameters, clip_val, algorithm)
+        return clip_gradients(parameters, clip_val, algorithm)
+
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Let go of whole parameters that a forward pass without a backward pass left, which are about to be old."""
         if self._sharding is not None:
@@ -336,15 +340,14 @@ class FSDPStrategy(ShardedCheckpoints):
 
     # -- the end -------------------------------------------------------------------------------------------------
 
-    def teardown(self, module: Module | None = None) -> None:
+    def teardown(self, module: Module | None = None, error: BaseException | None = None) -> None:
         """Leave the module divided on its device; made whole where its process ends with the run."""
         sharding, self._sharding, self._is_gathered = self._sharding, None, False
-        self.precision.__dict__.pop("clip_gradients", None)
-        if sharding is not None and sys.exc_info()[0] is None:
+        if sharding is not None and error is None:
             sharding.is_running = False
             if module is not None and self.launcher is not None and not self.launcher.takes_part:
                 make_whole(module)
-        super().teardown()
+        super().teardown(error=error)
 
 
 @lru_cache(maxsize=8)
