@@ -129,7 +129,7 @@ class TestOneRankIsKilled:
         error = break_in(Breaking(tmp_path / "run", "training_step", "exits"))
         assert isinstance(error, ProcessExitedException)
         assert error.exit_code == 3
-        assert "The process of rank 1 ended with code 3 without a word" in str(error)
+        assert "The process of rank 1 ended with code 3 without an error message" in str(error)
 
     def test_and_the_others_workers_are_ended_too(self, tmp_path):
         class Stuck(Breaking):

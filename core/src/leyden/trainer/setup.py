@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from leyden.callback import Callback
-from leyden.interfaces.logger import Logger
+from leyden.interfaces.logger import agree_on_versions
 from leyden.plugin_system.manager import PluginManager
 from leyden.plugin_system.table import Member, run_manager
 from leyden.trainer.parts import order_callbacks
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.overriding import is_overridden
 
 if TYPE_CHECKING:
     from leyden.trainer.trainer import Trainer
@@ -70,9 +69,7 @@ def settle_log_directories(trainer: Trainer) -> None:
     Rank 0 chooses for all.
     """
     strategy = trainer.strategy
-    for logger in trainer.loggers:
-        if strategy.world_size > 1 and is_overridden("take_version", logger, Logger):
-            logger.take_version(strategy.broadcast(logger.version if strategy.is_global_zero else 0))
+    agree_on_versions(trainer.loggers, strategy)
     trainer.agreed_log_dir = None
     trainer.agreed_log_dir = strategy.broadcast(trainer.log_dir)
     directories = [(type(logger), logger.version, logger.log_dir) for logger in trainer.loggers]

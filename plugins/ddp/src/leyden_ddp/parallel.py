@@ -22,7 +22,7 @@ from leyden_ddp.absence import are_uneven, complete
 from leyden_ddp.batchnorm import synchronise_batchnorm
 from leyden_ddp.division import divided
 from leyden_ddp.environments.local import LocalEnvironment
-from leyden_ddp.failure import print_briefly_what_others_tell
+from leyden_ddp.failure import print_briefly
 from leyden_ddp.launchers import choose_launcher
 from leyden_ddp.meeting import compare_plugins, leave, meet
 from leyden_ddp.tracing import CollectiveTrace
@@ -85,7 +85,7 @@ class ParallelStrategy(Strategy):
 
     def connect(self) -> None:
         """Learn the ranks from the environment, or make them up, and choose the launcher."""
-        print_briefly_what_others_tell()
+        print_briefly()
         _ = self.process_group_backend  # raises where the accelerator has none, before any process starts
         self.environment = self.environment or LocalEnvironment()
         try:
@@ -234,7 +234,7 @@ class ParallelStrategy(Strategy):
     @property
     def _is_alone(self) -> bool:
         """Whether the run is failing here, so that its last hooks wait for nobody: what is here stands for all."""
-        return self.watch is not None and self.watch.is_alone
+        return self.watch is not None and self.watch.is_failing
 
     @contextmanager
     def collective(self, what: str, tensor: Tensor | None = None, group: Any = None) -> Generator[None, None, None]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.nn import Module
 
+from leyden.checkpoint.contents import OWN_KEY
 from leyden.checkpoint.file import TorchCheckpointIO
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
@@ -21,7 +22,7 @@ from leyden_deepspeed.whole import Parts, is_divided, whole_values
 
 REST = "leyden.ckpt"  # what of a checkpoint is not DeepSpeed's
 TAG = "checkpoint"  # the engine's directory in it, named as Lightning names it
-OWN_KEY = "deepspeed"
+ENGINE_KEY = "deepspeed"  # what the engine must have been like that loads the directory
 
 
 def is_directory(path: str) -> bool:
@@ -97,7 +98,7 @@ class EngineCheckpoints(ParallelStrategy):
                 "A checkpoint is saved between two optimizer steps: DeepSpeed does not save the gradients that have "
                 "been accumulated, so a run that is resumed from it is not exact."
             )
-        for rank in checkpoint["leyden"]["ranks"]:
+        for rank in checkpoint[OWN_KEY]["ranks"]:
             rank["gradients"] = {}  # the engine's own
         beside = target.with_name(f".{target.name}.part")
         if self.is_global_zero:
@@ -110,7 +111,7 @@ class EngineCheckpoints(ParallelStrategy):
         if self._parts is not None:
             self._parts.exchange()
         if self.is_global_zero:
-            checkpoint[OWN_KEY] = {"stage": self.stage, "world_size": self.world_size}
+            checkpoint[ENGINE_KEY] = {"stage": self.stage, "world_size": self.world_size}
             TorchCheckpointIO().save_checkpoint(checkpoint, str(beside / REST))
             aside = target.with_name(f".{target.name}.old")
             _remove(aside)
@@ -142,7 +143,7 @@ class EngineCheckpoints(ParallelStrategy):
             )
         directory = local_path(path)
         checkpoint = TorchCheckpointIO().load_checkpoint(str(directory / REST))
-        self._to_load = directory, checkpoint.pop(OWN_KEY)
+        self._to_load = directory, checkpoint.pop(ENGINE_KEY)
         return checkpoint
 
     def load_module_state_dict(self, module: Module, state: dict[str, Any], strict: bool) -> None:

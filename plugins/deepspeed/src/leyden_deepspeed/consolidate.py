@@ -12,13 +12,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from leyden.checkpoint.contents import OWN_KEY
 from leyden.checkpoint.file import TorchCheckpointIO
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.storage import local_path
-from leyden_deepspeed.checkpoints import OWN_KEY, REST, is_directory, read_weights
+from leyden_deepspeed.checkpoints import ENGINE_KEY, REST, is_directory, read_weights
 
 # What only a run that goes on could use.
-OF_TRAINING = ("optimizer_states", "lr_schedulers", "callbacks", "leyden", OWN_KEY)
+OF_TRAINING = ("optimizer_states", "lr_schedulers", "callbacks", OWN_KEY, ENGINE_KEY)
 
 
 def consolidate(source: str, target: str) -> None:

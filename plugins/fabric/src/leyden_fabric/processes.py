@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from leyden.interfaces.accelerator import Accelerator
-from leyden.interfaces.logger import Logger
+from leyden.interfaces.logger import Logger, agree_on_versions
 from leyden.interfaces.strategy import Strategy, tear_down
 from leyden.trainer.parts import choose_accelerator, choose_devices, choose_loggers, choose_strategy, sort_plugins
 from leyden.utilities.batch import map_collection
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.overriding import is_overridden
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_fabric.wrappers import strategy_hook
 
@@ -191,9 +190,7 @@ class Processes:
     def _meet(self) -> None:
         self._strategy.setup_environment()
         rank_zero_only.rank = self.global_rank
-        for logger in self._loggers:
-            if self.world_size > 1 and is_overridden("take_version", logger, Logger):
-                logger.take_version(self._strategy.broadcast(logger.version if self.is_global_zero else 0))
+        agree_on_versions(self._loggers, self._strategy)
         self._launched = True
 
     def _part(self) -> None:

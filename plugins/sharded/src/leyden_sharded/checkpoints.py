@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import Module
 from torch.utils._pytree import tree_map_only
 
+from leyden.checkpoint.contents import OWN_KEY
 from leyden.checkpoint.file import TorchCheckpointIO
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
@@ -30,7 +31,6 @@ from leyden_sharded.directory import Shards, StoredState, key_of
 from leyden_sharded.tensors import gathered, part_of
 
 STATES = ("state_dict", "optimizer_states")  # the keys of a checkpoint all of whose tensors go into shards
-OWN_KEY = "leyden"
 
 
 def load_directory(

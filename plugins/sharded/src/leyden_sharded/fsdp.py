@@ -16,13 +16,14 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy
 from torch.nn import Module
 
+from leyden.checkpoint.contents import OWN_KEY
 from leyden.interfaces.precision import Precision
 from leyden.utilities.empty_init import EmptyInit
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.overriding import is_overridden
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from leyden_sharded import gradients
-from leyden_sharded.checkpoints import OWN_KEY, ShardedCheckpoints
+from leyden_sharded.checkpoints import ShardedCheckpoints
 from leyden_sharded.clipping import clip_gradients
 from leyden_sharded.initial import materialise, refuse_unset, take_from_rank_zero
 from leyden_sharded.sharding import Sharding, checkpoint_activations, explaining, make_whole, shard
