@@ -206,7 +206,7 @@ def test_schedulers_reach_the_optimizer(tmp_path, strategy):
 def test_an_optimizer_that_does_not_step_parameters_by_themselves_is_refused(tmp_path):
     def divide():
         model = Model(torch.optim.LBFGS)
-        with pytest.raises(MisconfigurationException, match="LBFGS, which does not step each parameter by itself"):
+        with pytest.raises(MisconfigurationException, match="LBFGS, which does not step each parameter independently"):
             quiet(tmp_path, "zero_1", 2).fit(model, rows(8), rows(4))
 
     on_ranks(2, divide)

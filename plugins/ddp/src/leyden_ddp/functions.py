@@ -40,7 +40,7 @@ class FunctionLauncher(Launcher):
     """Starts every process of this node by ``multiprocessing``, and brings back the results of rank 0.
 
     Args:
-        strategy: Whose processes; its ``start_method`` is how they start.
+        strategy: The strategy whose processes are started, in the way of its ``start_method``.
     """
 
     takes_part = False

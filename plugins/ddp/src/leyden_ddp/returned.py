@@ -1,4 +1,4 @@
-"""What a run in other processes brings back to the process that asked for it, so that all is as if it had run here."""
+"""The state that a run in other processes brings back to the process that started it, as if it had run there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def state_of(trainer: Trainer) -> dict[str, Any]:
-    """The state of a run that is over, on the host: weights, counters, metrics, callbacks, data module."""
+    """The state of a run that is over: weights, counters, metrics, callbacks, data module; all tensors on the host."""
     module, datamodule, logging = trainer.lightning_module, trainer.datamodule, trainer.logging
     state = {
         "weights": module.state_dict(),
@@ -32,7 +32,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
 
 
 def take_over(trainer: Trainer, state: dict[str, Any]) -> None:
-    """Put the state that :func:`state_of` returned in another process into this one's objects."""
+    """Load the state that :func:`state_of` returned in another process into the objects of this one."""
     module = trainer.lightning_module
     with trainer.strategy.module_init_context(empty_init=True):
         module.configure_model()

@@ -1,4 +1,4 @@
-"""Clipping gradients that are divided among the processes, not all in the same way."""
+"""Clipping gradients that are divided among the processes, some of them in different ways."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from leyden_sharded.tensors import whole
 def clip_gradients(parameters: Iterable[Tensor], clip_val: float, algorithm: str) -> Tensor | None:
     """Clip by the norm of all gradients together ("norm") or by element ("value").
 
-    PyTorch's own functions take tensors of one mesh only; with tensor parallelism a model has several.
+    PyTorch's own functions take tensors of a single mesh; with tensor parallelism a model has tensors of several.
 
     Args:
-        parameters: Those that have gradients, the same in every process.
+        parameters: The parameters, the same ones in every process; those without a gradient are left out.
         clip_val: The bound.
         algorithm: "norm" or "value".
 
