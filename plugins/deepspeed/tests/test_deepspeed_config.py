@@ -161,7 +161,7 @@ def test_float16_scales_the_loss_as_asked(precision):
         ({"bf16": {"enabled": True}}, {}, "bf16.enabled=True, but the Trainer's precision is '32-true'"),
         ({"bf16": {"enabled": False}}, {"precision": "bf16-mixed"}, "bf16.enabled=False, but .* 'bf16-mixed'"),
         ({"fp16": {"enabled": True}}, {"precision": "bf16-mixed"}, "fp16.enabled=True, but .* 'bf16-mixed'"),
-        ({}, {"precision": "64-true"}, "'64-true' is nothing that DeepSpeed computes in"),
+        ({}, {"precision": "64-true"}, "'64-true' is not supported by DeepSpeed"),
         ({"managed_gradient_accumulation": False}, {}, "managed_gradient_accumulation=false"),
     ],
 )
