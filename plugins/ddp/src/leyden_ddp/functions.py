@@ -133,7 +133,7 @@ class FunctionLauncher(Launcher):
 
 @dataclass
 class Ending:
-    """How a process ended that has failed.
+    """How a failed process ended.
 
     Args:
         error: The error that it raised; None if it was killed, or if the error can't be pickled.
@@ -196,7 +196,7 @@ def _write_ending(directory: str, rank: int, error: BaseException | None, text: 
 
 
 def _describe_exit(process: Any) -> str:
-    """How a process ended that wrote nothing down: the end of a sentence."""
+    """Describe how a process ended that wrote nothing down; returns the end of a sentence."""
     code = process.exitcode
     if code >= 0:
         return f"ended with code {code} without an error message."
