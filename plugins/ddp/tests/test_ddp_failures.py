@@ -129,7 +129,7 @@ class TestOneRankIsKilled:
         error = break_in(Breaking(tmp_path / "run", "training_step", "exits"))
         assert isinstance(error, ProcessExitedException)
         assert error.exit_code == 3
-        assert "The process of rank 1 ended with code 3 without a word" in str(error)
+        assert "The process of rank 1 ended with code 3 without an error message" in str(error)
 
     def test_and_the_others_workers_are_ended_too(self, tmp_path):
         class Stuck(Breaking):
@@ -317,7 +317,7 @@ class TestNotAllCome:
     def test_without_rank_0(self, tmp_path):
         [process] = by_hand(self.meeting(tmp_path), tmp_path, [1])
         assert process.wait(10) == 1
-        assert "Rank 1 does not reach rank 0 at 127.0.0.1:" in process.said
+        assert "Rank 1 has not reached rank 0 at 127.0.0.1:" in process.said
         assert "[E" not in process.said  # PyTorch's own words
 
     def test_one_raises_before(self, tmp_path):

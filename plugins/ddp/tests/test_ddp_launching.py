@@ -146,7 +146,7 @@ def test_what_is_no_script_is_told_to_take_ddp_notebook(tmp_path):
     text = INTERACTIVE.format(tests=str(Path(__file__).parent), folder=str(tmp_path), strategy="ddp")
     result = run("-c", text, cwd=tmp_path, code=1)
     assert result.stderr.count("Traceback") == 1
-    assert "This program is no script that could be run again" in result.stderr
+    assert "This program is no script that can be run again" in result.stderr
     assert "write strategy='ddp_notebook'" in result.stderr
 
 

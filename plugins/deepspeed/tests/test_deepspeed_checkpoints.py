@@ -164,7 +164,7 @@ def test_other_processes_stages_and_strategies_can_not_go_on(tmp_path):
     quiet(tmp_path, devices=1, **{**options, "callbacks": [saving(tmp_path / "file")]}).fit(
         Model(), loader(4), loader(6)
     )
-    with pytest.raises(MisconfigurationException, match="can't take over its optimizer's state"):
+    with pytest.raises(MisconfigurationException, match="can't load its optimizer's state"):
         together(tmp_path, {"stage": 2}).fit(Model(), loader(4), loader(6), ckpt_path=tmp_path / "file" / "step=1.ckpt")
 
 
@@ -174,5 +174,5 @@ def test_a_checkpoint_within_an_accumulation_says_what_it_lacks(tmp_path):
             if batch_idx == 0:
                 self.trainer.save_checkpoint(self.trainer.default_root_dir + "/hasty.ckpt")
 
-    with pytest.raises(UserWarning, match="does not save the gradients that have been accumulated"):
+    with pytest.raises(UserWarning, match="does not save accumulated gradients"):
         together(tmp_path, {"stage": 2}, accumulate_grad_batches=2).fit(Hasty(), loader(8), loader(6))

@@ -246,7 +246,7 @@ def two(parameters):
         (Skipping(), None, "training_step returned None to skip the batch"),
         (Clipping(), None, "Clipping overrides configure_gradient_clipping"),
         (ClippingByHand(), None, "clip_gradients finds no gradients"),
-        (ByHand(two), None, "takes one optimizer.* there are 2: SGD, SGD"),
+        (ByHand(two), None, "needs exactly one optimizer.* there are 2: SGD, SGD"),
         (Model(), {"optimizer": {"type": "AdamW"}}, "there are 2: AdamW, that of its config"),
         (Model(), {"train_micro_batch_size_per_gpu": 7}, "gpu=7, but the loader's batch_size is 2"),
     ],

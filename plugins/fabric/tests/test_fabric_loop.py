@@ -304,3 +304,34 @@ class WholeStep(Strategy):
 def test_what_can_not_work_is_refused(options, says):
     with pytest.raises(MisconfigurationException, match=says):
         Fabric(**{"accelerator": "cpu", **options})
+
+    def test_the_strategy_of_the_optimizer_clips(self):
+        class Clipping(Strategy):
+            def clip_gradients(self, parameters, clip_val, algorithm):
+                super().clip_gradients(parameters, clip_val, algorithm)
+                return torch.tensor(7.0)
+
+        fabric = Fabric(accelerator="cpu", strategy=Clipping())
+        model, optimizer = fabric.setup(module := network(), torch.optim.SGD(module.parameters(), lr=0.1))
+        fabric.backward(model(torch.ones(2, 4)).sum())
+        assert fabric.clip_gradients(model, optimizer, max_norm=1.0) == 7.0
+
+
+class TestTheEnd:
+    @pytest.mark.parametrize("takes_error", [True, False])
+    def test_the_strategy_is_given_the_error_of_a_failed_run_if_it_takes_one(self, takes_error):
+        ends = []
+
+        class TakesError(Strategy):
+            def teardown(self, module=None, error=None):
+                ends.append(error)
+
+        class TakesModuleOnly(Strategy):
+            def teardown(self, module=None):
+                ends.append(None)
+
+        fabric = Fabric(accelerator="cpu", strategy=TakesError() if takes_error else TakesModuleOnly())
+        with pytest.raises(ZeroDivisionError) as raised:
+            fabric.launch(lambda fabric: 1 / 0)
+        fabric.launch(lambda fabric: None)
+        assert ends == [raised.value if takes_error else None, None]

@@ -112,7 +112,7 @@ class TestFailure:
             ("raise", "these rows are bad"),
             ("fewer", "Rank 1 ended its run after 2|Connection closed by peer"),
             ("at the end", "these rows are bad"),
-            ("killed", "was killed, or ended without a word|SIGKILL"),
+            ("killed", "was killed, or ended without an error message|SIGKILL"),
         ],
     )
     def test_of_one_rank_of_a_function_reaches_the_caller(self, how, says):

@@ -5,6 +5,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -139,7 +140,7 @@ def test_a_file_and_a_directory_replace_each_other(tmp_path):
 
 
 def save_over_a_foreign_directory(root):
-    with pytest.raises(IsADirectoryError, match="no checkpoint that could be replaced"):
+    with pytest.raises(IsADirectoryError, match="no checkpoint, so it is not replaced"):
         fit_and_save(root, 1, ["mine"], STRATEGIES["zero_3"])
 
 
@@ -191,6 +192,33 @@ def fail_to_finish(root):
 
 def test_a_background_save_that_fails_is_said(tmp_path):
     assert on_ranks(2, fail_to_finish, tmp_path) == [[], []]
+
+
+def fail_beside_a_save(root):
+    """The disk is full when the background save ends, and the run fails for a reason of its own."""
+
+    def full(*_):
+        raise OSError("no space left")
+
+    class Failing(Model):
+        def training_step(self, batch, batch_idx):
+            if self.current_epoch == 1:
+                raise ArithmeticError("the step can't be computed")
+            return super().training_step(batch, batch_idx)
+
+    directory.finish = full
+    callback = ModelCheckpoint(root, save_top_k=-1)
+    trainer = quiet(root, sharded(async_save=True), 2, callbacks=[callback], max_epochs=2, enable_checkpointing=True)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(BaseException, match="can't be computed"):
+            trainer.fit(Failing(), rows(8), rows(4))
+    return [str(warning.message) for warning in said if "not whole" in str(warning.message)]
+
+
+def test_a_background_save_that_fails_in_a_failed_run_is_a_warning_beside_the_runs_own_error(tmp_path):
+    said = on_ranks(2, fail_beside_a_save, tmp_path)
+    assert said == [["The checkpoint that was being saved is not whole: no space left"], []]
 
 
 def test_nothing_is_removed_after_a_save_that_failed(tmp_path):

@@ -106,6 +106,16 @@ def test_layers_that_are_made_in_the_processes_come_back(tmp_path):
     assert furthest(whole_state(model), whole_state(single)) < 1e-6
 
 
+def test_a_run_within_the_handling_of_an_error_brings_back_the_whole_module(tmp_path):
+    model = Model()
+    try:
+        raise ArithmeticError
+    except ArithmeticError:
+        quiet(tmp_path, FSDPStrategy(start_method="fork"), 2).fit(model, rows(8), rows(4))
+    assert type(model.scale.detach()) is torch.Tensor
+    assert model.layers[0].weight.shape == (9, 4)
+
+
 # -- when something breaks --------------------------------------------------------------------------------------
 
 

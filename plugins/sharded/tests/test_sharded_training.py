@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 import leyden as pl
+from leyden.interfaces.precision import Precision
 from leyden.plugins import MixedPrecision
 from leyden.strategies import ModelParallelStrategy
 from leyden.utilities.exceptions import MisconfigurationException
@@ -205,7 +206,7 @@ def test_schedulers_reach_the_optimizer(tmp_path, strategy):
 def test_an_optimizer_that_does_not_step_parameters_by_themselves_is_refused(tmp_path):
     def divide():
         model = Model(torch.optim.LBFGS)
-        with pytest.raises(MisconfigurationException, match="LBFGS, which does not step each parameter by itself"):
+        with pytest.raises(MisconfigurationException, match="LBFGS, which does not step each parameter independently"):
             quiet(tmp_path, "zero_1", 2).fit(model, rows(8), rows(4))
 
     on_ranks(2, divide)
@@ -268,3 +269,23 @@ def test_batch_normalisation_is_over_the_batches_of_all_processes(tmp_path):
         differences = {strategy: furthest(state, expected) for strategy, state in found.items()}
         assert len(differences) == len(STRATEGIES) + 2
         assert max(differences.values()) < 1e-12, differences
+
+
+class ClipsNothing(Precision):
+    """Clips in a way of its own."""
+
+    asked = 0
+
+    def clip_gradients(self, parameters, clip_val, algorithm):
+        self.asked += 1
+
+
+def clip_by_precision(root):
+    precision = ClipsNothing()
+    trainer = quiet(root, "zero_2", 2, plugins=[precision], gradient_clip_val=0.1)
+    trainer.fit(Model(), rows(8), rows(4))
+    return precision.asked, trainer.global_step
+
+
+def test_a_precision_that_clips_in_its_own_way_is_asked(tmp_path):
+    assert on_ranks(2, clip_by_precision, tmp_path) == [(2, 2)] * 2

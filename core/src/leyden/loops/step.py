@@ -60,7 +60,7 @@ class BatchStep:
         self._own_backward = _own(module, "backward", LightningModule)
         self._own_step = _own(module, "optimizer_step", LightningModule)
         self._own_clipping = _own(module, "configure_gradient_clipping", LightningModule)
-        self._clip = precision.clip_gradients
+        self._clip = run.strategy.clip_gradients
         self._precision_step = precision.optimizer_step
         self._plain_precision = _own(precision, "optimizer_step", Precision) is None
         self._warned_of_none = False

@@ -17,9 +17,9 @@ from leyden.callback import Callback
 from leyden.checkpoint import contents
 from leyden.data.loading import DataSource
 from leyden.datamodule import LightningDataModule
-from leyden.interfaces.logger import Logger
+from leyden.interfaces.logger import Logger, agree_on_versions
 from leyden.interfaces.profiler import PassThroughProfiler
-from leyden.interfaces.strategy import Strategy
+from leyden.interfaces.strategy import Strategy, tear_down
 from leyden.loops.evaluate import EvaluationLoop
 from leyden.loops.fit import FitLoop
 from leyden.loops.optimizers import LRSchedulerConfig, read_optimizers
@@ -34,7 +34,6 @@ from leyden.plugin_system.manager import PluginManager
 from leyden.plugin_system.table import HookTable, Participant
 from leyden.trainer.parts import order_callbacks
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.overriding import is_overridden
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_only
 from leyden.utilities.rng import isolate_rng
 from leyden.utilities.stash import Stash
@@ -335,9 +334,7 @@ class Run:
         Rank 0 chooses for all.
         """
         trainer, strategy = self.trainer, self.strategy
-        for logger in self.loggers:
-            if strategy.world_size > 1 and is_overridden("take_version", logger, Logger):
-                logger.take_version(strategy.broadcast(logger.version if strategy.is_global_zero else 0))
+        agree_on_versions(self.loggers, strategy)
         self.log_dir = strategy.broadcast(trainer.log_dir)
         directories = [(type(logger), logger.version, logger.log_dir) for logger in self.loggers]
         for kind, _, directory in directories:
@@ -409,7 +406,7 @@ class Run:
         self.hooks.on_exception(error)
         for logger in self.loggers:
             logger.finalize("failed")
-        self._release()
+        self._release(error)
         for loop in self._own_loops:
             if loop.results is not None:
                 loop.results.reset()  # the next run of the module does not find this one's batches in its metrics
@@ -419,12 +416,12 @@ class Run:
     def _own_loops(self) -> list[Any]:
         return [self.loop, self.loop.validation] if self.is_fit else [self.loop]
 
-    def _release(self) -> None:
+    def _release(self, error: BaseException | None = None) -> None:
         """Bring model and metrics to the host and let go of the device and of loaders' workers."""
         for loop in self._own_loops:
             if loop.loader is not None:
                 loop.loader.stop_workers()
-        self.strategy.teardown(self._module)
+        tear_down(self.strategy, self._module, error)
         self.strategy.precision.teardown()
         self.strategy.checkpoint_io.teardown()
         self.metrics.to_host()

@@ -1,4 +1,4 @@
-"""What a run in other processes brings back to the process that asked for it, so that all is as if it had run here."""
+"""The state that a run in other processes brings back to the process that started it, as if it had run there."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def state_of(run: Run) -> dict[str, Any]:
 
 
 def take_over(run: Run, state: dict[str, Any]) -> None:
-    """Put the state that :func:`state_of` returned in another process into this one's objects."""
+    """Load the state that :func:`state_of` returned in another process into the objects of this one."""
     trainer, module = run.trainer, run.module
     with run.strategy.module_init_context(empty_init=True):
         module.configure_model()

@@ -1,4 +1,4 @@
-"""Finding a standstill: every rank waits for the others, but not all in the same collective."""
+"""Finding a deadlock: every rank waits for the others, but not all in the same collective."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ import json
 import time
 from typing import Any
 
-from leyden_ddp.keys import Keys
+from leyden_ddp.store import WatchStore
 
-STUCK = 4  # looks at which a rank is in one and the same collective before it counts as stuck
-BUSY = 0.2  # processors that a process uses if it computes and not merely waits
+STUCK = 4  # a rank counts as stuck once this many looks in a row find it in the same collective
+BUSY = 0.2  # processors; a process that uses more computes, one that uses fewer waits
 
 
-class Standstill:
-    """One rank's part; its look is the thread's of :mod:`leyden_ddp.watch`.
+class DeadlockDetector:
+    """Finds out whether this rank is stuck, and on rank 0 whether all ranks are.
 
-    A rank says where it is stuck, again at each look, and how many looks that makes; rank 0 compares. A rank of which
-    nothing new is heard may have gone on, and be too busy to say so.
+    The thread of :mod:`leyden_ddp.watch` looks regularly. At each look, a stuck rank writes to the store in which
+    collective it is stuck and for how many looks. Rank 0 compares these notes. It waits until every note has changed
+    once, because a rank that writes nothing new may have gone on and be too busy to say so.
 
     Args:
-        store: Where to say it.
-        prefix: Of its keys.
+        store: Where ranks write their notes.
+        prefix: The prefix of the keys.
         rank: This rank.
         size: Ranks in all.
     """
 
-    def __init__(self, store: Keys, prefix: str, rank: int, size: int) -> None:
+    def __init__(self, store: WatchStore, prefix: str, rank: int, size: int) -> None:
         self._store, self._prefix, self._rank, self._size = store, prefix, rank, size
         self._collective, self._looks = 0, 0
         self._cpu = self._at = 0.0
@@ -33,11 +34,11 @@ class Standstill:
         self._before: list[Any] | None = None
 
     def is_stuck(self, number: int, inside: str) -> bool:
-        """Whether this rank has been in the same collective for some looks, without computing anything.
+        """Whether the last looks all found this rank in the same collective, and computing nothing.
 
         Args:
-            number: Of the collective, among those of this run.
-            inside: Its name; "" for none.
+            number: How many collectives this rank has entered in this run.
+            inside: The name of the collective in which it is now; "" for none.
         """
         cpu, at = time.process_time(), time.monotonic()
         computes = cpu - self._cpu > BUSY * (at - self._at)
@@ -47,10 +48,13 @@ class Standstill:
         return self._looks >= STUCK
 
     def compare(self, inside: str) -> str:
-        """Say what this rank is stuck in; returns what is wrong if all are, and differently.
+        """Write down in which collective this rank is stuck.
 
         Args:
-            inside: The collective's name; "" if it is not stuck.
+            inside: The collective's name; "" if this rank is not stuck.
+
+        Returns:
+            On rank 0, a sentence about the deadlock if all ranks are stuck in different collectives; else "".
         """
         store, counter = self._store, f"{self._prefix}/stuck"
         if bool(inside) != self._is_counted:

@@ -1,4 +1,4 @@
-"""The keys of the store through which the watches of the ranks talk."""
+"""The store through which the watches of the ranks exchange what they know."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch.distributed as dist
 
 
-class Keys:
-    """A store that is not asked when it is known to be gone: PyTorch would tell of it with pages of C++ frames.
+class WatchStore:
+    """A store that is asked nothing once the process that holds it is gone: PyTorch would print pages of C++ frames.
 
     Args:
-        store: The store.
-        is_held: Whether the process that holds it is alive, as far as is known.
+        store: PyTorch's store.
+        is_held: Returns whether the process that holds the store is alive, as far as is known.
     """
 
     def __init__(self, store: dist.Store, is_held: Callable[[], bool]) -> None:
@@ -25,7 +25,7 @@ class Keys:
         return self._wrapped
 
     def add(self, key: str, amount: int) -> int:
-        """Add to a counter and return it; 0 asks."""
+        """Add to a counter and return its new value; an amount of 0 only reads it."""
         try:
             return self._store.add(key, amount)
         except dist.DistNetworkError:
@@ -37,17 +37,17 @@ class Keys:
         self._store.set(key, value)
 
     def get(self, key: str) -> bytes:
-        """The value of a key that is there."""
+        """The value of a key that exists."""
         return self._store.get(key)
 
     def check(self, keys: list[str]) -> bool:
-        """Whether all the keys are there."""
+        """Whether all these keys exist."""
         return self._store.check(keys)
 
     def multi_get(self, keys: list[str]) -> list[bytes]:
-        """The values of keys that are there."""
+        """The values of keys that exist."""
         return self._store.multi_get(keys)
 
     def compare_set(self, key: str, expected: str, value: str) -> bytes:
-        """Set a key if it has an expected value, "" for none; returns its value afterwards."""
+        """Set a key if its value is ``expected``, "" for a key that does not exist; returns its value afterwards."""
         return self._store.compare_set(key, expected, value)
