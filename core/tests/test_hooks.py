@@ -50,6 +50,15 @@ def test_every_hook_says_when_it_is_called(name):
     assert said.rstrip().endswith(".")
 
 
+def test_what_is_made_of_answers_is_declared_in_one_way():
+    for group in hooks.GROUPS:
+        marked = [name for name, hook in vars(group).items() if getattr(hook, "leyden_spec", {}).get("firstresult")]
+        assert marked == [], "write @Hook(answers=Answers.FIRST), which pluggy is told of"
+    for name in (*REGISTRATION, *OBSERVATION, *BEHAVIOUR):
+        first = hooks.facts(name).answers is hooks.Answers.FIRST
+        assert hooks.specification(name).leyden_spec["firstresult"] is first
+
+
 def test_a_callback_s_methods_can_be_called_without_the_number_of_the_loader_and_plugins_ask_for_it():
     """As ``super().on_test_batch_end(…)`` does; pluggy takes an argument with a default for none of a specification."""
     callback = pl.Callback()
