@@ -6,9 +6,12 @@ from collections.abc import Iterator
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch
 from torch.utils.data import BatchSampler, DataLoader
 
 from leyden.utilities.rank_zero import rank_zero_only
+
+torch.set_num_threads(1)
 
 # Whose tests start processes, kill some, or install packages: what PyTorch, the system and the index do at such moments
 # is not always the same (PyTorch's DDP.join hangs now and then in forked processes, a killed worker may be noticed by

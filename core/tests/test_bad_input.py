@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from fake_plugins import PluginSite, new_plugin_site
-from small_model import Batches, EveryStep, SmallModel, quiet_trainer
 
 import leyden as pl
 from leyden.accelerators import CPUAccelerator
 from leyden.plugin_system.manager import discover
 from leyden.utilities import MisconfigurationException
+from leyden_testing.fake_plugins import PluginSite, new_plugin_site
+from leyden_testing.models import Batches, EveryStep, SmallModel
+from leyden_testing.training import quiet_trainer
 
 STAGES = ["fit", "validate", "test", "predict"]
 
@@ -162,7 +163,10 @@ def test_a_component_that_is_not_where_its_plugin_says(plugin_site, tmp_path):
             yield Component("accelerator", "npu", "leyden.plugin_system.builtin:NPU.Accelerator")
         """,
     )
-    said = r"^The accelerator 'npu' should be 'leyden\.plugin_system\.builtin:NPU\.Accelerator', but module .* has no attribute 'NPU'; "
+    said = (
+        r"^The accelerator 'npu' should be 'leyden\.plugin_system\.builtin:NPU\.Accelerator', "
+        r"but module .* has no attribute 'NPU'; "
+    )
     with pytest.raises(MisconfigurationException, match=said):
         quiet_trainer(tmp_path, accelerator="npu")
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from small_model import SmallModel, quiet_trainer
 
 import leyden
+from leyden_testing.models import SmallModel
+from leyden_testing.training import quiet_trainer
 
 PACKAGE = str(Path(leyden.__file__).parent)
 BATCHES, WATCHED = 8, 5

@@ -4,10 +4,11 @@ import warnings
 
 import pytest
 import torch
-from recording import ValidatedModel, quiet_trainer, rows
 from torch.utils.data import DataLoader, TensorDataset
 
 import leyden as pl
+from leyden_testing.models import ValidatedModel, rows
+from leyden_testing.training import quiet_trainer
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 import torch
-from fake_plugins import PluginSite, new_plugin_site
 
 import leyden as pl
+from leyden_testing.fake_plugins import PluginSite, new_plugin_site
 
 CORE = Path(pl.__file__).parent
 PATHS = json.loads((CORE / "plugin_system" / "paths.json").read_text(encoding="utf-8"))

@@ -26,9 +26,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from parity_hooks import CALLBACK_HOOKS, DATAMODULE_HOOKS, MODULE_HOOKS, OVERRIDE_POINTS, record_methods
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+
+from .parity_hooks import CALLBACK_HOOKS, DATAMODULE_HOOKS, MODULE_HOOKS, OVERRIDE_POINTS, record_methods
 
 TRAINER_ATTRIBUTES = [
     "current_epoch",

@@ -4,10 +4,11 @@ from datetime import timedelta
 
 import pytest
 import torch
-from parity_harness import loader, parity
 from torch import nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import StepLR
+
+from .parity_harness import loader, parity
 
 LIGHTNING_KEYS = [
     "epoch",

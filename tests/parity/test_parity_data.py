@@ -4,7 +4,6 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from parity_harness import loader, parity
 from torch import nn
 from torch.utils.data import (
     BatchSampler,
@@ -14,6 +13,8 @@ from torch.utils.data import (
     TensorDataset,
     WeightedRandomSampler,
 )
+
+from .parity_harness import loader, parity
 
 LIMITS = [
     {"limit_train_batches": 3},

@@ -1,7 +1,8 @@
 """Misuse: both frameworks refuse it with an exception of the same type."""
 
 import pytest
-from parity_harness import loader, parity
+
+from .parity_harness import loader, parity
 
 
 @parity

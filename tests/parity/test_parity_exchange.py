@@ -5,10 +5,11 @@ import warnings
 
 import pytest
 import torch
-from parity_harness import Lab, loader
 from torch import nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import StepLR
+
+from .parity_harness import Lab, loader
 
 
 def make_model(lab):

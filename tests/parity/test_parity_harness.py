@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from parity_harness import loader, parity
+
+from .parity_harness import loader, parity
 
 DIFFERENCES = {
     "weights": lambda pl, lab: nudged(lab),

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from parity_harness import loader, parity
-from parity_hooks import OVERRIDE_POINTS
 from torch import nn
+
+from .parity_harness import loader, parity
+from .parity_hooks import OVERRIDE_POINTS
 
 
 @parity

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from parity_harness import loader, parity
 from torch import nn
+
+from .parity_harness import loader, parity
 
 FORMS = {
     "all": ((), {}),

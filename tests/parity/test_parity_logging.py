@@ -5,8 +5,9 @@ import io
 
 import pytest
 import torch
-from parity_harness import loader, parity
 from torchmetrics import MaxMetric, MeanMetric, MeanSquaredError, MetricCollection, SumMetric
+
+from .parity_harness import loader, parity
 
 
 def make_logging_model(lab, write):

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from parity_harness import loader, parity
 from torch import nn
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import StepLR
+
+from .parity_harness import loader, parity
 
 
 def make_gan(lab, **flags):

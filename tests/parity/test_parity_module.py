@@ -6,8 +6,9 @@ from importlib import import_module
 
 import pytest
 import torch
-from parity_harness import loader, parity
 from torch import nn
+
+from .parity_harness import loader, parity
 
 
 def exportable(lab):

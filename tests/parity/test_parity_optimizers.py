@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from parity_harness import loader, parity
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR, ReduceLROnPlateau, StepLR
+
+from .parity_harness import loader, parity
 
 
 def adam_and_decay(model):

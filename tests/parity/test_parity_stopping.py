@@ -5,7 +5,8 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from parity_harness import loader, parity
+
+from .parity_harness import loader, parity
 
 
 @parity

@@ -9,16 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from breaking import Breaking, is_alive
-from ddp_model import Model, Validated, alone, equal, loader, quiet
-from forked import Forked, by_hand, codes, free_port, wait_for
-from networks import Networks, why_no_networks
 
 from leyden import hookimpl
 from leyden.callbacks import ModelCheckpoint
 from leyden.plugins import SLURMEnvironment
 from leyden.utilities.exceptions import SIGTERMException
 from leyden_ddp.strategy import DDPStrategy
+from leyden_testing.breaking import Breaking, is_alive
+from leyden_testing.forking import Forked, by_hand, codes, wait_for
+from leyden_testing.ranks import free_port
+from leyden_testing.reporting import Model, Validated, alone, loader, quiet
+from leyden_testing.training import same_weights
+
+from .networks import Networks, why_no_networks
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The checkpoint holds the state of callbacks", "ignore:Checkpoint directory .* is not empty"
@@ -94,7 +97,7 @@ class TestSIGTERM:
         resumed = Signalled()
         [path] = tmp_path.glob("*.ckpt")
         quiet(tmp_path, **options)[0].fit(resumed, loader(24, shuffle=True), loader(6), ckpt_path=path)
-        assert equal(resumed, uninterrupted(tmp_path / "whole", val_check_interval=2))
+        assert same_weights(resumed, uninterrupted(tmp_path / "whole", val_check_interval=2))
 
     def test_in_the_last_batch_is_obeyed_too(self, tmp_path):
         with pytest.raises(SIGTERMException):

@@ -9,9 +9,6 @@ from datetime import timedelta
 
 import pytest
 import torch
-from breaking import WAYS, BadRows, Breaking, Broken, break_in, is_alive
-from ddp_model import Model, Validated, loader, quiet
-from forked import Forked, by_hand, codes, wait_for
 from torch import nn
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.utils.data import DataLoader
@@ -21,6 +18,9 @@ from leyden.utilities.rank_zero import rank_zero_only
 from leyden_cpu.accelerator import CPUAccelerator
 from leyden_ddp.failure import PeerFailedError
 from leyden_ddp.strategy import DDPStrategy
+from leyden_testing.breaking import WAYS, BadRows, Breaking, Broken, break_in, is_alive
+from leyden_testing.forking import Forked, by_hand, codes, wait_for
+from leyden_testing.reporting import Model, Validated, loader, quiet
 
 WITHIN_FIT = [
     "setup", "on_train_batch_start", "training_step", "backward", "on_train_batch_end", "validation_step",

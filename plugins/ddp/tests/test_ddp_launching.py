@@ -12,9 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from breaking import Breaking, Broken, is_alive
-from ddp_model import Model, Rows, Validated, alone, close, loader, quiet
-from forked import Forked, codes, free_port, wait_for
 from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 from torch.utils.data import DataLoader
@@ -24,14 +21,18 @@ from leyden.callbacks import EarlyStopping, ModelCheckpoint
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_ddp import launchers
 from leyden_ddp.strategy import DDPStrategy
+from leyden_testing.breaking import Breaking, Broken, is_alive
+from leyden_testing.forking import Forked, codes, wait_for
+from leyden_testing.ranks import free_port
+from leyden_testing.reporting import Model, Validated, alone, loader, quiet
+from leyden_testing.training import Rows, same_weights
 
 SCRIPT = """
 import json, os, sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
 import torch
-from breaking import Breaking
-from ddp_model import Validated, loader, quiet
+from leyden_testing.breaking import Breaking
+from leyden_testing.reporting import Validated, loader, quiet
 
 def main(how, folder):
     folder = Path(folder)
@@ -47,13 +48,13 @@ def main(how, folder):
     if "TORCHELASTIC_RUN_ID" not in os.environ:  # whose processes are all of one run
         single, _ = quiet(folder, devices=1, strategy="auto")
         losses = single.validate(again, loader(7), verbose=False)
-    report = {{
+    report = {
         "argv": sys.argv[1:], "steps": [first.global_step, other.global_step], "options": sys.warnoptions,
         "tested": results[0]["test_loss"], "predicted": sum(map(len, predictions)),
         "alone": [loss["val_loss"] for loss in losses],
         "weights": again.layer[0].weight.tolist(), "cwd": os.getcwd(), "parent": os.getppid(), "pid": os.getpid(),
-    }}
-    (folder / f"report-{{first.global_rank}}.json").write_text(json.dumps(report))
+    }
+    (folder / f"report-{first.global_rank}.json").write_text(json.dumps(report))
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
@@ -68,7 +69,7 @@ def package(tmp_path):
     for part in ("package", "package/inner"):
         (tmp_path / part / "__init__.py").touch()
     script = tmp_path / "package" / "inner" / "train.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    script.write_text(SCRIPT)
     return script
 
 
@@ -120,9 +121,8 @@ def test_the_readmes_script(tmp_path):
 
 INTERACTIVE = """
 import sys
-sys.path.insert(0, {tests!r})
 from pathlib import Path
-from ddp_model import Model, loader, quiet
+from leyden_testing.reporting import Model, loader, quiet
 quiet(Path({folder!r}), strategy={strategy!r})[0].fit(Model(), loader(4))
 print("fitted")
 """
@@ -143,7 +143,7 @@ def test_a_script_without_a_guard_is_told_that_spawn_needs_one(tmp_path):
 
 @pytest.mark.slow
 def test_what_is_no_script_is_told_to_take_ddp_notebook(tmp_path):
-    text = INTERACTIVE.format(tests=str(Path(__file__).parent), folder=str(tmp_path), strategy="ddp")
+    text = INTERACTIVE.format(folder=str(tmp_path), strategy="ddp")
     result = run("-c", text, cwd=tmp_path, code=1)
     assert result.stderr.count("Traceback") == 1
     assert "This program is no script that could be run again" in result.stderr
@@ -152,7 +152,7 @@ def test_what_is_no_script_is_told_to_take_ddp_notebook(tmp_path):
 
 @pytest.mark.slow
 def test_ddp_notebook_trains_what_is_typed(tmp_path):
-    text = INTERACTIVE.format(tests=str(Path(__file__).parent), folder=str(tmp_path), strategy="ddp_notebook")
+    text = INTERACTIVE.format(folder=str(tmp_path), strategy="ddp_notebook")
     assert "fitted" in run("-i", "-", cwd=tmp_path, input=text + "exit()\n").stdout
 
 
@@ -409,7 +409,7 @@ def test_forked_runs_see_the_weights_of_those_before(tmp_path):
         trainer, _ = quiet(tmp_path)
         trainer.fit(together, loader(16), loader(4))
         alone(tmp_path / "alone").fit(single, loader(16, 4), loader(4))
-    assert close(together, single)
+    assert same_weights(together, single, 1e-6)
 
 
 class Plain:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ def on_ranks(
     if count == 1:
         return [function(*args)]
     with tempfile.TemporaryDirectory() as directory:
-        arguments = (function, args, count, _free_port(), variables or {}, directory)
+        arguments = (function, args, count, free_port(), variables or {}, directory)
         processes = multiprocessing.start_processes(_rank, arguments, count, join=False, start_method="fork")
         until = time.monotonic() + seconds
         try:
@@ -65,7 +67,13 @@ def _rank(
         torch.distributed.destroy_process_group()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port() -> int:
+    """A TCP port of this host that nothing listened on a moment ago.
+
+    It is not one that systems give to outgoing connections, of which one may take it before the processes meet there.
+    """
+    for number in random.SystemRandom().sample(range(20000, 30000), 100):  # which leaves the seeds as they are
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", number))
+            return number
+    raise RuntimeError("None of 100 ports between 20000 and 30000 is free on this host; end what listens on them")
