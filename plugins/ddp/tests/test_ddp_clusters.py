@@ -15,8 +15,8 @@ from leyden.callbacks import ModelCheckpoint
 from leyden.plugins import SLURMEnvironment
 from leyden.utilities.exceptions import SIGTERMException
 from leyden_ddp.strategy import DDPStrategy
-from leyden_testing.breaking import Breaking, is_alive
-from leyden_testing.forking import Forked, by_hand, codes, wait_for
+from leyden_testing.breaking import Breaking
+from leyden_testing.forking import Forked, by_hand, codes, is_alive, wait_for
 from leyden_testing.ranks import free_port
 from leyden_testing.reporting import Model, Validated, alone, loader, quiet
 from leyden_testing.training import same_weights
@@ -114,7 +114,7 @@ class TestSIGTERM:
         for rank in (0, 1):
             wait_for(tmp_path / f"ready-{rank}")
         os.kill(process.pid, signal.SIGTERM)
-        assert process.wait(10) == 143
+        assert process.wait() == 143
         assert len(set(ends(tmp_path))) == 1
 
     def test_in_an_evaluation_ends_it_when_its_pass_is_over(self, tmp_path):
@@ -214,7 +214,7 @@ class TestTorchrun:
             quiet(tmp_path, strategy="ddp")[0].fit(model, loader(16), loader(16))
 
         process = Forked(lambda: self.launch(script), tmp_path / "said")
-        assert codes([process], 20) == [1]
+        assert codes([process]) == [1]
         assert not any(map(is_alive, model.pids()))
         reasons = {"raises": "Broken: ('it broke', 7)", "is killed": "Signal 9 (SIGKILL)"}
         assert reasons[how] in process.said
@@ -309,7 +309,7 @@ class TestNodes:
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         model = Breaking(tmp_path / "run", "training_step", how, rank=3)
         nodes = [self.node(tmp_path, rank, model, loader(8), variables=meeting) for rank in (0, 1)]
-        assert codes(nodes, 10) == [1, 1]
+        assert codes(nodes) == [1, 1]
         assert "PeerFailedError: Rank 3 failed first:" in nodes[0].said
         if how == "raises":
             assert "Rank 3 failed:" in nodes[1].said
@@ -353,7 +353,7 @@ def test_other_plugins_in_one_rank_are_refused(tmp_path, case):
         quiet(tmp_path, strategy="ddp", plugins=plugins)[0].fit(Model(), loader(4))
 
     processes = by_hand(script, tmp_path)
-    assert codes(processes, 10) == [1, 1]
+    assert codes(processes) == [1, 1]
     said = processes[0].said.splitlines()[-1]
     assert "MisconfigurationException: The plugins of rank 1 are not those of rank 0, or not in the same order:" in said
     if case == "missing in one":
@@ -371,7 +371,7 @@ def test_plugins_of_another_version_in_one_rank_are_refused(tmp_path):
         trainer.fit(Model(), loader(4))
 
     processes = by_hand(script, tmp_path)
-    assert codes(processes, 10) == [1, 1]
+    assert codes(processes) == [1, 1]
     assert (
         "rank 0 has plugin 'ddp' of leyden-ddp 0.1.0 where rank 1 has plugin 'ddp' of leyden-ddp 0.0.9"
         in processes[0].said

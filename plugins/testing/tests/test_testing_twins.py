@@ -16,6 +16,7 @@ from torch import nn
 
 import leyden_testing
 from leyden.plugin_system.manager import discover
+from leyden_testing import traces
 from leyden_testing.training import Host
 
 from . import (
@@ -166,7 +167,10 @@ class Outcomes:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("conformance", CLASSES, ids=lambda cls: cls.__name__)
-def test_each_check_catches_its_broken_twin(conformance: type, site: Path, tmp_path: Path) -> None:
+def test_each_check_catches_its_broken_twin(
+    conformance: type, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traces, "PATIENCE", 1.0)  # which the twins that leave something behind wait in vain
     twins = [twin for twin in ALL if twin.conformance is conformance]
     module = tmp_path / f"test_broken_{conformance.kind}.py"
     module.write_text(f"from {Twin.__module__} import CLASSES\nglobals().update(CLASSES)\n")

@@ -8,13 +8,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
+from leyden_testing.forking import PATIENCE, is_alive
 from leyden_testing.reporting import Validated, loader, quiet
 from leyden_testing.training import Rows
 
@@ -143,15 +143,17 @@ class BadRows(Rows):
         return super().__getitem__(index)  # type: ignore[no-untyped-call]
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
-    with suppress(OSError), open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0] not in ("Z", "X")
-    return False
-
-
 def break_in(model: Breaking, train: DataLoader[Any] | None = None, **options: Any) -> BaseException:
-    """Fit, and return the error with which it ends; no process may be left, nor may it take long."""
+    """Fit, and return the error with which it ends; no process may be left, nor may it take long.
+
+    Args:
+        model: What is trained.
+        train: Its training loader.
+        options: Arguments of the Trainer.
+
+    Raises:
+        AssertionError: The run did not fail, or took long, or left a process.
+    """
     trainer, _ = quiet(model.directory, **options)
     began = time.time()
     try:
@@ -160,7 +162,7 @@ def break_in(model: Breaking, train: DataLoader[Any] | None = None, **options: A
         ended = time.time()
         broke = model.directory / "broke"
         took = ended - (float(broke.read_text()) if broke.exists() else began)
-        assert took < 10, f"it took {took:.1f} s"
+        assert took < PATIENCE, f"it took {took:.1f} s"
         assert not any(map(is_alive, model.pids()))
         return error
     raise AssertionError("the run did not fail")

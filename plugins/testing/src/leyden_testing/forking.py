@@ -20,6 +20,7 @@ from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-d
 from leyden_testing.ranks import free_port
 
 PATIENCE = 60.0
+"""Seconds in which all that has to happen happens, also on a busy machine."""
 
 
 class Forked:
@@ -160,3 +161,26 @@ def wait_for(path: Path, seconds: float = PATIENCE) -> str:
                 return text
         time.sleep(0.01)
     raise AssertionError(f"{path} did not appear within {seconds} s")
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    with suppress(OSError), open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+    return False
+
+
+def wait_for_end(pid: int, seconds: float = PATIENCE) -> None:
+    """Wait until a process is gone that need not be a child of this one.
+
+    Args:
+        pid: Its id.
+        seconds: How long to wait for it.
+
+    Raises:
+        AssertionError: It is still there.
+    """
+    until = time.monotonic() + seconds
+    while is_alive(pid):
+        assert time.monotonic() < until, f"process {pid} did not end within {seconds} s"
+        time.sleep(0.01)
