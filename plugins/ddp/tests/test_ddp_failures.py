@@ -246,7 +246,7 @@ class TestStartedByHand:
         assert "Broken: ('it broke', 7)" in said[0]
         assert "Broken: ('it broke', 7)" in said[1]
         assert "PeerFailedError" not in said[1]
-        line = "[rank2]: Rank 2 ends, as rank 1 failed: breaking.Broken: ('it broke', 7)"
+        line = "[rank2]: Rank 2 ends, as rank 1 failed: leyden_testing.breaking.Broken: ('it broke', 7)"
         assert said[2].strip() == line
 
     @pytest.mark.parametrize("rank", [0, 1])
