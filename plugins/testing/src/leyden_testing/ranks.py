@@ -26,14 +26,12 @@ def on_ranks(
     ``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT``.
 
     Args:
-        count: How many; one is this process itself.
+        count: How many.
         function: What each runs; what it returns has to pickle.
         args: Its arguments.
         variables: Further variables of the processes.
         seconds: After which processes that still run are ended, which fails.
     """
-    if count == 1:
-        return [function(*args)]
     with tempfile.TemporaryDirectory() as directory:
         arguments = (function, args, count, free_port(), variables or {}, directory)
         processes = multiprocessing.start_processes(_rank, arguments, count, join=False, start_method="fork")

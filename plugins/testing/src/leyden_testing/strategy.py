@@ -78,8 +78,8 @@ class StrategyConformance(TrainerPartConformance):
         return on_all
 
     def on_ranks(self, count: int, function: Callable[..., Any], *args: Any) -> list[Any]:
-        """Run a function in so many processes that know of each other, and return what each returned."""
-        return on_ranks(count, function, *args)
+        """What a function returns in each of so many processes that know of each other; one is this process itself."""
+        return [function(*args)] if count == 1 else on_ranks(count, function, *args)
 
     def trainer_arguments(self, value: Any) -> dict[str, Any]:
         """The strategy and a device for each process."""
