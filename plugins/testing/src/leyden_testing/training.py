@@ -218,7 +218,7 @@ def loader(count: int, batch_size: int = 2, numbered: bool = False, **options: A
         numbered: Whether a batch has the rows' numbers as its third part.
         options: Further arguments of the DataLoader.
     """
-    return DataLoader(Rows(count, numbered), batch_size, **options)
+    return DataLoader(Rows(count, numbered), batch_size=batch_size, **options)
 
 
 def rows(count: int = 16, batch_size: int = 4) -> DataLoader[Any]:
