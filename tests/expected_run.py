@@ -380,7 +380,7 @@ def faults_in_data(case: Case, call: str) -> list[str]:
     if shape.output in WRONG_OUTPUTS:
         faults.append("training_step returned|The loss is a tensor")
     if "monitor" in SCHEDULES.get(shape.scheduler, {}):
-        faults.append("'nothing' was not logged")
+        faults.append("'nothing', which was not logged")
     if "early" in case.callbacks:
         faults.append("EarlyStopping.*'loss'|'loss'.*was not logged")
     if "rates" in case.callbacks:

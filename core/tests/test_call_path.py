@@ -118,7 +118,7 @@ def test_a_log_call_is_at_most_ten_calls(tmp_path):
     assert len(calls) <= 10, calls
 
 
-def test_a_reader_follows_a_batch_to_the_optimizer_through_three_files(tmp_path):
+def test_a_reader_follows_a_batch_to_the_optimizer_through_four_files(tmp_path):
     paths: list[list[str]] = []
 
     class Model(SmallModel):
@@ -132,7 +132,7 @@ def test_a_reader_follows_a_batch_to_the_optimizer_through_three_files(tmp_path)
         paths.append([name for name, _ in groupby(names)])
 
     quiet_trainer(tmp_path).fit(Model(), torch.ones(1, 3, 2))
-    assert paths == [["trainer/trainer.py", "loops/fit.py", "loops/step.py"]]
+    assert paths == [["trainer/trainer.py", "trainer/run.py", "loops/fit.py", "loops/step.py"]]
 
 
 SLOW_CALLS = {"item", "tolist", "numpy", "cpu", "synchronize"}

@@ -375,6 +375,6 @@ def test_before_a_run_a_trainer_has_no_module_and_divides_nothing(tmp_path):
 
 @pytest.mark.parametrize("name", ["onnx", "torchscript"])
 def test_an_export_without_its_exporter_names_the_distribution(monkeypatch, name):
-    monkeypatch.setattr("leyden.plugin_system.registry.discover", PluginManager)
+    monkeypatch.setattr("leyden.mixins.export.discover", PluginManager)
     with pytest.raises(ImportError, match=rf"There is no exporter '{name}'; .*pip install leyden-export\.$"):
         getattr(pl.LightningModule(), f"to_{name}")()

@@ -135,10 +135,10 @@ class Recording(Launcher):
         return function(*args)
 
 
-def test_a_launcher_is_given_a_method_of_the_trainer_and_its_result_is_the_runs(tmp_path):
+def test_a_launcher_is_given_a_method_of_the_run_and_its_result_is_the_runs(tmp_path):
     class Launched(Strategy):
         launcher = Recording()
 
     trainer = quiet_trainer(tmp_path, strategy=Launched())
     assert trainer.validate(Counting(), Batches(2), verbose=False) == [{"val": 0.5}]
-    assert Launched.launcher.owner is trainer
+    assert Launched.launcher.owner is trainer.run

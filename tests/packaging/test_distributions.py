@@ -132,8 +132,8 @@ def test_the_import_contracts_allow_one_plugin_another_only_where_it_depends_on_
 def test_discovering_the_plugins_imports_none_of_their_dependencies() -> None:
     script = (
         "import sys, importlib_metadata, packaging.requirements, leyden;"
-        "from leyden.plugin_system.manager import discover;"
-        "before = set(sys.modules); assert len(discover().records) > 1;"
+        "from leyden.plugin_system.discovery import discover;"
+        "before = set(sys.modules); assert len(discover().infos) > 1;"
         "new = {name.partition('.')[0] for name in set(sys.modules) - before};"
         "print(*[name for name in new if not name.startswith('leyden') and name not in sys.stdlib_module_names])"
     )

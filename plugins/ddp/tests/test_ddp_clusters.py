@@ -366,7 +366,7 @@ def test_plugins_of_another_version_in_one_rank_are_refused(tmp_path):
     def script():
         trainer, _ = quiet(tmp_path, strategy="ddp")
         if trainer.global_rank == 1:
-            record = next(record for record in trainer.plugin_manager.records if record.name == "ddp")
+            record = next(record for record in trainer.plugin_manager.infos if record.name == "ddp")
             record.version = "0.0.9"
         trainer.fit(Model(), loader(4))
 

@@ -132,7 +132,7 @@ print("fitted")
 def test_a_script_without_a_guard_is_told_that_spawn_needs_one(tmp_path):
     (tmp_path / "train.py").write_text(
         "import leyden as pl\n"
-        "from leyden.demos.boring_classes import BoringModel\n"
+        "from leyden.demos import BoringModel\n"
         "trainer = pl.Trainer(accelerator='cpu', devices=2, strategy='ddp_spawn', fast_dev_run=True)\n"
         "trainer.fit(BoringModel())\n"
     )

@@ -133,7 +133,7 @@ def test_a_trainer_in_another_thread_leaves_signals_alone(tmp_path, called):
 def test_without_the_plugin_signals_are_left_alone(tmp_path, called):
     trainer = alone(tmp_path, callbacks=[Raise("on_after_backward", at=1)])
     trainer.plugin_manager = trainer.plugin_manager.extended([])
-    trainer.plugin_manager.records = [r for r in trainer.plugin_manager.records if r.name != "ddp"]
+    trainer.plugin_manager.infos = [r for r in trainer.plugin_manager.infos if r.name != "ddp"]
     trainer.fit(Model(), loader(8))
     assert (trainer.received_sigterm, trainer.global_step, called) == (False, 4, [signal.SIGTERM])
 

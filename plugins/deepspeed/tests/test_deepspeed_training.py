@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from leyden.plugin_system.registry import Registry
+from leyden.plugin_system.discovery import discover
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_ddp.strategy import DDPStrategy
 from leyden_deepspeed.strategy import DeepSpeedStrategy
@@ -104,7 +104,7 @@ def test_sixteen_bits(tmp_path, stage, precision):
 def test_the_weights_are_those_of_the_native_twin(tmp_path, stage, twin):
     pytest.importorskip("leyden_sharded")
     model, _ = fitted(tmp_path, STAGES[stage], gradient_clip_val=0.5)
-    strategy = Registry().get("strategy", twin).build(start_method="fork")
+    strategy = discover().component("strategy", twin).build(start_method="fork")
     other = Model()
     trainer = quiet(tmp_path / "twin", devices=2, strategy=strategy, gradient_clip_val=0.5)
     trainer.fit(other, loader(16), loader(6))

@@ -17,7 +17,7 @@ class Component:
 
     Args:
         kind: What it is: "accelerator", "strategy", "precision", "environment", "logger", "profiler",
-            "callback", "checkpoint_io", "exporter", "record", or a kind of a third party's own.
+            "callback", "checkpoint_io", "exporter", "record", "module_paths", or a kind of a third party's own.
         name: The name that users write, as in ``Trainer(accelerator="npu")``; for callbacks and other
             classes that users import, the class's name; for records, the name of the class that they log.
         target: ``"module:attribute"``, imported on first use.

@@ -1,6 +1,6 @@
 """The hooks that a LightningModule or a LightningDataModule may override, with what they do if it does not.
 
-When each is called is said in :mod:`leyden.plugin_system.hooks`; here they come without ``trainer`` and ``pl_module``.
+Those that others may implement, too, are listed in :mod:`leyden.plugin_system.hooks` and do nothing here.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.optim import Optimizer
 
+from leyden.mixins.observations import CheckpointHooks as CheckpointHooks
+from leyden.mixins.observations import DataObservations, ModelObservations
 from leyden.utilities.exceptions import MisconfigurationException
 
 
-class DataHooks:
+class DataHooks(DataObservations):
     """Where data comes from and how a batch reaches the device; for modules and data modules."""
 
     def prepare_data(self) -> None:
@@ -22,12 +22,6 @@ class DataHooks:
 
         Assign nothing to ``self`` here: the other processes would not see it.
         """
-
-    def setup(self, stage: str) -> None:
-        """A run begins in this process: "fit", "validate", "test" or "predict"."""
-
-    def teardown(self, stage: str) -> None:
-        """A run is over in this process."""
 
     def train_dataloader(self) -> Any:
         """The training loader, or a collection of them."""
@@ -59,49 +53,12 @@ class DataHooks:
         """Change a batch on the device; return it."""
         return batch
 
-    def on_exception(self, exception: BaseException) -> None:
-        """A run is ending because of ``exception``."""
 
-
-class CheckpointHooks:
-    """What a module adds to checkpoints, and takes back from them."""
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint is about to be written."""
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint has been read."""
-
-
-class ModelHooks:
+class ModelHooks(ModelObservations):
     """What happens in a run, for a LightningModule."""
 
     def configure_model(self) -> None:
         """Make large submodules here instead of in ``__init__``; called in every run, so make them once."""
-
-    def on_fit_start(self) -> None:
-        """The module is on its device and has its optimizers."""
-
-    def on_fit_end(self) -> None:
-        """A fit is over."""
-
-    def on_train_start(self) -> None:
-        """Training begins."""
-
-    def on_train_end(self) -> None:
-        """Training is over."""
-
-    def on_train_epoch_start(self) -> None:
-        """A training epoch begins."""
-
-    def on_train_epoch_end(self) -> None:
-        """A training epoch ends; what it logs can be monitored."""
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
-        """A batch is about to be trained on; return -1 to skip the rest of the epoch."""
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """A batch has been trained on."""
 
     def on_validation_model_zero_grad(self) -> None:
         """Validation within a fit is about to start; frees the gradients."""
@@ -130,69 +87,3 @@ class ModelHooks:
     def on_predict_model_train(self) -> None:
         """Put the module back after prediction. If not overridden, every submodule's mode is restored."""
         self.train()  # type: ignore[attr-defined]
-
-    def on_validation_start(self) -> None:
-        """Validation begins."""
-
-    def on_validation_end(self) -> None:
-        """Validation is over."""
-
-    def on_validation_epoch_start(self) -> None:
-        """The pass over the validation loaders begins."""
-
-    def on_validation_epoch_end(self) -> None:
-        """The pass over the validation loaders is over."""
-
-    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """A validation batch is about to be evaluated."""
-
-    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """A validation batch has been evaluated."""
-
-    def on_test_start(self) -> None:
-        """Testing begins."""
-
-    def on_test_end(self) -> None:
-        """Testing is over."""
-
-    def on_test_epoch_start(self) -> None:
-        """The pass over the test loaders begins."""
-
-    def on_test_epoch_end(self) -> None:
-        """The pass over the test loaders is over."""
-
-    def on_test_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """A test batch is about to be evaluated."""
-
-    def on_test_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """A test batch has been evaluated."""
-
-    def on_predict_start(self) -> None:
-        """Prediction begins."""
-
-    def on_predict_end(self) -> None:
-        """Prediction is over."""
-
-    def on_predict_epoch_start(self) -> None:
-        """The pass over the prediction loaders begins."""
-
-    def on_predict_epoch_end(self) -> None:
-        """The pass over the prediction loaders is over."""
-
-    def on_predict_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """A batch is about to be predicted."""
-
-    def on_predict_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """A batch has been predicted."""
-
-    def on_before_zero_grad(self, optimizer: Optimizer) -> None:
-        """Gradients are about to be cleared."""
-
-    def on_before_backward(self, loss: Tensor) -> None:
-        """Before the backward pass."""
-
-    def on_after_backward(self) -> None:
-        """After the backward pass."""
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Before the optimizer's step, gradients unscaled and not yet clipped."""

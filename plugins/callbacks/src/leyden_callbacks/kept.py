@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
 
-def best_of_last_fit(trainer: Trainer) -> str | None:
+def best_of_last_fit(trainer: Trainer, fn: str) -> str | None:
     """The best weights of the last fit, for a run without a model; None for a fit, and where no callback has any."""
-    if trainer.state.fn == "fit":
+    if fn == "fit":
         return None
     best = next((c.best_model_path for c in trainer.checkpoint_callbacks if getattr(c, "best_model_path", "")), None)
     if best is None:
         return None
     rank_zero_info(
-        f"Trainer.{trainer.state.fn} was called without a model: it takes the best weights of the last fit, {best!r}. "
+        f"Trainer.{fn} was called without a model: it takes the best weights of the last fit, {best!r}. "
         f'Say so with ckpt_path="best", or pass the model to take its weights as they are.'
     )
     return str(best)

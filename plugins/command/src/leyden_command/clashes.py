@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from leyden.interfaces.component import Component
-from leyden.plugin_system.manager import PluginManager, PluginRecord
+from leyden.plugin_system.manager import PluginInfo, PluginManager
 
 
-def clashing_names(manager: PluginManager) -> list[tuple[str, str, list[PluginRecord]]]:
-    """Kind, name and plugins of each name for which ``Registry.get`` is an error because several parts have it.
+def clashing_names(manager: PluginManager) -> list[tuple[str, str, list[PluginInfo]]]:
+    """Kind, name and plugins of each name for which ``manager.component`` is an error because several parts have it.
 
     An alias that several accelerators share is none: it stands for the best of them.
     """
-    found: dict[tuple[str, str], list[tuple[PluginRecord, Component]]] = {}
-    for record in manager.active:
-        for part in record.components:
+    found: dict[tuple[str, str], list[tuple[PluginInfo, Component]]] = {}
+    for info in manager.active:
+        for part in info.components:
             for name in dict.fromkeys(part.names):
-                found.setdefault((part.kind, name), []).append((record, part))
+                found.setdefault((part.kind, name), []).append((info, part))
     return [
-        (kind, name, [record for record, _ in owners])
+        (kind, name, [info for info, _ in owners])
         for (kind, name), owners in found.items()
         if len(owners) > 1 and (kind != "accelerator" or any(part.name == name for _, part in owners))
     ]

@@ -20,7 +20,7 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from leyden.interfaces.launcher import Launcher
-from leyden.trainer import Trainer
+from leyden.trainer.run import Run
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_ddp.failure import ALL, PeerFailedError
 from leyden_ddp.meeting import MeetingError, leave
@@ -50,7 +50,7 @@ class FunctionLauncher(Launcher):
         self._directory = ""
 
     def launch(self, function: Callable[..., T], *args: Any) -> T:
-        """Run ``function`` in every process; returns the result of rank 0, and a Trainer is as after a run in here.
+        """Run ``function`` in every process; returns the result of rank 0, and the run is as after one in here.
 
         Raises:
             MisconfigurationException: Something that the processes need can't be pickled; it is named. Or the script
@@ -82,7 +82,7 @@ class FunctionLauncher(Launcher):
             path = os.path.join(self._directory, "result")
             result, state = torch.load(path, weights_only=False)  # written by our own child a moment ago
         owner = _owner(function)
-        if isinstance(owner, Trainer):
+        if isinstance(owner, Run):
             take_over(owner, state)
         returned: T = result
         return returned
@@ -141,7 +141,7 @@ class Record:
 
 
 def _worker(local_rank: int, task: Any, port: int, directory: str) -> None:
-    """One process's part: be the rank, and call the method of a Trainer, or a Fabric, that ``task`` holds."""
+    """One process's part: be the rank, and call the method of a run, or a Fabric, that ``task`` holds."""
     os.environ["MASTER_PORT"] = str(port)
     strategy: ParallelStrategy | None = None
     last_words.append(lambda error: _write(directory, local_rank, error, str(error)))
@@ -152,7 +152,7 @@ def _worker(local_rank: int, task: Any, port: int, directory: str) -> None:
         strategy.take_place(local_rank)
         result = function(*args)
         if local_rank == 0:
-            state = state_of(owner) if isinstance(owner, Trainer) else None
+            state = state_of(owner) if isinstance(owner, Run) else None
             torch.save((result, state), os.path.join(directory, "result"))
     except BaseException as error:
         text = "".join(traceback.format_exception(error))

@@ -222,7 +222,7 @@ def compare_plugins(plugins: PluginManager, strategy: Strategy) -> None:
     Raises:
         MisconfigurationException: Some have others.
     """
-    sets = strategy.all_gather_object([str(record) for record in plugins.records if record.state == "active"])
+    sets = strategy.all_gather_object([str(record) for record in plugins.infos if record.state == "active"])
     others = [rank for rank, own in enumerate(sets) if own != sets[0]]
     if not others:
         return

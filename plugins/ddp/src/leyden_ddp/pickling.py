@@ -10,18 +10,14 @@ from typing import Any
 
 from torch.nn import Module
 
-# Where a Trainer keeps what its user gave it, and what the user calls it.
+# Where a run, or a Fabric, keeps what its user gave it, and what the user calls it.
 _GIVEN = {
     "model": ("_module",),
     "datamodule": ("datamodule",),
-    "train_dataloaders": ("fit_loop", "source", "given"),
-    "val_dataloaders": ("fit_loop", "validation", "source", "given"),
-    "dataloaders of validate": ("validate_loop", "source", "given"),
-    "dataloaders of test": ("test_loop", "source", "given"),
-    "dataloaders of predict": ("predict_loop", "source", "given"),
-    "callbacks": ("callbacks",),
-    "logger": ("loggers",),
-    "plugins": ("plugin_manager",),
+    "callbacks": ("trainer", "callbacks"),
+    "logger": ("trainer", "loggers"),
+    "plugins": ("trainer", "plugin_manager"),
+    "trainer": ("trainer",),
     "strategy": ("strategy",),
 }
 
@@ -38,6 +34,10 @@ def unpicklable(value: Any) -> tuple[str, str] | None:
 
 
 def _given(owner: Any) -> Iterator[tuple[str, Any]]:
+    loop = getattr(owner, "loop", None)
+    for source in (getattr(loop, "source", None), getattr(getattr(loop, "validation", None), "source", None)):
+        if source is not None:
+            yield f"{source.hook}s", source.given
     for name, path in _GIVEN.items():
         part = owner
         for attribute in path:

@@ -49,10 +49,11 @@ def leyden_components() -> Iterator[Component]:
 
 
 @hookimpl
-def leyden_find_checkpoint(trainer: Trainer, ckpt_path: str | None) -> str | None:
+def leyden_find_checkpoint(trainer: Trainer, ckpt_path: str | None, fn: str) -> str | None:
     """What "hpc" stands for, and where a fit goes on whose job the cluster runs again."""
-    find = {None: requeue.goes_on_from, "hpc": requeue.saved_last}.get(ckpt_path)
-    return find(trainer) if find is not None else None
+    if ckpt_path == "hpc":
+        return requeue.saved_last(trainer)
+    return requeue.goes_on_from(trainer) if ckpt_path is None and fn == "fit" else None
 
 
 @hookimpl(trylast=True)  # after those who set a handler of their own, which is then called too

@@ -45,7 +45,7 @@ def saved_last(trainer: Trainer) -> str:
 
 def goes_on_from(trainer: Trainer) -> str | None:
     """Where a fit without ``ckpt_path`` goes on if its job has been run again; None for a new one."""
-    if trainer.state.fn != "fit" or not _may_run_again(trainer) or not _newest(trainer):
+    if not _may_run_again(trainer) or not _newest(trainer):
         return None
     path = saved_last(trainer)
     rank_zero_info(f"The run goes on from {path!r}, which it left when the job was queued again.")

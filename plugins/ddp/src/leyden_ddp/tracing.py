@@ -101,7 +101,7 @@ def place() -> str:
     """The line that led here, of whoever called the framework last."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        package = frame.f_globals.get("__name__", "leyden").partition(".")[0]  # compiled hooks have no name
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
         if package not in _OWN:
             return f"at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
         frame = frame.f_back

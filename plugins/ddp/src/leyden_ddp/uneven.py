@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from leyden.data.combined import CombinedLoader
-from leyden.data.fetch import END, Fetcher
+from leyden.data.fetch import END, Fetched, Fetcher
 
 if TYPE_CHECKING:
     from leyden_ddp.parallel import ParallelStrategy
@@ -44,10 +44,9 @@ class AgreedFetcher(Fetcher):
         self._weights: deque[float] = deque()  # of the batches that are read and not yielded yet
         super().start(skip, measure)
 
-    def __iter__(self) -> Iterator[tuple[Any, int, int, bool]]:
+    def __iter__(self) -> Iterator[Fetched]:
         for item in super().__iter__():
-            self.weight = self._weights.popleft()
-            yield item
+            yield item._replace(weight=self._weights.popleft())
 
     def _next(self) -> Any:
         item = super()._next()

@@ -14,7 +14,7 @@ from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.overriding import is_overridden
 
 if TYPE_CHECKING:
-    from leyden.trainer import Trainer
+    from leyden.trainer.run import Run
 
 # What the engine does by itself, so that a module's own way would not be asked, or not do what it says.
 OWN_WAYS = {
@@ -52,8 +52,8 @@ class EngineOptimizer:
 class EngineStep(BatchStep):
     """The core's steps, automatic and manual, with the engine's backward pass, scaling and clipping."""
 
-    def __init__(self, trainer: Trainer, engine: Any) -> None:
-        super().__init__(trainer)
+    def __init__(self, run: Run, engine: Any) -> None:
+        super().__init__(run)
         for name, what in OWN_WAYS.items():
             if is_overridden(name, self.module, LightningModule):
                 raise MisconfigurationException(

@@ -172,7 +172,7 @@ class DeepSpeedStrategy(EngineCheckpoints):
         self._make_engine(settings, optimizers[0] if optimizers else None)
         self._engine.set_gradient_accumulation_boundary(True)
         self._load_engine()
-        trainer.step = self._step = EngineStep(trainer, self._engine)
+        trainer.run.step = self._step = EngineStep(trainer.run, self._engine)
         return [EngineOptimizer(self._engine)]
 
     def _make_engine(self, settings: dict[str, Any], optimizer: Any) -> None:

@@ -41,7 +41,10 @@ def example_call(
 
 def transferred(module: LightningModule, batch: Any) -> Any:
     """The batch after the hooks of the data module, or of the module, that bring one to the device."""
-    datamodule = module._trainer.datamodule if module._trainer is not None else None
+    try:
+        datamodule = getattr(module.trainer, "datamodule", None)
+    except RuntimeError:  # no Trainer has it
+        datamodule = None
 
     def hook(name: str) -> Any:
         theirs = datamodule is not None and is_overridden(name, datamodule, DataHooks)

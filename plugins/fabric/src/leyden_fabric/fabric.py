@@ -20,7 +20,7 @@ from leyden.interfaces.strategy import Strategy
 from leyden.utilities.rank_zero import rank_zero_deprecation
 from leyden.utilities.rng import seed_everything
 from leyden_fabric import state as saved
-from leyden_fabric.attached import AttachedFabric
+from leyden_fabric.attached import FabricRunner
 from leyden_fabric.preparing import compile_in_place, follow_parameters, prepare_loader, refuse_wrapped
 from leyden_fabric.processes import Processes
 from leyden_fabric.reporting import Reporting
@@ -101,8 +101,7 @@ class Fabric(Processes, Reporting):
         made = [FabricOptimizer(o, strategy, self) for o in strategy.setup_optimizers(list(optimizers))]
         self._module_strategies.append(weakref.ref(strategy))
         if isinstance(original, LightningModule):
-            attached: Any = AttachedFabric(self, wrapped, made)
-            original.trainer = attached
+            original.trainer = FabricRunner(self, wrapped, made).trainer  # type: ignore[assignment]  # its stand-in
             if original not in self._callbacks:
                 self._callbacks.append(original)
         self.call("on_after_setup", fabric=self, module=wrapped)

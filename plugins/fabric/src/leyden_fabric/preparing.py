@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from leyden.data.loading import seeded
 from leyden.data.samplers import copy_with
 from leyden_fabric.wrappers import FabricDataLoader, is_wrapped
 
@@ -34,9 +33,10 @@ def follow_parameters(optimizers: tuple[Any, ...], before: dict[str, Any], after
 
 
 def prepare_loader(fabric: Fabric, loader: Any, divide: bool, move: bool) -> FabricDataLoader:
-    """A loader of this process's part of the data, with the seeds that ``seed_everything`` has asked for."""
+    """A loader of this process's part of the data, as plugins want it."""
     if divide:
         loader = fabric.strategy.divide(loader, training=True)
-    loader = seeded(copy_with(loader), fabric.global_rank)  # a copy, as the user's own stays as it is
+    loader = copy_with(loader)  # as the user's own stays as it is
+    loader = fabric.plugin_manager.hook.leyden_prepare_loader(owner=fabric, loader=loader, training=True)
     to_device = fabric.strategy.batch_to_device if move else None
     return FabricDataLoader(loader, to_device, fabric.device if move else None)

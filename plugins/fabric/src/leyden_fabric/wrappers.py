@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from leyden.data.samplers import set_sampler_epoch
+from leyden.data.samplers import set_epoch
 from leyden.interfaces.precision import Precision
 from leyden.interfaces.strategy import Strategy
 from leyden.utilities.batch import map_collection
@@ -235,7 +235,7 @@ class FabricDataLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Any]:
-        set_sampler_epoch(self._loader, self._epoch)
+        set_epoch(self._loader, self._epoch)
         self._epoch += 1
         return iter(self._loader) if self._to_device is None else map(self._to_device, self._loader)
 

@@ -300,7 +300,7 @@ def _on_device(model: nn.Module, trainer: Trainer | None) -> Any:
     """The example where the model is, as a batch comes there."""
     example = model.example_input_array
     if trainer is not None:
-        return transfer_function(trainer, 0)(example)
+        return transfer_function(trainer.run, 0)(example)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if not isinstance(model, DataHooks):
         return move_data_to_device(example, device)

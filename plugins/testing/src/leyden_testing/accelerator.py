@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import leyden as pl
 from leyden.interfaces.accelerator import Accelerator
 from leyden.interfaces.component import Component
-from leyden.plugin_system.registry import Registry
+from leyden.plugin_system.discovery import discover
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing.component import TrainerPartConformance, sentence
@@ -105,7 +105,7 @@ class AcceleratorConformance(TrainerPartConformance):
             with pytest.raises(MisconfigurationException) as raised:
                 self.trainer(tmp_path, value)
             sentence(raised.value, component.load().name())
-        others = [part for part in Registry().components("accelerator") if part.load().is_available()]
+        others = [part for part in discover().components("accelerator") if part.load().is_available()]
         if others:
             assert type(reference_trainer(tmp_path, accelerator="auto").accelerator) in [part.load() for part in others]
 
@@ -263,7 +263,7 @@ class AcceleratorConformance(TrainerPartConformance):
     @pytest.mark.parametrize("precision", MODES)
     def test_a_precision_is_computed_or_refused(self, precision: str, part: Accelerator, tmp_path: Path) -> None:
         """What :meth:`~Accelerator.supports_precision` allows trains near the host's weights; all else is refused."""
-        if precision not in Registry().names("precision"):
+        if precision not in discover().names("precision"):
             pytest.skip(f"no installed plugin brings the precision {precision!r}")
         if not part.supports_precision(precision):
             with pytest.raises(MisconfigurationException) as raised:

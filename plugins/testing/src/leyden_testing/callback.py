@@ -14,10 +14,10 @@ import torch
 
 import leyden as pl
 from leyden.callback import Callback
-from leyden.plugin_system.hooks import BEHAVIOUR, OBSERVATION
+from leyden.plugin_system.discovery import discover
+from leyden.plugin_system.hooks import RUN_HOOKS
 from leyden.plugin_system.manager import PluginManager
-from leyden.plugin_system.registry import Registry, build
-from leyden.plugin_system.table import Member, run_manager
+from leyden.plugin_system.table import Participant, implementations
 from leyden.utilities.plain import to_plain
 from leyden_testing.component import TrainerPartConformance
 from leyden_testing.training import Model, SaveAmid, rows, same, weights
@@ -59,8 +59,8 @@ class CallbackConformance(TrainerPartConformance):
     def trainer_arguments(self, value: Any) -> dict[str, Any]:
         """A list of one callback; the switch of its role is left open."""
         target = value
-        if isinstance(value, str) and Registry().named(self.kind, value):
-            target = Registry().get(self.kind, value).load()
+        if isinstance(value, str) and discover().named(self.kind, value):
+            target = discover().component(self.kind, value).load()
         switch = SWITCHES.get(getattr(target, "role", None) or "")
         return {"callbacks": [value], **({switch: None} if switch else {}), **self.options}
 
@@ -72,16 +72,14 @@ class CallbackConformance(TrainerPartConformance):
 
     def test_its_hooks_take_what_hooks_offer(self, part: Any) -> None:
         """Each hook that it overrides takes arguments that the hook has."""
-        manager = run_manager(PluginManager(), [Member(part, Callback)])
-        assert manager is not None
+        implementations(PluginManager(), [Participant(part, Callback)])
 
     def test_no_method_misspells_a_hook(self, part: Any) -> None:
         """A method named almost as a hook would never be called."""
-        hooks = [*OBSERVATION, *BEHAVIOUR]
         own = [m for m in dir(type(part)) if not m.startswith("_") and not hasattr(Callback, m)]
         for method in own:
-            if method not in hooks and callable(getattr(type(part), method)):
-                near = difflib.get_close_matches(method, hooks, n=1, cutoff=0.85)
+            if method not in RUN_HOOKS and callable(getattr(type(part), method)):
+                near = difflib.get_close_matches(method, RUN_HOOKS, n=1, cutoff=0.85)
                 assert not near, f"{method} is no hook and never called; {near[0]} is one"
 
     # -- state ----------------------------------------------------------------------------------------------
@@ -90,7 +88,7 @@ class CallbackConformance(TrainerPartConformance):
         """The key is a text that depends on the class and the arguments alone, not on the instance or a run."""
         assert isinstance(part.state_key, str)
         assert part.state_key
-        assert build(self.kind, name, **arguments).state_key == part.state_key
+        assert discover().build(self.kind, name, **arguments).state_key == part.state_key
         assert copy.deepcopy(part).state_key == part.state_key
 
     def test_its_state_is_data_and_can_be_put_back(
@@ -107,7 +105,7 @@ class CallbackConformance(TrainerPartConformance):
         kept = torch.load(tmp_path / "whole.ckpt", weights_only=True)["callbacks"]
         if state:
             assert kept.keys() & {part.state_key}, f"the checkpoint has no state of {part.state_key!r}"
-        other = build(self.kind, name, **arguments)
+        other = discover().build(self.kind, name, **arguments)
         other.load_state_dict(copy.deepcopy(kept.get(part.state_key, state)))
         assert other.state_dict().keys() == state.keys()
 
@@ -121,7 +119,7 @@ class CallbackConformance(TrainerPartConformance):
         trainer.callbacks.insert(1, saved)
         trainer.fit(whole, rows(), rows(8))
         pl.seed_everything(8, verbose=False)
-        later = self.trainer(tmp_path, build(self.kind, name, **arguments))
+        later = self.trainer(tmp_path, discover().build(self.kind, name, **arguments))
         with warnings.catch_warnings():  # it may say that it finds the files of the first run
             warnings.simplefilter("ignore", UserWarning)
             later.fit(resumed, rows(), rows(8), ckpt_path=saved.path)

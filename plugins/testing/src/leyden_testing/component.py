@@ -20,8 +20,8 @@ import torch
 import leyden as pl
 from leyden.interfaces.component import Component
 from leyden.plugin_system.compatibility import CORE_DISTRIBUTION
-from leyden.plugin_system.manager import PluginRecord, discover
-from leyden.plugin_system.registry import Registry, build
+from leyden.plugin_system.discovery import discover
+from leyden.plugin_system.manager import PluginInfo
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_testing import discovery, traces
@@ -84,17 +84,17 @@ class Conformance:
     @pytest.fixture
     def component(self, name: str) -> Component:
         """The component of that name among the installed plugins."""
-        return Registry().get(self.kind, name)
+        return discover().component(self.kind, name)
 
     @pytest.fixture
-    def record(self, component: Component) -> PluginRecord:
+    def info(self, component: Component) -> PluginInfo:
         """What the manager knows of the plugin that brings it."""
-        return next(record for record in discover().records if component in record.components)
+        return next(info for info in discover().infos if component in info.components)
 
     @pytest.fixture
     def build_part(self, name: str, arguments: dict[str, Any], available: None) -> Callable[[], Any]:
         """Builds the part by its name, a new one in every call."""
-        return partial(build, self.kind, name, **arguments)
+        return partial(discover().build, self.kind, name, **arguments)
 
     @pytest.fixture
     def part(self, build_part: Callable[[], Any]) -> Any:
@@ -158,11 +158,11 @@ class Conformance:
 
     # -- found ----------------------------------------------------------------------------------------------
 
-    def test_a_distribution_brings_it(self, record: PluginRecord) -> None:
+    def test_a_distribution_brings_it(self, info: PluginInfo) -> None:
         """Its plugin was found by an entry point, is active, and says of what distribution and version it is."""
-        assert record.state == "active"
-        assert record.distribution, f"the plugin {record.name!r} comes with no distribution"
-        assert record.version, f"the distribution {record.distribution!r} has no version"
+        assert info.state == "active"
+        assert info.distribution, f"the plugin {info.name!r} comes with no distribution"
+        assert info.version, f"the distribution {info.distribution!r} has no version"
 
     def test_it_answers_to_all_its_names(self, component: Component) -> None:
         """The name and each alias are words that a user can write, and lead to this component alone, or to a group."""
@@ -170,7 +170,7 @@ class Conformance:
             assert isinstance(name, str), f"{name!r} is no word that a user can write"
             assert name, "the empty name is no word that a user can write"
             assert not any(sign.isspace() or sign == "," for sign in name), f"{name!r} is no word that a user can write"
-            assert component in Registry().named(self.kind, name)
+            assert component in discover().named(self.kind, name)
         assert component.name != "auto", "'auto' means the best that is available"
 
     def test_its_target_is_what_its_kind_says(self, component: Component) -> None:
@@ -184,59 +184,59 @@ class Conformance:
 
     # -- apart from the others ------------------------------------------------------------------------------
 
-    def test_discovering_it_imports_none_of_its_parts(self, component: Component, record: PluginRecord) -> None:
+    def test_discovering_it_imports_none_of_its_parts(self, component: Component, info: PluginInfo) -> None:
         """A fresh process that discovers the plugin imports neither the part's module nor any other package."""
-        modules = discovery.imported_by(record.name)
+        modules = discovery.imported_by(info.name)
         target = component.target.partition(":")[0]
-        assert record.distribution == CORE_DISTRIBUTION or target not in modules, f"discovery imports {target}"
+        assert info.distribution == CORE_DISTRIBUTION or target not in modules, f"discovery imports {target}"
         foreign = discovery.foreign(modules, target.partition(".")[0])
         assert foreign == [], f"discovery imports {', '.join(foreign)}"
 
     def test_disabled_it_is_missed_and_the_others_work(
-        self, name: str, record: PluginRecord, monkeypatch: pytest.MonkeyPatch, discovered_anew: None, tmp_path: Path
+        self, name: str, info: PluginInfo, monkeypatch: pytest.MonkeyPatch, discovered_anew: None, tmp_path: Path
     ) -> None:
         """With LEYDEN_PLUGINS_DISABLED its name is unknown, no other plugin is set aside, and a Trainer trains."""
-        self._skip_the_core(record)
-        working = self._others(record)
-        monkeypatch.setenv("LEYDEN_PLUGINS_DISABLED", record.name)
+        self._skip_the_core(info)
+        working = self._others(info)
+        monkeypatch.setenv("LEYDEN_PLUGINS_DISABLED", info.name)
         discover.cache_clear()
         self._is_missed(name, working, tmp_path)
 
     def test_broken_it_is_missed_and_the_others_work(
-        self, name: str, record: PluginRecord, monkeypatch: pytest.MonkeyPatch, discovered_anew: None, tmp_path: Path
+        self, name: str, info: PluginInfo, monkeypatch: pytest.MonkeyPatch, discovered_anew: None, tmp_path: Path
     ) -> None:
         """Where the plugin can't be imported, one warning names it, no other is set aside, and a Trainer trains."""
-        self._skip_the_core(record)
-        working = self._others(record)
-        for other in discover().records:  # so that those that need this one would fail with it
+        self._skip_the_core(info)
+        working = self._others(info)
+        for other in discover().infos:  # so that those that need this one would fail with it
             if other.distribution != CORE_DISTRIBUTION and isinstance(other.plugin, ModuleType):
                 monkeypatch.delitem(sys.modules, other.plugin.__name__)
-        monkeypatch.setitem(sys.modules, record.plugin.__name__, None)
+        monkeypatch.setitem(sys.modules, info.plugin.__name__, None)
         discover.cache_clear()
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             discover()
         said = [str(warning.message) for warning in warned]
-        assert any(f"plugin {record.name!r}" in text for text in said)
+        assert any(f"plugin {info.name!r}" in text for text in said)
         assert len(said) == 1, f"more than one plugin is set aside: {said}"
         self._is_missed(name, working, tmp_path)
 
     def _is_missed(self, name: str, working: set[tuple[str, str]], root: Path) -> None:
         assert self._others(None) >= working
-        assert Registry().named(self.kind, name) == [], f"{name!r} is still there"
+        assert discover().named(self.kind, name) == [], f"{name!r} is still there"
         with pytest.raises(MisconfigurationException) as raised:
-            Registry().get(self.kind, name)
+            discover().component(self.kind, name)
         sentence(raised.value, repr(name))
         reference_trainer(root, max_epochs=1).fit(Model(), rows(), rows(8))
 
     @staticmethod
-    def _others(record: PluginRecord | None) -> set[tuple[str, str]]:
+    def _others(info: PluginInfo | None) -> set[tuple[str, str]]:
         """The plugins but for one, and their states."""
-        return {(r.name, str(r.state)) for r in discover().records if record is None or r.name != record.name}
+        return {(r.name, str(r.state)) for r in discover().infos if info is None or r.name != info.name}
 
     @staticmethod
-    def _skip_the_core(record: PluginRecord) -> None:
-        if record.distribution == CORE_DISTRIBUTION:
+    def _skip_the_core(info: PluginInfo) -> None:
+        if info.distribution == CORE_DISTRIBUTION:
             pytest.skip("the core is always there")
 
     # -- runs -----------------------------------------------------------------------------------------------

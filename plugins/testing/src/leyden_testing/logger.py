@@ -17,7 +17,7 @@ import torch
 import leyden as pl
 from leyden.interfaces.component import Component
 from leyden.interfaces.logger import Logger, flatten_params
-from leyden.plugin_system.registry import build
+from leyden.plugin_system.discovery import discover
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_testing.component import TrainerPartConformance, sentence
@@ -224,7 +224,7 @@ class LoggerConformance(TrainerPartConformance):
         self, part: Any, name: str, other_arguments: dict[str, Any], read: Any, tmp_path: Path
     ) -> None:
         """Two of them in one Trainer each have everything, in places of their own."""
-        other = build(self.kind, name, **other_arguments)
+        other = discover().build(self.kind, name, **other_arguments)
         reference_trainer(tmp_path, logger=[part, other]).fit(Model(), rows(), rows(8))
         assert self._place(part) != self._place(other)
         if read is not None:
@@ -238,7 +238,7 @@ class LoggerConformance(TrainerPartConformance):
         """Two that would write to one directory are a sentence, before anything is written."""
         if part.log_dir is None:
             pytest.skip("it has no directory")
-        twin = build(self.kind, name, **{**arguments, "version": part.version})
+        twin = discover().build(self.kind, name, **{**arguments, "version": part.version})
         with pytest.raises(MisconfigurationException) as raised:
             reference_trainer(tmp_path, logger=[part, twin]).fit(Model(), rows(), rows(8))
         sentence(raised.value, repr(part.log_dir))
@@ -251,7 +251,7 @@ class LoggerConformance(TrainerPartConformance):
             pytest.skip("it has no directory")
         self._log(part)
         part.finalize("success")
-        later = build(self.kind, name, **arguments)
+        later = discover().build(self.kind, name, **arguments)
         assert later.log_dir != part.log_dir
         later.log_metrics({"loss": 9.0}, step=0)
         later.finalize("success")
@@ -268,7 +268,7 @@ class LoggerConformance(TrainerPartConformance):
         part.finalize("success")
         with warnings.catch_warnings():  # it may say that it replaces what is there
             warnings.simplefilter("ignore")
-            again = build(self.kind, name, **{**arguments, "version": part.version})
+            again = discover().build(self.kind, name, **{**arguments, "version": part.version})
             again.log_metrics({"loss": 3.5}, step=5)
             again.finalize("success")
         assert self._place(again) == self._place(part)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import leyden as pl
 from leyden.interfaces.precision import Precision
-from leyden.plugin_system.registry import build
+from leyden.plugin_system.discovery import discover
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.plain import to_plain
 from leyden_testing.component import TrainerPartConformance, sentence
@@ -201,7 +201,7 @@ class PrecisionConformance(TrainerPartConformance):
         dropped: list[str] = []
         to_plain(state, "", dropped)
         assert dropped == [], f"the state is no plain data: {dropped}"
-        other = build(self.kind, name, **arguments)
+        other = discover().build(self.kind, name, **arguments)
         other.setup(Host())
         if state:
             other.load_state_dict(copy.deepcopy(state))
@@ -244,7 +244,7 @@ class PrecisionConformance(TrainerPartConformance):
         self.seed()
         self.trainer(tmp_path, part, callbacks=[saved]).fit(whole, rows(), rows(8))
         pl.seed_everything(8, verbose=False)
-        later = build(self.kind, name, **arguments)
+        later = discover().build(self.kind, name, **arguments)
         self.trainer(tmp_path, later).fit(resumed, rows(), rows(8), ckpt_path=saved.path)
         assert same(weights(resumed), weights(whole))
         assert later.state_dict() == part.state_dict()

@@ -11,7 +11,7 @@ import pytest
 
 from leyden.interfaces.component import Component
 from leyden.interfaces.profiler import Profiler
-from leyden.plugin_system.registry import build
+from leyden.plugin_system.discovery import discover
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_testing.component import TrainerPartConformance
 from leyden_testing.training import Model, reference_trainer, rows, same, weights
@@ -74,7 +74,7 @@ class ProfilerConformance(TrainerPartConformance):
         """With a file's name the report is in ``dirpath/stage-filename-rank.txt``, in the log directory by default."""
         if "filename" not in inspect.signature(component.load()).parameters:
             pytest.skip("it takes no file's name")
-        profiler = build(self.kind, name, **{**arguments, "filename": "report"})
+        profiler = discover().build(self.kind, name, **{**arguments, "filename": "report"})
         for stage in ("fit", "test"):
             profiler.setup(stage, 0, str(tmp_path / "logs"))
             with profiler.profile("load data"):

@@ -7,10 +7,12 @@ import importlib
 import importlib.util
 import json
 import pickle
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from textwrap import dedent
 from types import FunctionType
 from typing import Any
 
@@ -18,11 +20,10 @@ import pytest
 import torch
 
 import leyden as pl
+from leyden_lightning.paths import PATHS
 from leyden_testing.fake_plugins import PluginSite, new_plugin_site
 
-CORE = Path(pl.__file__).parent
-PATHS = json.loads((CORE / "plugin_system" / "paths.json").read_text(encoding="utf-8"))
-CATALOGUE = json.loads((CORE / "plugin_system" / "catalogue.json").read_text(encoding="utf-8"))
+CATALOGUE = json.loads((Path(pl.__file__).parent / "plugin_system" / "catalogue.json").read_text(encoding="utf-8"))
 PLANNED = "It is planned for leyden-"  # as the core says of what no distribution brings yet
 
 # A module's own logger, and the warnings that it has given.
@@ -238,6 +239,28 @@ def test_a_window_at_a_path_is_one_like_the_other() -> None:
         exec("from leyden.plugins.precision import DoublePrecission")
 
 
+def test_one_changed_import_is_enough_in_a_process_that_has_imported_nothing_else() -> None:
+    script = """
+        import leyden as pl
+
+        class Model(pl.core.LightningModule):
+            def training_step(self, batch, batch_idx) -> pl.utilities.types.STEP_OUTPUT:
+                assert self.trainer.state.stage is pl.trainer.states.RunningStage.TRAINING
+
+        assert issubclass(pl.demos.boring_classes.BoringModel, pl.core.module.LightningModule)
+
+        from leyden.trainer.states import RunningStage
+        from leyden.trainer import states
+        from leyden.utilities import types
+        from leyden import core
+
+        assert states is pl.trainer.states and states.RunningStage is RunningStage
+        assert (types, core) == (pl.utilities.types, pl.core)
+        assert core.LightningDataModule is pl.LightningDataModule
+    """
+    subprocess.run([sys.executable, "-c", dedent(script)], check=True)
+
+
 def test_classes_pickle_by_their_real_modules() -> None:
     from leyden.callbacks.early_stopping import EarlyStopping
 
@@ -286,8 +309,6 @@ def forget_paths() -> None:
 @pytest.mark.parametrize(
     ("statement", "distribution"),
     [
-        ("from leyden.cli import LightningCLI", "leyden-cli"),
-        ("from leyden.tuner import Tuner", "leyden-tuner"),
         ("from leyden.tuner.tuning import Tuner", "leyden-tuner"),
         ("import leyden.loggers.comet", "leyden-comet"),
         ("from leyden.loggers import comet", "leyden-comet"),
@@ -297,6 +318,12 @@ def test_a_part_that_is_not_there_is_answered_with_its_distribution(statement: s
     with pytest.raises(ImportError, match=rf"There is no .*; installed: .*{distribution}\b") as caught:
         exec(statement)
     assert "\n" not in str(caught.value)
+
+
+def test_a_path_of_a_plugin_that_is_disabled_says_so(site: PluginSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEYDEN_PLUGINS_DISABLED", "leyden-utilities")
+    with pytest.raises(ImportError, match=r"There is no utility 'grad_norm'; .* leyden-utilities \S+ is disabled by "):
+        importlib.import_module("leyden.utilities.grads")
 
 
 def test_a_part_that_is_installed_is_there_under_its_old_names(site: PluginSite) -> None:

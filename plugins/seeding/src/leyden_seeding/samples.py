@@ -8,8 +8,10 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from leyden.data.samplers import copy_with
+from leyden.utilities import rank_zero_warn
 from leyden.utilities.rng import isolate_rng, seed_host
 
 
@@ -42,7 +44,35 @@ class SampleSeeded(Dataset[Any]):
             seed_host(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little"))
             return self.dataset[index]
 
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other numbers from now on, here and in the workers; the user's dataset is told if it has this method."""
+        self.epoch.fill_(epoch)
+        tell = getattr(self.dataset, "set_epoch", None)
+        if callable(tell):
+            tell(epoch)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # __getitems__ would load a batch of samples at once, past __getitem__
             raise AttributeError(name)
         return getattr(self.__dict__["dataset"], name)
+
+
+def seeded(loader: Any, seed: int) -> Any:
+    """A copy of a DataLoader whose dataset is seeded by sample.
+
+    Args:
+        loader: A loader; one that is no DataLoader has no dataset to seed.
+        seed: The seed of ``seed_everything``.
+
+    Returns:
+        The copy, or None where there is nothing to seed by; of an iterable dataset, which has no index, that is said.
+    """
+    if not isinstance(loader, DataLoader):
+        return None
+    if isinstance(loader.dataset, IterableDataset):
+        rank_zero_warn(
+            f'seed_everything(workers="sample"): a {type(loader.dataset).__name__} is iterable and has no sample '
+            "index, so what it draws depends on its worker."
+        )
+        return None
+    return copy_with(loader, dataset=SampleSeeded(loader.dataset, seed))

@@ -1,18 +1,16 @@
-"""Types for annotations in users' modules and callbacks."""
+"""``leyden.utilities.types``: types for annotations in users' modules and callbacks, by Lightning's names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import NotRequired, Required, TypedDict
 
-if TYPE_CHECKING:
-    from leyden.loops.optimizers import LRSchedulerConfig as LRSchedulerConfig
+from leyden.loops.optimizers import LRSchedulerConfig as LRSchedulerConfig
 
 # What a step returns, and what loaders may be: anything iterable, or a collection of such.
 STEP_OUTPUT = Tensor | Mapping[str, Any] | None
@@ -62,9 +60,3 @@ OptimizerLRScheduler = (
     | Sequence[OptimizerLRSchedulerConfig]
     | None
 )
-
-
-def __getattr__(name: str) -> Any:
-    if name == "LRSchedulerConfig":  # on a layer above this one
-        return import_module("leyden.loops.optimizers").LRSchedulerConfig
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
