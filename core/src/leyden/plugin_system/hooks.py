@@ -146,7 +146,7 @@ class Registration:
     def leyden_show_results(self, trainer: Trainer, stage: str, results: Sequence[Mapping[str, float]]) -> Any:
         """Show the results of a ``validate`` or ``test``, which are by dataloader, and return True; only on rank 0."""
 
-    @hookspec(firstresult=True)
+    @Hook(answers=Answers.FIRST)
     def leyden_prepare_loader(self, owner: Any, loader: Any, training: bool) -> Any:
         """Return the loader that a run reads; asked for each loader before its first batch.
 
