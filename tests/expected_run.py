@@ -10,7 +10,7 @@ from datetime import timedelta
 from numbers import Integral
 from typing import Any
 
-from any_model import BOASTED, NO_OPTIMIZERS, SCHEDULES, SIZED, WRONG_LOGS, WRONG_OUTPUTS, WRONG_SCHEDULES, Data, Shape
+from .any_model import BOASTED, NO_OPTIMIZERS, SCHEDULES, SIZED, WRONG_LOGS, WRONG_OUTPUTS, WRONG_SCHEDULES, Data, Shape
 
 INFINITE = math.inf
 PREFIX = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from fake_plugins import PluginSite, new_plugin_site
-from small_model import Batches, EveryStep, SmallModel, quiet_trainer
 
 import leyden as pl
 from leyden.accelerators import CPUAccelerator
 from leyden.plugin_system.discovery import discover
 from leyden.utilities import MisconfigurationException
+from leyden_testing.fake_plugins import PluginSite, new_plugin_site
+from leyden_testing.models import Batches, EveryStep, SmallModel
+from leyden_testing.training import quiet_trainer
 
 STAGES = ["fit", "validate", "test", "predict"]
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from small_model import SmallModel, quiet_trainer
 
 import leyden
+from leyden_testing.models import SmallModel
+from leyden_testing.training import quiet_trainer
 
 PACKAGE = str(Path(leyden.__file__).parent)
 BATCHES, WATCHED = 8, 5
@@ -21,8 +22,9 @@ Event = tuple[FrameType, str, Any]
 
 
 def of_framework(frame: FrameType | None) -> bool:
-    """Whether a frame is of the core or of a plugin of this repository."""
-    return frame is not None and frame.f_globals.get("__name__", "").partition(".")[0].startswith("leyden")
+    """Whether a frame is of the core or of a plugin of this repository, but not of a model of the tests."""
+    package = "" if frame is None else frame.f_globals.get("__name__", "").partition(".")[0]
+    return package.startswith("leyden") and package != "leyden_testing"
 
 
 def stack() -> list[FrameType]:

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from recording import LoggingModel, ValidatedModel, quiet_trainer, rows, same_weights, weights
 from torch import nn
 
 import leyden as pl
 from leyden.utilities.exceptions import CheckpointCorruptedError, MisconfigurationException
+from leyden_testing.models import LoggingModel, ValidatedModel, rows
+from leyden_testing.training import quiet_trainer, same_weights, weights
 
 
 @pytest.fixture(scope="module")

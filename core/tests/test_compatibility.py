@@ -10,12 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_plugins import PluginSite, new_plugin_site
-from small_model import Batches, SmallModel, quiet_trainer
 
 import leyden as pl
 from leyden.plugin_system import compatibility, hooks, table
 from leyden.plugin_system.discovery import discover
+from leyden_testing.fake_plugins import PluginSite, new_plugin_site
+from leyden_testing.models import Batches, SmallModel
+from leyden_testing.training import quiet_trainer
 
 OTHER = hooks.HOOKS_VERSION + 1
 

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_plugins import PluginSite, new_plugin_site
-from small_model import Batches, SmallModel, quiet_trainer
 
 import leyden as pl
 from leyden.plugin_system.discovery import discover
 from leyden.plugin_system.manager import PluginInfo
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.fake_plugins import PluginSite, new_plugin_site
+from leyden_testing.models import Batches, SmallModel
+from leyden_testing.training import quiet_trainer
 
 
 @pytest.fixture

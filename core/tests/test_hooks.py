@@ -12,8 +12,6 @@ from typing import Any, ClassVar
 import pluggy
 import pytest
 import torch
-from fake_plugins import PluginSite, new_plugin_site
-from small_model import Batches, EveryStep, SmallModel, quiet_trainer
 
 import leyden as pl
 from leyden import hookimpl
@@ -22,6 +20,9 @@ from leyden.plugin_system.hooks import BEHAVIOUR, OBSERVATION, REGISTRATION
 from leyden.plugin_system.table import nothing
 from leyden.strategies import Strategy
 from leyden.utilities import MisconfigurationException
+from leyden_testing.fake_plugins import PluginSite, new_plugin_site
+from leyden_testing.models import Batches, EveryStep, SmallModel
+from leyden_testing.training import quiet_trainer
 
 
 @pytest.fixture

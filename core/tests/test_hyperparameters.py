@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from recording import LoggingModel, RecordingLogger, quiet_trainer, rows, same_weights
 from torch import nn
 
 import leyden as pl
 from leyden.plugin_system.manager import PluginManager
 from leyden.utilities import AttributeDict
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.models import LoggingModel, RecordingLogger, rows
+from leyden_testing.training import quiet_trainer, same_weights
 
 
 class All(LoggingModel):

@@ -4,13 +4,15 @@ import contextlib
 from types import SimpleNamespace
 
 import pytest
-from by_hand import Model, by_hand, compare
-from recording import quiet_trainer, rows
 from torch import nn
 from torch.optim import SGD, Adam
 
 import leyden as pl
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.models import rows
+from leyden_testing.training import quiet_trainer
+
+from .by_hand import Model, by_hand, compare
 
 
 class Manual(Model):

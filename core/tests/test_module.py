@@ -5,13 +5,14 @@ import pickle
 
 import pytest
 import torch
-from recording import Given, LoggingModel, RecordingLogger, ValidatedModel, quiet_trainer, rows, same_weights, weights
 from torch import nn
 from torch.optim import SGD
 
 import leyden as pl
 from leyden.plugin_system.manager import PluginManager
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.models import Given, LoggingModel, RecordingLogger, ValidatedModel, rows
+from leyden_testing.training import quiet_trainer, same_weights, weights
 
 
 class Regression(pl.LightningModule):

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_plugins import PluginSite, new_plugin_site
 
 import leyden as pl
 from leyden.plugin_system.discovery import discover
+from leyden_testing.fake_plugins import PluginSite, new_plugin_site
 
 GONGS = """
     @hookimpl

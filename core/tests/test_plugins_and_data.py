@@ -3,12 +3,13 @@
 from types import SimpleNamespace
 
 import torch
-from small_model import Batches, EveryStep, SmallModel, quiet_trainer
 from torch.utils.data import DataLoader, Dataset, Subset
 
 import leyden as pl
 from leyden import hookimpl
 from leyden.strategies import Strategy
+from leyden_testing.models import Batches, EveryStep, SmallModel
+from leyden_testing.training import quiet_trainer
 
 
 class Longer(Batches):

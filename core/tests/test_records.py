@@ -5,14 +5,14 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from recording import LoggingModel, RecordingLogger, quiet_trainer, rows
 
 import leyden as pl
 from leyden.plugin_system.catalogue import UnknownComponentError
 from leyden.plugin_system.discovery import discover
 from leyden.plugins import Record
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden_testing.training import SaveAmid
+from leyden_testing.models import LoggingModel, RecordingLogger, rows
+from leyden_testing.training import SaveAmid, quiet_trainer
 
 
 class Tally:

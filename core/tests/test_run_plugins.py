@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from small_model import Batches, SmallModel, quiet_trainer
 
 import leyden as pl
 from leyden import Component, hookimpl
@@ -15,6 +14,8 @@ from leyden.plugin_system.discovery import discover
 from leyden.plugins import Precision, TorchCheckpointIO
 from leyden.strategies import Strategy
 from leyden.utilities import MisconfigurationException
+from leyden_testing.models import Batches, SmallModel
+from leyden_testing.training import quiet_trainer
 
 
 def plugin(**functions: Any) -> Any:

@@ -6,12 +6,13 @@ from contextlib import suppress
 
 import pytest
 import torch
-from small_model import SmallModel, quiet_trainer
 
 import leyden as pl
 from leyden.loops.progress import MOVES, Phase
 from leyden.utilities import MisconfigurationException
 from leyden.utilities.stash import StashKey
+from leyden_testing.models import SmallModel
+from leyden_testing.training import quiet_trainer
 
 
 class Batches:

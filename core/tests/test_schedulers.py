@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from recording import LoggingModel, ValidatedModel, quiet_trainer, rows
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
 import leyden as pl
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.models import LoggingModel, ValidatedModel, rows
+from leyden_testing.training import quiet_trainer
 
 
 class Counting:

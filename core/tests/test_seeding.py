@@ -7,12 +7,13 @@ import re
 import numpy as np
 import pytest
 import torch
-from recording import LoggingModel, ValidatedModel, quiet_trainer, rows, same_weights
 from torch.utils.data import DataLoader, get_worker_info
 
 import leyden as pl
 from leyden.plugin_system.manager import PluginManager
 from leyden.utilities import isolate_rng
+from leyden_testing.models import LoggingModel, ValidatedModel, rows
+from leyden_testing.training import quiet_trainer, same_weights
 
 
 @pytest.fixture(autouse=True)

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from small_model import Batches, EveryStep, SmallModel, quiet_trainer
 from torch.utils.data import DataLoader, Subset
 
 from leyden.data.fetch import Fetcher
 from leyden.interfaces.launcher import Launcher
 from leyden.interfaces.strategy import Strategy
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.models import Batches, EveryStep, SmallModel
+from leyden_testing.training import quiet_trainer
 
 
 class Halving(Strategy):

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_model import Batches, EveryStep, quiet_trainer
 
 import leyden as pl
 from leyden.plugin_system.manager import PluginManager
 from leyden.utilities.warnings import PossibleUserWarning
+from leyden_testing.models import Batches, EveryStep
+from leyden_testing.training import quiet_trainer
 
 
 @pytest.mark.parametrize("name", pl.utilities.__all__)

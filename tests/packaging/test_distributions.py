@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PLUGINS = sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))
 DOCUMENTS = [
     path for place in (".", "core", "plugins/*", "examples/*/*") for path in sorted(ROOT.glob(f"{place}/README.md"))
-]
+] + [ROOT / "CONTRIBUTING.md"]
 KIT = "testing"  # pytest's plugin, not Leyden's
 
 
@@ -79,6 +79,14 @@ def test_a_plugin_has_a_readme_tests_and_types(name: str) -> None:
     assert (folder / "README.md").read_text(encoding="utf-8").startswith(f"# leyden-{name}\n")
     assert list(folder.glob("tests/test_*.py"))
     assert (folder / "src" / f"leyden_{name}" / "py.typed").is_file()
+
+
+def test_no_conftest_changes_the_path() -> None:
+    """What tests share is in the kit, or beside them and imported relatively."""
+    folders = (ROOT, *(ROOT / name for name in ("core", "plugins", "tests", "examples")))
+    files = {file for folder in folders for file in folder.glob("conftest.py" if folder == ROOT else "**/conftest.py")}
+    assert ROOT / "conftest.py" in files
+    assert [str(file) for file in files if "sys.path" in file.read_text(encoding="utf-8")] == []
 
 
 def test_the_readme_has_a_row_for_every_plugin() -> None:

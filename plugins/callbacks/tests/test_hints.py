@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 import leyden
 from leyden.utilities.warnings import PossibleUserWarning
+from leyden_testing.models import rows
+from leyden_testing.training import quiet_trainer
 
 
 class Model(leyden.LightningModule):
@@ -45,20 +48,10 @@ class Model(leyden.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def rows(batches: int, **options: Any) -> DataLoader[Any]:
-    return DataLoader(TensorDataset(torch.ones(2 * batches, 4)), 2, **options)
-
-
 @pytest.fixture
 def trainer(tmp_path: Path) -> Callable[..., leyden.Trainer]:
     """Makes a quiet Trainer."""
-    quiet = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
-
-    def make(**options: Any) -> leyden.Trainer:
-        arguments = {"accelerator": "cpu", "max_epochs": 1, "default_root_dir": tmp_path, **dict.fromkeys(quiet, False)}
-        return leyden.Trainer(**{**arguments, **options})
-
-    return make
+    return partial(quiet_trainer, tmp_path)
 
 
 def said(run: Callable[[], Any]) -> list[str]:

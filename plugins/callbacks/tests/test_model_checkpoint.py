@@ -14,6 +14,7 @@ import torch
 import leyden
 from leyden.callbacks import Checkpoint, EarlyStopping, LambdaCallback, ModelCheckpoint
 from leyden.utilities import MisconfigurationException
+from leyden_testing.training import quiet_trainer
 
 
 def files(directory: Path) -> list[str]:
@@ -183,10 +184,9 @@ def failing_trainer(fail_from: int) -> Any:
 @pytest.mark.parametrize("arguments", [{}, {"monitor": "score", "save_top_k": 2}, {"monitor": "score"}])
 def test_nothing_moves_when_saving_fails(tmp_path: Path, small: Any, arguments: dict[str, Any]) -> None:
     checkpoint = ModelCheckpoint(tmp_path / "kept", save_last=True, **arguments)
-    trainer = failing_trainer(fail_from=3)(
-        accelerator="cpu", default_root_dir=tmp_path, callbacks=[checkpoint], logger=False, max_epochs=3,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
+    trainer = quiet_trainer(
+        tmp_path, failing_trainer(fail_from=3), callbacks=[checkpoint], max_epochs=3, enable_checkpointing=True
+    )
     with pytest.raises(OSError, match="no space left"):
         trainer.fit(small.make_model(leyden, [3.0, 2.0, 1.0]), small.make_loader(), small.make_loader(2))
     kept = tmp_path / "kept"
@@ -213,10 +213,7 @@ def test_the_link_points_to_a_file_at_any_moment(tmp_path: Path, small: Any) -> 
 
             self.strategy.checkpoint_io.remove_checkpoint = watched
 
-    trainer = Watching(
-        accelerator="cpu", default_root_dir=tmp_path, callbacks=[checkpoint], logger=False, max_epochs=3,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
+    trainer = quiet_trainer(tmp_path, Watching, callbacks=[checkpoint], max_epochs=3, enable_checkpointing=True)
     trainer.fit(small.make_model(leyden, validates=False), small.make_loader())
     assert whole[0] is False  # the very first checkpoint is there before there is a link to it
     assert len(whole) >= 5

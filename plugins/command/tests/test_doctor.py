@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from fake_plugins import PluginSite, new_plugin_site
 
 import leyden as pl
 from leyden.plugin_system.discovery import discover
 from leyden_command import checks, distributions
 from leyden_command.checks import Device, Problem
 from leyden_command.main import main
+from leyden_testing.fake_plugins import PluginSite, new_plugin_site
 
 
 @pytest.fixture

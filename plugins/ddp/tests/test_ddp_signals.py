@@ -5,11 +5,12 @@ import threading
 
 import pytest
 import torch
-from ddp_model import Model, Validated, alone, equal, loader
 
 import leyden as pl
 from leyden.plugins import SLURMEnvironment
 from leyden.utilities.exceptions import SIGTERMException
+from leyden_testing.reporting import Model, Validated, alone, loader
+from leyden_testing.training import same_weights
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ def test_a_job_that_may_run_again_is_saved_and_goes_on(tmp_path, called, task, n
     assert trainer.ckpt_path == str(tmp_path / "hpc_ckpt_1.ckpt")
     whole = Model()
     alone(tmp_path / "whole", max_epochs=2).fit(whole, loader(8))
-    assert equal(model, whole)
+    assert same_weights(model, whole)
     trainer.test(model, loader(2), verbose=False)  # with the weights that it is given
     assert trainer.ckpt_path is None
 

@@ -8,13 +8,15 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from deepspeed_model import Model, loader, quiet
 
 import leyden as pl
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_deepspeed import config as configuration
 from leyden_deepspeed import consolidate
 from leyden_deepspeed.strategy import DeepSpeedStrategy
+from leyden_testing.training import loader
+
+from .deepspeed_model import Model, quiet
 
 KNOWN = {
     "accumulate_grad_batches": 1, "gradient_clip_val": None, "precision": "32-true", "batch_size": 4, "world_size": 2,

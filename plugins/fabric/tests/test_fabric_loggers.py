@@ -6,10 +6,11 @@ import sys
 
 import pytest
 import torch
-from fabric_loop import network
 
 from leyden.fabric import Fabric
 from leyden.loggers import CSVLogger
+
+from .fabric_loop import network
 
 
 def logged(directory):

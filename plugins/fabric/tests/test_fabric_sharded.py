@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from fabric_loop import OPTIMIZERS, close, network, rows, train
 from torch import nn
 from torch.utils.data import DataLoader
 
 from leyden.fabric import Fabric
+from leyden_testing.training import same_weights
+
+from .fabric_loop import OPTIMIZERS, network, rows, train
 
 pytest.importorskip("leyden_sharded", reason="leyden-sharded is not installed")
 
@@ -55,7 +57,7 @@ def test_the_weights_are_those_of_one_process(tmp_path, strategy, together):
     fabric = Fabric(accelerator="cpu", devices=2, strategy=strategies()[strategy]())
     steps, found = fabric.launch(loop, tmp_path / "state.ckpt", together)
     assert steps == 4
-    assert close(found, expected, 1e-6)
+    assert same_weights(found, expected, 1e-6)
 
 
 def clip_what_is_no_number(fabric, **options):

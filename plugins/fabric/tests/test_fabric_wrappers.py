@@ -5,13 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fabric_loop import network, rows
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import leyden as pl
 from leyden.fabric import Fabric, is_wrapped
 from leyden.interfaces.strategy import Strategy
+
+from .fabric_loop import network, rows
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 import torch
-from fake_plugins import PluginSite, new_plugin_site
 
 import leyden as pl
 from leyden_lightning.paths import PATHS
+from leyden_testing.fake_plugins import PluginSite, new_plugin_site
 
 CATALOGUE = json.loads((Path(pl.__file__).parent / "plugin_system" / "catalogue.json").read_text(encoding="utf-8"))
 PLANNED = "It is planned for leyden-"  # as the core says of what no distribution brings yet

@@ -51,7 +51,6 @@ def _fixture(value: Any) -> Any:
 
 
 TWINS: list[Twin] = []
-PRESENT: list[Twin] = []  # the one whose component is found now
 CLASSES: dict[str, type] = {}  # those that the run within a test collects
 
 

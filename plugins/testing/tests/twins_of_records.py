@@ -1,10 +1,11 @@
 """Broken twins of records: that of a tally, but for one thing."""
 
 import torch
-from twins import breaks
 
 from leyden.plugins import Record
 from leyden_testing import RecordConformance
+
+from .twins import breaks
 
 
 class Tally:

@@ -17,7 +17,7 @@ from leyden.plugin_system.discovery import discover
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing.component import TrainerPartConformance, sentence
-from leyden_testing.training import Model, SaveAmid, quiet_trainer, rows, same, weights
+from leyden_testing.training import Model, SaveAmid, reference_trainer, rows, same, weights
 
 OPTIMIZERS = {
     "SGD with momentum": None,
@@ -73,7 +73,7 @@ class AcceleratorConformance(TrainerPartConformance):
 
     def trained(self, root: Path, part: Accelerator | None, model: Model, **options: Any) -> dict[str, Tensor]:
         """The weights that a model has after a fit on the device, or on the host for None."""
-        trainer = self.trainer(root, part, **options) if part is not None else quiet_trainer(root, **options)
+        trainer = self.trainer(root, part, **options) if part is not None else reference_trainer(root, **options)
         trainer.fit(model, rows(), rows(8))
         return weights(model)
 
@@ -107,7 +107,7 @@ class AcceleratorConformance(TrainerPartConformance):
             sentence(raised.value, component.load().name())
         others = [part for part in discover().components("accelerator") if part.load().is_available()]
         if others:
-            assert type(quiet_trainer(tmp_path, accelerator="auto").accelerator) in [part.load() for part in others]
+            assert type(reference_trainer(tmp_path, accelerator="auto").accelerator) in [part.load() for part in others]
 
     def test_devices_are_counted_and_chosen(self, component: Component, available: None) -> None:
         """The numbers of devices are what users write, and each stands for a device of this type."""
@@ -232,7 +232,7 @@ class AcceleratorConformance(TrainerPartConformance):
     def test_several_loaders_train_as_on_the_host(self, part: Accelerator, tolerance: Any, tmp_path: Path) -> None:
         """A dict of two loaders of different lengths trains, and a list of two validates, as on the host."""
         found, logged = [], []
-        for trainer in (self.trainer(tmp_path, part), quiet_trainer(tmp_path)):
+        for trainer in (self.trainer(tmp_path, part), reference_trainer(tmp_path)):
             model = Model()
             trainer.fit(model, {"a": rows(16), "b": rows(24)}, [rows(8), rows(12)])
             found.append(weights(model))
@@ -246,7 +246,7 @@ class AcceleratorConformance(TrainerPartConformance):
     ) -> None:
         """What is logged and predicted is the host's, within the tolerance, and predictions are on the host."""
         results = []
-        for trainer in (self.trainer(tmp_path, part), quiet_trainer(tmp_path)):
+        for trainer in (self.trainer(tmp_path, part), reference_trainer(tmp_path)):
             model = Model()
             logged = [
                 *trainer.validate(model, rows(12), verbose=False),
@@ -307,13 +307,13 @@ class AcceleratorConformance(TrainerPartConformance):
         loaded = Model.load_from_checkpoint(saved.path, map_location="cpu", weights_only=True)
         assert {parameter.device.type for parameter in loaded.parameters()} == {"cpu"}
         assert same(weights(loaded), saved.weights)
-        quiet_trainer(tmp_path).fit(loaded, rows(), rows(8), ckpt_path=saved.path)
+        reference_trainer(tmp_path).fit(loaded, rows(), rows(8), ckpt_path=saved.path)
         assert same(weights(loaded), weights(model), tolerance)
 
     def test_the_checkpoint_of_the_host_goes_on_on_it(self, part: Accelerator, tolerance: Any, tmp_path: Path) -> None:
         """A run that the host began is finished by the device."""
         saved, whole, model = SaveAmid(tmp_path / "amid.ckpt"), Model(), Model()
-        quiet_trainer(tmp_path, callbacks=[saved]).fit(whole, rows(), rows(8))
+        reference_trainer(tmp_path, callbacks=[saved]).fit(whole, rows(), rows(8))
         self.trainer(tmp_path, part).fit(model, rows(), rows(8), ckpt_path=saved.path)
         assert same(weights(model), weights(whole), tolerance)
 

@@ -25,7 +25,7 @@ from leyden.plugin_system.manager import PluginInfo
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_testing import discovery, traces
-from leyden_testing.training import FailingModel, Model, quiet_trainer, rows
+from leyden_testing.training import FailingModel, Model, reference_trainer, rows
 
 
 def sentence(error: BaseException, *mentioned: str) -> str:
@@ -137,11 +137,11 @@ class Conformance:
             value: The part, its class or its name.
             options: Further arguments of the Trainer.
         """
-        return quiet_trainer(root, **{**self.trainer_arguments(value), **options})
+        return reference_trainer(root, **{**self.trainer_arguments(value), **options})
 
     def warm_up(self, root: Path, part: Any) -> None:
         """Have PyTorch do what it does at its first use, which is no trace of the part's."""
-        quiet_trainer(root).fit(Model(), rows(), rows(8))
+        reference_trainer(root).fit(Model(), rows(), rows(8))
 
     def run_everything(self, root: Path, part: Any) -> None:
         """One run of every stage with the part."""
@@ -227,7 +227,7 @@ class Conformance:
         with pytest.raises(MisconfigurationException) as raised:
             discover().component(self.kind, name)
         sentence(raised.value, repr(name))
-        quiet_trainer(root, max_epochs=1).fit(Model(), rows(), rows(8))
+        reference_trainer(root, max_epochs=1).fit(Model(), rows(), rows(8))
 
     @staticmethod
     def _others(info: PluginInfo | None) -> set[tuple[str, str]]:

@@ -21,7 +21,7 @@ from leyden.plugin_system.discovery import discover
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_testing.component import TrainerPartConformance, sentence
-from leyden_testing.training import FailingModel, Model, Recorder, Series, quiet_trainer, rows
+from leyden_testing.training import FailingModel, Model, Recorder, Series, reference_trainer, rows
 
 
 class Saved(pl.Callback):
@@ -203,7 +203,7 @@ class LoggerConformance(TrainerPartConformance):
     def test_a_run_is_logged_as_any_logger_would(self, part: Any, read: Any, tmp_path: Path) -> None:
         """Beside a second logger it gets, and keeps, all that the Trainer logs in a fit and a test."""
         recorder, model = Recorder(), Model()
-        trainer = quiet_trainer(tmp_path, logger=[part, recorder])
+        trainer = reference_trainer(tmp_path, logger=[part, recorder])
         trainer.fit(model, rows(), rows(8))
         trainer.test(model, rows(8), verbose=False)
         assert {"train_loss_step", "train_loss_epoch", "val_loss", "test_loss"} <= recorder.series.keys()
@@ -225,7 +225,7 @@ class LoggerConformance(TrainerPartConformance):
     ) -> None:
         """Two of them in one Trainer each have everything, in places of their own."""
         other = discover().build(self.kind, name, **other_arguments)
-        quiet_trainer(tmp_path, logger=[part, other]).fit(Model(), rows(), rows(8))
+        reference_trainer(tmp_path, logger=[part, other]).fit(Model(), rows(), rows(8))
         assert self._place(part) != self._place(other)
         if read is not None:
             found, also = self._read(read, part), self._read(read, other)
@@ -240,7 +240,7 @@ class LoggerConformance(TrainerPartConformance):
             pytest.skip("it has no directory")
         twin = discover().build(self.kind, name, **{**arguments, "version": part.version})
         with pytest.raises(MisconfigurationException) as raised:
-            quiet_trainer(tmp_path, logger=[part, twin]).fit(Model(), rows(), rows(8))
+            reference_trainer(tmp_path, logger=[part, twin]).fit(Model(), rows(), rows(8))
         sentence(raised.value, repr(part.log_dir))
 
     def test_the_next_run_has_a_place_of_its_own(

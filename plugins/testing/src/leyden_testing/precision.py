@@ -16,7 +16,7 @@ from leyden.plugin_system.discovery import discover
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.plain import to_plain
 from leyden_testing.component import TrainerPartConformance, sentence
-from leyden_testing.training import FEATURES, Host, Model, SaveAmid, quiet_trainer, rows, same, weights
+from leyden_testing.training import FEATURES, Host, Model, SaveAmid, reference_trainer, rows, same, weights
 
 COARSE = (0.05, 0.05)  # what 16 bits may differ by, after two epochs of the kit's model
 
@@ -223,13 +223,13 @@ class PrecisionConformance(TrainerPartConformance):
         """Two epochs, plain or accumulated and clipped, lead near the weights that 32 bits lead to."""
         found, expected = Model(), Model()
         self.trainer(tmp_path, part, **options).fit(found, rows(), rows(8))
-        quiet_trainer(tmp_path, **options).fit(expected, rows(), rows(8))
+        reference_trainer(tmp_path, **options).fit(expected, rows(), rows(8))
         assert same(weights(found), weights(expected), tolerance)
 
     def test_it_evaluates_and_predicts_near_32_bits(self, part: Any, tolerance: Any, tmp_path: Path) -> None:
         """Losses and predictions are near those of 32 bits, and predictions are on the host."""
         results = []
-        for trainer in (self.trainer(tmp_path, part), quiet_trainer(tmp_path)):
+        for trainer in (self.trainer(tmp_path, part), reference_trainer(tmp_path)):
             model = Model()
             [logged] = trainer.test(model, rows(12), verbose=False)
             predicted = torch.cat([tensor.float() for tensor in trainer.predict(model, rows(12)) or []])

@@ -14,7 +14,7 @@ from leyden.interfaces.profiler import Profiler
 from leyden.plugin_system.discovery import discover
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_testing.component import TrainerPartConformance
-from leyden_testing.training import Model, quiet_trainer, rows, same, weights
+from leyden_testing.training import Model, reference_trainer, rows, same, weights
 
 
 class ProfilerConformance(TrainerPartConformance):
@@ -87,7 +87,7 @@ class ProfilerConformance(TrainerPartConformance):
         """It is told of the training steps, and the weights are those of a run without it, to the last bit."""
         model, other = Model(dropout=0.5), Model(dropout=0.5)
         found = []
-        for trainer, trained in ((self.trainer(tmp_path, part), model), (quiet_trainer(tmp_path), other)):
+        for trainer, trained in ((self.trainer(tmp_path, part), model), (reference_trainer(tmp_path), other)):
             self.seed()
             trainer.fit(trained, rows(), rows(8))
             found.append(weights(trained))

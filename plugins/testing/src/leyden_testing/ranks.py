@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +26,14 @@ def on_ranks(
     ``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT``.
 
     Args:
-        count: How many; one is this process itself.
+        count: How many.
         function: What each runs; what it returns has to pickle.
         args: Its arguments.
         variables: Further variables of the processes.
         seconds: After which processes that still run are ended, which fails.
     """
-    if count == 1:
-        return [function(*args)]
     with tempfile.TemporaryDirectory() as directory:
-        arguments = (function, args, count, _free_port(), variables or {}, directory)
+        arguments = (function, args, count, free_port(), variables or {}, directory)
         processes = multiprocessing.start_processes(_rank, arguments, count, join=False, start_method="fork")
         until = time.monotonic() + seconds
         try:
@@ -65,7 +65,13 @@ def _rank(
         torch.distributed.destroy_process_group()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port() -> int:
+    """A TCP port of this host that nothing listened on a moment ago.
+
+    It is not one that systems give to outgoing connections, of which one may take it before the processes meet there.
+    """
+    for number in random.SystemRandom().sample(range(20000, 30000), 100):  # which leaves the seeds as they are
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", number))
+            return number
+    raise RuntimeError("None of 100 ports between 20000 and 30000 is free on this host; end what listens on them")

@@ -14,6 +14,9 @@ from typing import Any
 
 import torch
 
+PATIENCE = 60.0
+"""Seconds in which what is let go is gone, also on a busy machine."""
+
 
 def settings() -> dict[str, Any]:
     """Everything global that a run may change and has to put back, by name."""
@@ -74,13 +77,13 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     ]
 
 
-def left_behind(before: list[str], patience: float = 2.0) -> list[str]:
+def left_behind(before: list[str]) -> list[str]:
     """What is held that was not held before, and stays held.
 
     A thread that was there before may read a file at the moment of the look, and one that was told to end may not
-    have ended yet: the look is repeated until nothing more is held, for ``patience`` seconds at most.
+    have ended yet: the look is repeated until nothing more is held, for ``PATIENCE`` seconds at most.
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + PATIENCE
     while (more := grown(before, held())) and time.monotonic() < deadline:
         time.sleep(0.01)
     return more

@@ -1,4 +1,4 @@
-"""A small model, rows for it, and a way to train it in forked processes and see what each of them did."""
+"""For Leyden's own tests: a model that remembers its rows, and Trainers of two processes of which each reports."""
 
 from __future__ import annotations
 
@@ -9,18 +9,10 @@ from typing import Any
 import torch
 import torch._dynamo  # DistributedDataParallel imports it, and each forked process would anew
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 import leyden as pl
-
-
-class Rows(TensorDataset):
-    """Random rows; the first column is the row's number."""
-
-    def __init__(self, count: int) -> None:
-        generator = torch.Generator().manual_seed(count)
-        x = torch.randn(count, 4, generator=generator)
-        super().__init__(x, torch.randn(count, 2, generator=generator), torch.arange(count))
+from leyden_testing import training
 
 
 class Model(pl.LightningModule):
@@ -28,6 +20,9 @@ class Model(pl.LightningModule):
 
     Args:
         optimizer: Makes the optimizer from parameters.
+
+    Attributes:
+        seen: The numbers of the rows of each step, by stage: "train", "val" and "test".
     """
 
     def __init__(self, optimizer: Any = None) -> None:
@@ -38,22 +33,27 @@ class Model(pl.LightningModule):
         self.seen: dict[str, list[list[int]]] = {"train": [], "val": [], "test": []}
 
     def loss(self, batch: Any, stage: str) -> Tensor:
+        """The mean squared error of a batch, whose rows are remembered as those of a stage."""
         x, y, rows = batch
         self.seen[stage].append(rows.tolist())
         return nn.functional.mse_loss(self.layer(x), y)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Log and return the loss."""
         loss = self.loss(batch, "train")
         self.log("train_loss", loss, on_step=True, on_epoch=True, sync_dist=True)
         return loss
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Log the loss."""
         self.log("test_loss", self.loss(batch, "test"), sync_dist=True)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        """The rows' numbers."""
         return batch[2]
 
     def configure_optimizers(self) -> Any:
+        """The chosen optimizer of all parameters."""
         return self.make(self.parameters())
 
 
@@ -61,6 +61,7 @@ class Validated(Model):
     """The same with a validation step."""
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log the loss."""
         self.log("val_loss", self.loss(batch, "val"), sync_dist=True)
 
 
@@ -75,6 +76,7 @@ class Reporter(pl.Callback):
         self.directory = directory
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write it down."""
         report = {
             "rank": trainer.global_rank,
             "world": trainer.world_size,
@@ -96,34 +98,34 @@ class Reporter(pl.Callback):
 
 
 def loader(count: int, batch_size: int = 2, **options: Any) -> DataLoader[Any]:
-    return DataLoader(Rows(count), batch_size, **options)
+    """A loader of numbered rows for :class:`Model`.
+
+    Args:
+        count: How many rows.
+        batch_size: Rows of a batch.
+        options: Further arguments of the DataLoader.
+    """
+    return training.loader(count, batch_size, numbered=True, **options)
 
 
-def quiet(tmp_path: Path, **options: Any) -> tuple[pl.Trainer, Reporter]:
-    """A Trainer of two forked processes that logs, saves and shows nothing, and its reporter."""
+def quiet(tmp_path: Path, **options: Any) -> tuple[Any, Reporter]:
+    """A quiet Trainer of two forked processes and its reporter.
+
+    Args:
+        tmp_path: Where the reports are written.
+        options: Arguments of the Trainer, in the place of these or beside them.
+    """
     reporter = Reporter(tmp_path)
-    arguments: dict[str, Any] = {
-        "accelerator": "cpu", "devices": 2, "strategy": "ddp_fork", "max_epochs": 1, "logger": False,
-        "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
-        "default_root_dir": tmp_path, "callbacks": [], "log_every_n_steps": 1,
-    }  # fmt: skip
-    arguments.update(options)
-    arguments["callbacks"] = [*arguments["callbacks"], reporter]
-    return pl.Trainer(**arguments), reporter
+    arguments: dict[str, Any] = {"devices": 2, "strategy": "ddp_fork", "log_every_n_steps": 1, **options}
+    arguments["callbacks"] = [*arguments.get("callbacks", ()), reporter]
+    return training.quiet_trainer(tmp_path, **arguments), reporter
 
 
-def alone(tmp_path: Path, **options: Any) -> pl.Trainer:
-    """The same Trainer in one process."""
+def alone(tmp_path: Path, **options: Any) -> Any:
+    """The same Trainer in one process.
+
+    Args:
+        tmp_path: Where the report is written.
+        options: Arguments of the Trainer.
+    """
     return quiet(tmp_path, **{"devices": 1, "strategy": "auto", **options})[0]
-
-
-def close(one: nn.Module, other: nn.Module, tolerance: float = 1e-6) -> bool:
-    """Whether two modules have the same weights, but for the order in which floating-point numbers were added."""
-    pairs = zip(one.parameters(), other.parameters(), strict=True)
-    return all(torch.allclose(a.double(), b.double(), rtol=0, atol=tolerance) for a, b in pairs)
-
-
-def equal(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two modules have the same weights to the last bit."""
-    pairs = zip(one.parameters(), other.parameters(), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)

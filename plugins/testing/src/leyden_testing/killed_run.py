@@ -1,6 +1,6 @@
-"""A training run that is killed again and again, and the same run left alone; both write down what happens.
+"""For Leyden's own tests: a run that is killed again and again, and the same run left alone; both keep a journal.
 
-    python killed_run.py DIRECTORY CASES
+    python -m leyden_testing.killed_run DIRECTORY CASES
 
 CASES is a JSON object of objects, see :class:`Options`, by name. In DIRECTORY/NAME appear ``whole.jsonl``, what
 the run does when it is left alone, and ``part-N.jsonl``, what each of its lives does when it is killed by SIGKILL
@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 import leyden as pl
 from leyden.interfaces.logger import Logger
 from leyden.utilities.rng import seed_host
+from leyden_testing.training import quiet_trainer
 
 ROWS, BATCH_SIZE = 26, 4
 
@@ -74,9 +75,25 @@ class Journal:
         self.file = path.open("a", encoding="utf-8")
 
     def write(self, **entry: Any) -> None:
+        """Add a line."""
         self.file.write(json.dumps(entry) + "\n")
         self.file.flush()
         os.fsync(self.file.fileno())
+
+
+class Notes:
+    """A journal in memory.
+
+    Attributes:
+        entries: What was written.
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[dict[str, Any]] = []
+
+    def write(self, **entry: Any) -> None:
+        """Add an entry."""
+        self.entries.append(entry)
 
 
 def digest(*values: Any) -> str:
@@ -92,17 +109,18 @@ class JournalLogger(Logger):
 
     name, version = "journal", 0
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal | Notes) -> None:
         self.journal = journal
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Write them down, as hexadecimal numbers."""
         self.journal.write(step=step, metrics={name: float(value).hex() for name, value in sorted(metrics.items())})
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        return None
+        """Write nothing down."""
 
 
-class Rows(Dataset):
+class Rows(Dataset[Any]):
     """Rows that are always the same, with noise that never is."""
 
     def __init__(self, count: int = ROWS, noise: float = 0.01) -> None:
@@ -119,7 +137,7 @@ class Rows(Dataset):
         return values, target
 
 
-class Stream(IterableDataset):
+class Stream(IterableDataset[Any]):
     """The same rows in their order, without a length."""
 
     def __iter__(self) -> Any:
@@ -137,19 +155,21 @@ def reduce_twice(values: Tensor) -> Tensor:
 class Model(pl.LightningModule):
     """Dropout, batch normalisation, noise from every generator, and a log of everything."""
 
-    def __init__(self, options: Options, journal: Journal) -> None:
+    def __init__(self, options: Options, journal: Journal | Notes) -> None:
         super().__init__()
         self.options, self.journal = options, journal
         self.automatic_optimization = not options.manual
         self.net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1))
 
     def loss(self, batch: Any) -> Tensor:
+        """The mean squared error of a batch, or of those of two loaders."""
         if isinstance(batch, dict):
             batch = [torch.cat(parts) for parts in zip(*batch.values(), strict=True)]
         x, y = batch
         return nn.functional.mse_loss(self.net(x), y)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Draw from every generator, write down what came, and log it in every way."""
         loss = self.loss(batch)
         noise = torch.randn(()) + random.random() + float(np.random.rand())
         drawn = [part for value in batch.values() for part in value] if isinstance(batch, dict) else batch
@@ -175,19 +195,23 @@ class Model(pl.LightningModule):
             self.lr_schedulers().step()
 
     def on_train_start(self) -> None:
+        """Draw random numbers."""
         torch.rand(3)  # in every life, and so more often than in the run left alone
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Write down the batch, and log its loss."""
         loss = self.loss(batch)
         self.journal.write(validated=digest(*batch), noise=digest(torch.rand(())))
         self.log("val_loss", loss)
         self.log("val_each", loss, on_step=True, on_epoch=True)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Write down the loss, the learning rate and a random number."""
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.journal.write(ended=batch_idx, loss=digest(outputs["loss"]), rate=rate, drawn=random.random())
 
     def configure_optimizers(self) -> Any:
+        """Adam, and a scheduler per step or two that watch a loss."""
         optimizer = torch.optim.Adam(self.parameters(), lr=0.05)
         if self.options.plateau:
             schedulers = [
@@ -211,16 +235,19 @@ class Saver(pl.Callback):
 
     @pl.hookimpl(trylast=True)
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Save, after every so many batches."""
         if (batch_idx + 1) % self.every == 0:
             trainer.save_checkpoint(self.path)
 
     @pl.hookimpl(trylast=True)
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Save."""
         if not trainer.sanity_checking:
             trainer.save_checkpoint(self.path)
 
     @pl.hookimpl(trylast=True)
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Save."""
         trainer.save_checkpoint(self.path)
 
 
@@ -231,16 +258,22 @@ class Killer(pl.Callback):
         self.left = after
 
     def tick(self, *_: Any) -> None:
+        """Count, and kill."""
         self.left -= 1
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    on_train_batch_start = on_after_backward = on_before_optimizer_step = on_train_batch_end = tick
-    on_validation_start = on_validation_batch_end = on_validation_end = on_save_checkpoint = tick
-    on_train_epoch_start = on_train_epoch_end = tick
+
+for _name in (
+    "on_train_batch_start", "on_after_backward", "on_before_optimizer_step", "on_train_batch_end",
+    "on_validation_start", "on_validation_batch_end", "on_validation_end", "on_save_checkpoint",
+    "on_train_epoch_start", "on_train_epoch_end",
+):  # fmt: skip
+    setattr(Killer, _name, Killer.tick)
 
 
 def loaders(options: Options) -> tuple[Any, Any]:
+    """The loaders of training and validation."""
     workers: dict[str, Any] = {"num_workers": options.num_workers}
     if options.persistent_workers:
         workers["persistent_workers"] = True
@@ -280,18 +313,14 @@ def live(model: type[Model], options: Options, journal: Journal, checkpoint: Pat
     pl.seed_everything(1, workers="sample" if options.by_sample else False, verbose=False)
     if checkpoint.exists():
         seed_host(os.getpid())
-    trainer = pl.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        checkpoint.parent,
         max_epochs=options.max_epochs,
         accumulate_grad_batches=1 if options.manual else 2,
         val_check_interval=3 if options.data == "unsized" else 0.5,
         logger=JournalLogger(journal),
         log_every_n_steps=1,
         callbacks=[Saver(checkpoint, options.save_every), killer],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=checkpoint.parent,
     )
     module = model(options, journal)
     trainer.fit(module, *loaders(options), ckpt_path=checkpoint if checkpoint.exists() else None)
@@ -328,6 +357,73 @@ def live_and_die(model: type[Model], directory: Path, options: Options) -> None:
         ended = fork(model, options, directory / f"part-{life:02}.jsonl", directory / "killed.ckpt", kill_after)
         if ended != -signal.SIGKILL:
             return
+
+
+class SaveAt(pl.Callback):
+    """Saves at every call of one hook.
+
+    Args:
+        directory: Where to.
+        hook: The hook's name.
+
+    Attributes:
+        notes: The run's journal.
+        saved: Each checkpoint's path, and how much had been written down by then.
+    """
+
+    notes: Notes
+
+    def __init__(self, directory: Path, hook: str) -> None:
+        self.directory = directory
+        self.saved: list[tuple[Path, int]] = []
+
+        @pl.hookimpl(trylast=True)
+        def save(_: Any, trainer: Any, *rest: Any) -> None:
+            if not trainer.sanity_checking:
+                path = self.directory / f"{hook}-{len(self.saved):02}.ckpt"
+                trainer.save_checkpoint(path)
+                self.saved.append((path, len(self.notes.entries)))
+
+        self.__class__ = type("SaveAt", (SaveAt,), {hook: save})
+
+
+def fit(
+    tmp_path: Path,
+    options: Options | None = None,
+    callbacks: Any = (),
+    ckpt_path: Any = None,
+    seed: int = 1,
+    train: Any = None,
+    model: Any = Model,
+    **arguments: Any,
+) -> tuple[list[dict[str, Any]], Any]:
+    """One run in this process, left alone.
+
+    Args:
+        tmp_path: Where it may write.
+        options: What is special about it.
+        callbacks: Each is given the run's journal as ``notes``.
+        ckpt_path: The checkpoint that it goes on from.
+        seed: Of everything.
+        train: The loader of training, in the place of the options'.
+        model: The model's class, :class:`Model` or one that inherits from it.
+        arguments: Of the Trainer.
+
+    Returns:
+        What it wrote down, and its Trainer.
+    """
+    notes, options = Notes(), options or Options()
+    pl.seed_everything(seed, verbose=False)
+    settings = {"max_epochs": options.max_epochs, "accumulate_grad_batches": 2, "val_check_interval": 0.5, **arguments}
+    logger = JournalLogger(notes)
+    trainer = quiet_trainer(tmp_path, logger=logger, log_every_n_steps=1, callbacks=list(callbacks), **settings)
+    module = model(options, notes)
+    own_train, validation = loaders(options)
+    for callback in callbacks:
+        callback.notes = notes
+    trainer.fit(module, train or own_train, validation, ckpt_path=ckpt_path)
+    notes.write(weights=digest(*module.state_dict().values()), steps=trainer.global_step)
+    return notes.entries, trainer
 
 
 def main(model: type[Model] = Model) -> None:

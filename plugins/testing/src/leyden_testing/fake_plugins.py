@@ -1,4 +1,7 @@
-"""Distributions that are made for one test: a module and its metadata in a directory on ``sys.path``."""
+"""For Leyden's own tests: distributions that are made for one test.
+
+Each is a module and its metadata in a directory on ``sys.path``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Processes forked from the test's, with variables of a launcher: what a cluster would start, without its seconds."""
+"""For Leyden's own tests: processes forked from the test's with a launcher's variables, as a cluster starts them.
+
+They are there at once: a fork has all that is imported.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from torch.multiprocessing import _prctl_pr_set_pdeathsig
+from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
 
-from leyden_ddp.environments.variables import free_port
+from leyden_testing.ranks import free_port
 
 PATIENCE = 60.0
+"""Seconds in which all that has to happen happens, also on a busy machine."""
 
 
 class Forked:
@@ -45,7 +49,14 @@ class Forked:
                 os._exit(code)
 
     def wait(self, seconds: float = PATIENCE) -> int:
-        """Its exit code, negative for a signal."""
+        """Its exit code, negative for a signal.
+
+        Args:
+            seconds: After which it is killed.
+
+        Raises:
+            AssertionError: It ran for longer.
+        """
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             ended, status = os.waitpid(self.pid, os.WNOHANG)
@@ -98,16 +109,34 @@ def _run(function: Callable[[], Any], output: Path, environment: dict[str, str |
 def by_hand(
     function: Callable[[], Any], directory: Path, ranks: Iterable[int] = (0, 1), size: int = 2, **more: str
 ) -> list[Forked]:
-    """Processes of one node, each started by hand."""
+    """Processes of one node, each started by hand.
+
+    Args:
+        function: What each runs.
+        directory: Where what they print is kept.
+        ranks: Of the processes to start.
+        size: How many ranks there are.
+        more: Further variables.
+    """
     directory.mkdir(exist_ok=True)
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size), **more}
+    common: dict[str, Any] = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(size),
+        **more,
+    }
     return [
         Forked(function, directory / f"said-{rank}", LOCAL_RANK=str(rank), RANK=str(rank), **common) for rank in ranks
     ]
 
 
 def codes(processes: list[Forked], seconds: float = PATIENCE) -> list[int]:
-    """The exit codes of processes; none is left."""
+    """The exit codes of processes; none is left.
+
+    Args:
+        processes: To wait for.
+        seconds: How long each may take.
+    """
     try:
         return [process.wait(seconds) for process in processes]
     finally:
@@ -116,7 +145,15 @@ def codes(processes: list[Forked], seconds: float = PATIENCE) -> list[int]:
 
 
 def wait_for(path: Path, seconds: float = PATIENCE) -> str:
-    """What a file holds, once it is there and holds something."""
+    """What a file holds, once it is there and holds something.
+
+    Args:
+        path: The file.
+        seconds: How long to wait for it.
+
+    Raises:
+        AssertionError: It did not come.
+    """
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         with suppress(FileNotFoundError):
@@ -124,3 +161,26 @@ def wait_for(path: Path, seconds: float = PATIENCE) -> str:
                 return text
         time.sleep(0.01)
     raise AssertionError(f"{path} did not appear within {seconds} s")
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    with suppress(OSError), open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+    return False
+
+
+def wait_for_end(pid: int, seconds: float = PATIENCE) -> None:
+    """Wait until a process is gone that need not be a child of this one.
+
+    Args:
+        pid: Its id.
+        seconds: How long to wait for it.
+
+    Raises:
+        AssertionError: It is still there.
+    """
+    until = time.monotonic() + seconds
+    while is_alive(pid):
+        assert time.monotonic() < until, f"process {pid} did not end within {seconds} s"
+        time.sleep(0.01)

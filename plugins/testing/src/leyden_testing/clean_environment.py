@@ -1,7 +1,7 @@
-"""A virtual environment in which wheels are installed as users install them, and the repository is not on the path.
+"""For Leyden's own tests: a virtual environment in which wheels are installed as users install them.
 
-It has links to the third-party packages of the running environment: they are large, and Leyden's own editable installs
-must not be seen.
+The repository is not on its path. It has links to the third-party packages of the running environment: they are large,
+and Leyden's own editable installs must not be seen.
 """
 
 from __future__ import annotations
