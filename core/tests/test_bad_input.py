@@ -194,7 +194,7 @@ def test_a_model_that_can_not_be_trained(tmp_path, missing):
         pass
 
     setattr(Model, missing, getattr(pl.LightningModule, missing))
-    refused(tmp_path, rf"^Model has no {missing}, which Trainer\.fit needs; define it\.$", model=Model())
+    refused(tmp_path, rf"^Model has no {missing}; define one for Trainer\.fit\.$", model=Model())
 
 
 @pytest.mark.parametrize(("stage", "missing"), [("validate", "validation_step"), ("test", "test_step")])
@@ -203,7 +203,7 @@ def test_a_model_that_can_not_be_evaluated(tmp_path, stage, missing):
         pass
 
     setattr(Model, missing, getattr(pl.LightningModule, missing))
-    refused(tmp_path, rf"^Model has no {missing}, which Trainer\.{stage} needs; define it\.$", stage, Model())
+    refused(tmp_path, rf"^Model has no {missing}; define one for Trainer\.{stage}\.$", stage, Model())
 
 
 def test_a_model_that_can_not_predict(tmp_path):
@@ -224,7 +224,7 @@ def test_a_model_that_does_not_initialise_its_base(tmp_path):
         def __init__(self) -> None:
             pass
 
-    with pytest.raises(MisconfigurationException, match=r"^Model\.__init__ does not call super\(\).__init__\(\); call"):
+    with pytest.raises(MisconfigurationException, match=r"^Model\.__init__ must call super\(\).__init__\(\) first"):
         quiet_trainer(tmp_path).fit(Model(), Batches())
 
 

@@ -342,7 +342,7 @@ def test_without_the_plugin_that_knows_a_name_it_is_named(tmp_path, name, distri
     manager = trainer.plugin_manager
     for implementation in list(manager.hook.leyden_find_checkpoint.get_hookimpls()):
         manager.unregister(implementation.plugin)
-    said = rf"^There is no checkpoint at ckpt_path='{name}'\. What this name .*: pip install {distribution}\.$"
+    said = rf"^There is no checkpoint at ckpt_path='{name}'\. A plugin knows this name: pip install {distribution}\.$"
     with pytest.raises(FileNotFoundError, match=said):
         trainer.fit(LoggingModel(), rows(1), ckpt_path=name)
 

@@ -26,7 +26,7 @@ from leyden.interfaces.strategy import Strategy
 from leyden.module import LightningModule
 from leyden.plugin_system.attribution import note_plugin
 from leyden.plugin_system.table import implementations
-from leyden.trainer.arguments import PARTS, settle
+from leyden.trainer.arguments import check_arguments
 from leyden.trainer.checks import prepare
 from leyden.trainer.properties import TrainerProperties
 from leyden.trainer.run import Run
@@ -129,9 +129,8 @@ class Trainer(TrainerProperties):
         default_root_dir: str | Path | None = None,
         enable_autolog_hparams: bool = True,
     ) -> None:
-        arguments = settle({name: value for name, value in locals().items() if name not in ("self", "__class__")})
-        chosen = {name: arguments.pop(name) for name in PARTS}
-        vars(self).update(arguments)  # the plain ones, under their own names
+        settings, chosen = check_arguments({name: value for name, value in locals().items() if name != "self"})
+        vars(self).update(settings)
         self.run = Run(self)  # an idle one
         self.plugin_manager, instances = parts.sort_plugins(chosen["plugins"])
         try:
@@ -173,7 +172,7 @@ class Trainer(TrainerProperties):
             weights_only: False lets the checkpoint hold objects, and so run code; only for trusted files.
         """
         loaders = {"train": train_dataloaders, "val": val_dataloaders}
-        self._run(TrainerFn.FITTING, model, loaders, datamodule, ckpt_path, weights_only)
+        self._run(TrainerFn.FITTING, model, loaders, datamodule, ckpt_path, weights_only=weights_only)
 
     def validate(
         self,
@@ -199,7 +198,7 @@ class Trainer(TrainerProperties):
         """
         loaders, fn = {"val": dataloaders}, TrainerFn.VALIDATING
         results: list[dict[str, float]]
-        results = self._run(fn, model, loaders, datamodule, ckpt_path, weights_only, verbose=verbose)
+        results = self._run(fn, model, loaders, datamodule, ckpt_path, weights_only=weights_only, verbose=verbose)
         return results
 
     def test(
@@ -214,7 +213,7 @@ class Trainer(TrainerProperties):
         """One pass over the test data; the arguments are those of :meth:`validate`."""
         loaders, fn = {"test": dataloaders}, TrainerFn.TESTING
         results: list[dict[str, float]]
-        results = self._run(fn, model, loaders, datamodule, ckpt_path, weights_only, verbose=verbose)
+        results = self._run(fn, model, loaders, datamodule, ckpt_path, weights_only=weights_only, verbose=verbose)
         return results
 
     def predict(
@@ -242,7 +241,9 @@ class Trainer(TrainerProperties):
         loaders, fn = {"predict": dataloaders}, TrainerFn.PREDICTING
         wanted = return_predictions is not False
         results: list[Any] | None
-        results = self._run(fn, model, loaders, datamodule, ckpt_path, weights_only, return_predictions=wanted)
+        results = self._run(
+            fn, model, loaders, datamodule, ckpt_path, weights_only=weights_only, return_predictions=wanted
+        )
         return results
 
     # -- a run --------------------------------------------------------------------------------------------
