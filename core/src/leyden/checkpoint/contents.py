@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from leyden.plugin_system.catalogue import UnknownComponentError
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.plain import to_plain
@@ -99,20 +98,6 @@ def warn_of_hparams(run: Run) -> None:
                 f"Pass them when loading, load_from_checkpoint(path, {dropped[0].split('.')[0]}=...), and leave them "
                 "out with save_hyperparameters(ignore=[...])."
             )
-
-
-def warn_of_lost_parts(run: Run) -> None:
-    """Name, at the start of a run, the module's parts whose state a plugin would keep that is not there."""
-    names = {type(part): name for name, part in run.module.named_modules()}
-    for cls, name in names.items():
-        try:
-            run.trainer.plugin_manager.component_for("record", cls)
-        except UnknownComponentError as error:
-            if not _is_told(run, str(error)):
-                rank_zero_warn(
-                    f"What the module's {name!r}, a {cls.__name__}, accumulates will not be in checkpoints, so that a "
-                    f"resumed run starts it anew. {error}"
-                )
 
 
 def _is_told(run: Run, of: str | int) -> bool:

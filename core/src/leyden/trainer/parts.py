@@ -48,7 +48,7 @@ def sort_plugins(plugins: Any) -> tuple[PluginManager, dict[type, Any]]:
     """
     manager = discover()
     parts: dict[type, Any] = {}
-    given = _as_list(plugins)
+    given = as_list(plugins)
     own: list[Any] = []
     for plugin in given:
         if isinstance(plugin, (str, type)):
@@ -280,7 +280,7 @@ def choose_callbacks(value: Any, trainer: Trainer) -> list[Callback]:
             no plugin brings it.
     """
     manager = trainer.plugin_manager
-    trainer.callbacks = callbacks = [manager.build("callback", callback) for callback in _as_list(value)]
+    trainer.callbacks = callbacks = [manager.build("callback", callback) for callback in as_list(value)]
     for callback in callbacks:
         if not isinstance(callback, Callback):
             raise MisconfigurationException(f"callbacks={value!r}: {callback!r} is no Callback.")
@@ -311,7 +311,7 @@ def _refuse_contradictions(trainer: Trainer) -> None:
         rank_zero_warn(f"max_time={trainer.max_time} is not used: callbacks has a timer, which decides.")
 
 
-def _as_list(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
     """What ``plugins`` and ``callbacks`` hold: None, one or several."""
     return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 

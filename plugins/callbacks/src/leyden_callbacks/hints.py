@@ -1,4 +1,6 @@
-"""Hints at what may be a mistake: parts left in evaluation mode, steps that nobody logs, waiting for data, shuffling.
+"""Hints at what may be a mistake.
+
+Parts left in evaluation mode or out of checkpoints, steps that nobody logs, waiting for data, shuffling.
 
 Each is given once in a run; a Trainer with ``barebones=True`` gives none.
 """
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch.utils.data import DataLoader, RandomSampler
 
+from leyden.plugin_system.catalogue import UnknownComponentError
 from leyden.utilities import CombinedLoader
 from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.warnings import PossibleUserWarning
@@ -30,6 +33,7 @@ def of_training(trainer: Trainer, module: LightningModule) -> None:
     if trainer.barebones:
         return
     _warn_of_evaluation_mode(module)
+    _warn_of_lost_parts(trainer, module)
     _warn_of_shuffling(trainer.fit_loop.validation)
 
 
@@ -98,6 +102,20 @@ def _warn_of_evaluation_mode(module: LightningModule) -> None:
             f"{names[0] or 'the whole model'!r} first; call .train() if that is not meant.",
             PossibleUserWarning,
         )
+
+
+def _warn_of_lost_parts(trainer: Trainer, module: LightningModule) -> None:
+    """Of parts whose state a plugin would keep that is not there, metrics for example."""
+    for cls, name in {type(part): name for name, part in module.named_modules()}.items():
+        try:
+            trainer.plugin_manager.component_for("record", cls)
+        except UnknownComponentError as error:
+            rank_zero_warn(
+                f"What the module's {name!r}, a {cls.__name__}, accumulates will not be in checkpoints, so that a "
+                f"resumed run starts it anew. {error}",
+                PossibleUserWarning,
+            )
+            return  # the same plugin would keep those of other classes
 
 
 def _warn_of_shuffling(loop: Any) -> None:
