@@ -106,7 +106,7 @@ REFUSED = [
     ("inference_mode", 2, "inference_mode=2 must be True or False."),
     ("default_root_dir", 5, "default_root_dir=5 must be a path."),
     ("barebones", 1.0, "barebones=1.0 must be True or False."),
-    ("devices", None, "devices=None names no device"),
+    ("devices", None, "devices=None is not understood"),
 ]
 
 

@@ -398,7 +398,9 @@ def test_a_fit_is_not_resumed_from_what_another_version_keeps_of_it_and_weights_
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["leyden"] = {"version": version}
     torch.save(checkpoint, path)
-    with pytest.raises(MisconfigurationException, match=rf"it has version {version} of .* reads version \d+\. Resume"):
+    with pytest.raises(
+        MisconfigurationException, match=rf"it is of version {version}, and .* reads version \d+\. Resume"
+    ):
         quiet_trainer(tmp_path).fit(LoggingModel(), rows(1), ckpt_path=path)
     model = LoggingModel()
     quiet_trainer(tmp_path).test(model, rows(1), ckpt_path=path)
@@ -415,7 +417,8 @@ def test_where_no_plugin_knows_that_a_fit_is_not_resumed_and_weights_are_loaded(
             trainer.plugin_manager.unregister(implementation.plugin)
     advice = "" if known else r" \(for Lightning's: pip install leyden-lightning\)"
     with pytest.raises(
-        MisconfigurationException, match=rf"no installed plugin knows .* come{advice}\. Load its weights"
+        MisconfigurationException,
+        match=rf"no installed plugin knows .* come{advice}\. Install one, or load its weights",
     ):
         trainer.fit(LoggingModel(), rows(1), ckpt_path=path)
     model = LoggingModel()

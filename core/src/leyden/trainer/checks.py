@@ -36,7 +36,7 @@ def prepare(
     loaders: dict[str, Any],
     datamodule: Any,
     ckpt_path: Any,
-    **options: Any,
+    options: dict[str, Any],
 ) -> Run:
     """The run that the user asks for, or an error that leaves everything as it was.
 

@@ -139,8 +139,6 @@ def _finds_device(part: Component) -> bool:
 
 def choose_devices(value: Any, accelerator: Accelerator) -> list[torch.device]:
     """The devices of this node."""
-    if value is None:
-        raise MisconfigurationException('devices=None names no device; write a number, a list, -1 or "auto".')
     return accelerator.get_parallel_devices(accelerator.parse_devices(value))
 
 
@@ -175,7 +173,7 @@ def choose_strategy(value: Any, precision: Any, instances: dict[type, Any], owne
             f"strategy='single_device' uses one device, but devices and num_nodes make {_device_count(owner)}."
         )
     strategy.accelerator, strategy.environment, strategy.plugin_manager = owner.accelerator, environment, manager
-    strategy.precision = _choose_precision(precision, instances.get(Precision), owner.accelerator, manager)
+    strategy.precision = _choose_precision(precision, instances.get(Precision), strategy)
     strategy.checkpoint_io = instances.get(CheckpointIO, TorchCheckpointIO())
     strategy.parallel_devices, strategy.num_nodes = owner.parallel_devices, owner.num_nodes
     connect(strategy)
@@ -202,14 +200,11 @@ def _default_strategy(owner: Any, environment: Environment | None) -> Any:
     return default
 
 
-def _choose_precision(
-    value: Any, given: Precision | None, accelerator: Accelerator, manager: PluginManager
-) -> Precision:
+def _choose_precision(value: Any, given: Precision | None, strategy: Strategy) -> Precision:
     """A precision by its name, or the instance among ``plugins``, that the accelerator can do."""
+    accelerator, manager = strategy.accelerator, strategy.plugin_manager
     if value is not None and given is not None:
-        raise MisconfigurationException(
-            f"precision={value!r} and the plugin {type(given).__name__} both decide; give one."
-        )
+        raise MisconfigurationException(f"precision={value!r} and plugins={given!r} both decide; give one of them.")
     name = "32-true" if value is None else str(value) if isinstance(value, int) else value
     precision = _build_as(Precision, name if given is None else given, manager)
     if not accelerator.supports_precision(precision.precision):
@@ -276,15 +271,14 @@ def choose_callbacks(value: Any, trainer: Trainer) -> list[Callback]:
 
 def _refuse_contradictions(trainer: Trainer) -> None:
     """Refuse callbacks of the user's that go against another argument or each other."""
-    given = {role: [type(c).__name__ for c in trainer.callbacks if c.role == role] for role in ROLES}
-    for role, names in given.items():
-        argument = ROLES[role]
-        if names and getattr(trainer, argument) is False and role != "model_summary" and not trainer.fast_dev_run:
+    for role, argument in ROLES.items():
+        names, wanted = [type(c).__name__ for c in trainer.callbacks if c.role == role], getattr(trainer, argument)
+        if names and wanted is False and role != "model_summary" and not trainer.fast_dev_run:
             raise MisconfigurationException(f"{argument}=False, but callbacks has a {names[0]}; leave one of them out.")
-    if len(bars := given["progress_bar"]) > 1:
-        raise MisconfigurationException(f"callbacks has {len(bars)} progress bars, {', '.join(bars)}; keep one.")
-    if trainer.max_time is not None and given["timer"]:
-        rank_zero_warn(f"max_time={trainer.max_time} is not used: callbacks has a timer, which decides.")
+        if len(names) > 1 and role == "progress_bar":
+            raise MisconfigurationException(f"callbacks has {len(names)} progress bars, {', '.join(names)}; keep one.")
+        if names and wanted is not None and role == "timer":
+            rank_zero_warn(f"max_time={wanted} is not used: callbacks has a timer, which decides.")
 
 
 def as_list(value: Any) -> list[Any]:

@@ -104,7 +104,7 @@ class Run:
         before: Run | None = getattr(trainer, "run", None)
         self.step: BatchStep | None = None
         self.lr_scheduler_configs: list[LRSchedulerConfig] = []
-        self.told: set[str | int] = before.told if before is not None else set()
+        self.told: set[str] = before.told if before is not None else set()
         if before is None:
             self.progress = Progress()
         elif fn is TrainerFn.FITTING:
@@ -264,7 +264,6 @@ class Run:
         self._call_setup()
         with strategy.module_init_context():
             module.configure_model()
-        contents.warn_of_hparams(self)
         if saved is not None:
             strategy.precision.convert_module(module)  # float64 weights would lose bits in a float32 module
             contents.restore_module(self, saved)

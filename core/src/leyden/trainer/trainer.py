@@ -172,7 +172,7 @@ class Trainer(TrainerProperties):
             weights_only: False lets the checkpoint hold objects, and so run code; only for trusted files.
         """
         loaders = {"train": train_dataloaders, "val": val_dataloaders}
-        self._run(TrainerFn.FITTING, model, loaders, datamodule, ckpt_path, weights_only=weights_only)
+        self._run(TrainerFn.FITTING, model, loaders, datamodule, ckpt_path, {"weights_only": weights_only})
 
     def validate(
         self,
@@ -196,9 +196,9 @@ class Trainer(TrainerProperties):
         Returns:
             For each loader what was logged for it, by name.
         """
-        loaders, fn = {"val": dataloaders}, TrainerFn.VALIDATING
-        results: list[dict[str, float]]
-        results = self._run(fn, model, loaders, datamodule, ckpt_path, weights_only=weights_only, verbose=verbose)
+        fn, loaders = TrainerFn.VALIDATING, {"val": dataloaders}
+        options = {"weights_only": weights_only, "verbose": verbose}
+        results: list[dict[str, float]] = self._run(fn, model, loaders, datamodule, ckpt_path, options)
         return results
 
     def test(
@@ -211,9 +211,9 @@ class Trainer(TrainerProperties):
         weights_only: bool | None = None,
     ) -> list[dict[str, float]]:
         """One pass over the test data; the arguments are those of :meth:`validate`."""
-        loaders, fn = {"test": dataloaders}, TrainerFn.TESTING
-        results: list[dict[str, float]]
-        results = self._run(fn, model, loaders, datamodule, ckpt_path, weights_only=weights_only, verbose=verbose)
+        fn, loaders = TrainerFn.TESTING, {"test": dataloaders}
+        options = {"weights_only": weights_only, "verbose": verbose}
+        results: list[dict[str, float]] = self._run(fn, model, loaders, datamodule, ckpt_path, options)
         return results
 
     def predict(
@@ -238,36 +238,29 @@ class Trainer(TrainerProperties):
         Returns:
             What ``predict_step`` returned for each batch; a list of such lists for several loaders.
         """
-        loaders, fn = {"predict": dataloaders}, TrainerFn.PREDICTING
-        wanted = return_predictions is not False
-        results: list[Any] | None
-        results = self._run(
-            fn, model, loaders, datamodule, ckpt_path, weights_only=weights_only, return_predictions=wanted
-        )
+        loaders = {"predict": dataloaders}
+        options = {"weights_only": weights_only, "return_predictions": return_predictions is not False}
+        results: list[Any] | None = self._run(TrainerFn.PREDICTING, model, loaders, datamodule, ckpt_path, options)
         return results
 
     # -- a run --------------------------------------------------------------------------------------------
 
-    def _run(self, fn: TrainerFn, *arguments: Any, **options: Any) -> Any:
+    def _run(self, *arguments: Any) -> Any:
         """Check what was given, and run it in every process; what is refused leaves everything as it was."""
-        run = prepare(self, fn, *arguments, **options)
-        self._limit_epochs(fn)
+        run = prepare(self, *arguments)
+        if run.is_fit:
+            self._limit_epochs()
         self.run = run
         run.attach()
         launcher = self.strategy.launcher
         return run.execute() if launcher is None else launcher.launch(run.execute)
 
-    def _limit_epochs(self, fn: TrainerFn) -> None:
-        if fn is not TrainerFn.FITTING:
-            return
+    def _limit_epochs(self) -> None:
         if self.max_epochs is None:
-            unlimited = self.max_steps == -1 and self.max_time is None
-            if unlimited:
-                rank_zero_warn(
-                    "No limit was given: max_epochs is 1000. For no limit at all write max_epochs=-1.",
-                    PossibleUserWarning,
-                )
-            self.max_epochs = 1000 if unlimited else -1
+            self.max_epochs = -1
+            if self.max_steps == -1 and self.max_time is None:
+                self.max_epochs = 1000
+                rank_zero_warn("No limit was given: max_epochs is 1000; -1 means no limit.", PossibleUserWarning)
         if self.min_epochs is None and self.min_steps is not None:
             self.min_epochs = 1
 
@@ -303,7 +296,7 @@ class Trainer(TrainerProperties):
             raise AttributeError("There is nothing to save yet: call fit, validate, test or predict first.")
         if self.run.ran_elsewhere and not weights_only:
             rank_zero_warn(
-                "The fit ran in other processes and its optimizers ended with them: the checkpoint has the weights "
+                "The fit ran in other processes, and its optimizers ended with them: the checkpoint has the weights "
                 "alone. To resume a fit, let a checkpoint callback save within it."
             )
             weights_only = True

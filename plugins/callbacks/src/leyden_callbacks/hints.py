@@ -1,6 +1,6 @@
 """Hints at what may be a mistake.
 
-Parts left in evaluation mode or out of checkpoints, steps that nobody logs, waiting for data, shuffling.
+Parts left in evaluation mode, what checkpoints will not hold, steps that nobody logs, waiting for data, shuffling.
 
 Each is given once in a run; a Trainer with ``barebones=True`` gives none.
 """
@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch.utils.data import DataLoader, RandomSampler
 
+from leyden.checkpoint.contents import not_told
 from leyden.plugin_system.catalogue import UnknownComponentError
 from leyden.utilities import CombinedLoader
+from leyden.utilities.plain import to_plain
 from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.warnings import PossibleUserWarning
 
 if TYPE_CHECKING:
     from leyden.module import LightningModule
     from leyden.trainer import Trainer
+    from leyden.trainer.run import Run
 
 T = TypeVar("T")
 WATCHED = 5.0  # seconds of an epoch in which the waiting is measured
@@ -34,6 +37,7 @@ def of_training(trainer: Trainer, module: LightningModule) -> None:
         return
     _warn_of_evaluation_mode(module)
     _warn_of_lost_parts(trainer, module)
+    _warn_of_hyperparameters(trainer.run)
     _warn_of_shuffling(trainer.fit_loop.validation)
 
 
@@ -116,6 +120,20 @@ def _warn_of_lost_parts(trainer: Trainer, module: LightningModule) -> None:
                 PossibleUserWarning,
             )
             return  # the same plugin would keep those of other classes
+
+
+def _warn_of_hyperparameters(run: Run) -> None:
+    """Of those that checkpoints will not hold."""
+    for owner in run.owners:
+        dropped: list[str] = []
+        to_plain(dict(owner.hparams), owner.CHECKPOINT_HYPER_PARAMS_KEY, dropped)
+        if names := [path.partition(".")[2] for path in not_told(run, dropped)]:
+            rank_zero_warn(
+                f"Hyperparameters of {type(owner).__name__} that are no plain data are not saved: {', '.join(names)}. "
+                f"Pass them when loading, load_from_checkpoint(path, {names[0].split('.')[0]}=...), and leave them "
+                "out with save_hyperparameters(ignore=[...]).",
+                PossibleUserWarning,
+            )
 
 
 def _warn_of_shuffling(loop: Any) -> None:
