@@ -349,7 +349,7 @@ def test_what_is_no_data_module(tmp_path):
 @pytest.mark.parametrize("kind", [str, Path])
 def test_a_root_directory_that_is_a_file(tmp_path, kind):
     (tmp_path / "file").touch()
-    with pytest.raises(MisconfigurationException, match=r"^default_root_dir='.*file' is a file; write a directory's"):
+    with pytest.raises(MisconfigurationException, match=r"^default_root_dir=.*file.* must be the path of a directory"):
         quiet_trainer(kind(tmp_path / "file"))
 
 

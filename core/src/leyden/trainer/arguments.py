@@ -87,19 +87,16 @@ def _interval(value: Any, name: str) -> Any:
 
 def _bound(value: Any, name: str) -> int | float:
     number = _number(value)
-    if number is None:
-        raise TypeError(f"{name}={value!r} must be a number.")
-    if number < 0:
-        raise MisconfigurationException(f"{name}={value!r} must be 0 (no clipping) or more.")
+    if number is None or number < 0:
+        raise MisconfigurationException(f"{name}={value!r} must be a number of at least 0, which does not clip.")
     return number
 
 
 def _directory(value: Any, name: str) -> str:
-    if value is not None and not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{name}={value!r} must be a path.")
-    if value and os.path.isfile(value):
-        raise MisconfigurationException(f"{name}={os.fspath(value)!r} is a file; write a directory's path.")
-    return os.fspath(value or os.getcwd())
+    path = os.getcwd() if value is None or value == "" else value
+    if not isinstance(path, (str, os.PathLike)) or os.path.isfile(path):
+        raise MisconfigurationException(f"{name}={value!r} must be the path of a directory.")
+    return os.fspath(path)
 
 
 Share = Annotated[int | float, _share]

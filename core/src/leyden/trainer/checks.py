@@ -54,7 +54,7 @@ def prepare(
     """
     if trainer.is_running:
         raise MisconfigurationException(
-            f"Trainer.{fn}() was called within Trainer.{trainer.state.fn}(); call it later, or with another Trainer."
+            f"Trainer.{fn}() was called within Trainer.{trainer.state.fn}(); call it later."
         )
     module = _find_module(model if model is not None else trainer.model, fn)
     loaders, datamodule = _find_data(loaders, datamodule)

@@ -130,10 +130,7 @@ def _finds_device(part: Component) -> bool:
     try:
         return bool(part.load().is_available())
     except Exception as error:
-        rank_zero_warn(
-            f"The accelerator {part.name!r} is passed over: {part.target} raises {type(error).__name__}: {error}",
-            RuntimeWarning,
-        )
+        rank_zero_warn(f"The accelerator {part.name!r} is passed over: {part.target} raises {error!r}.", RuntimeWarning)
         return False
 
 
@@ -194,8 +191,8 @@ def _default_strategy(owner: Any, environment: Environment | None) -> Any:
     default = owner.plugin_manager.hook.leyden_default_strategy(trainer=owner, num_processes=processes)
     if default is None:
         raise MisconfigurationException(
-            f"devices and num_nodes make {processes} processes, which need a strategy, and no plugin brings "
-            f"one: {owner.plugin_manager.advice('strategy')}; or ask for one device."
+            f"devices and num_nodes make {processes} processes, and no plugin brings a strategy for them: "
+            f"{owner.plugin_manager.advice('strategy')}; or ask for one device."
         )
     return default
 

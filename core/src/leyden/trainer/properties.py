@@ -112,13 +112,9 @@ class TrainerProperties(Settings):
     testing: bool = is_at("state.stage", RunningStage.TESTING, "Whether it tests now.")
     predicting: bool = is_at("state.stage", RunningStage.PREDICTING, "Whether it predicts now.")
     sanity_checking: bool = forward("run.sanity_checking", "Whether it tries a few validation batches before training.")
-    callback_metrics: dict[str, Any] = forward(
-        "run.metrics.callback_metrics", "Every logged metric by name, as tensors: this step's, or the last epoch's."
-    )
+    callback_metrics: dict[str, Any] = forward("run.metrics.callback_metrics", "All logged, by name, as tensors.")
     logged_metrics: dict[str, Any] = forward("run.metrics.logged_metrics", "Those logged with ``logger=True``.")
-    progress_bar_metrics: dict[str, float] = forward(
-        "run.metrics.progress_bar_metrics", "Those logged with ``prog_bar=True``, as numbers; waits for the device."
-    )
+    progress_bar_metrics: dict[str, float] = forward("run.metrics.progress_bar_metrics", "The bar's, as numbers.")
 
     @property
     def evaluating(self) -> bool:
@@ -158,10 +154,7 @@ class TrainerProperties(Settings):
         """The first logger's directory of this run, else ``default_root_dir``; within a run that of rank 0."""
         if self.is_running and self.run.log_dir is not None:
             return self.run.log_dir
-        directory = self.default_root_dir
-        if self.loggers:
-            directory = getattr(self.loggers[0], "log_dir", None) or getattr(self.loggers[0], "save_dir", None) or ""
-        return directory or None
+        return self.default_root_dir if self.logger is None else self.logger.log_dir or self.logger.save_dir
 
     checkpoint_callbacks: list[Any] = _with_role("checkpoint", "The callbacks that save checkpoints.")
     checkpoint_callback: Any = _first("checkpoint_callbacks", "The first that saves checkpoints, or None.")

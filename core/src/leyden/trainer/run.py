@@ -181,7 +181,10 @@ class Run:
             self.state.stage = RunningStage.TRAINING if self.is_fit else self.loop.stage
             strategy.setup_environment()
             rank_zero_only.rank = strategy.global_rank
-            self._set_device_options()
+            if trainer.deterministic is not None:
+                warn_only = trainer.deterministic == "warn"
+                torch.use_deterministic_algorithms(bool(trainer.deterministic), warn_only=warn_only)
+            trainer.accelerator.set_options(deterministic=bool(trainer.deterministic), benchmark=trainer.benchmark)
             path = self.ckpt_path
             saved = strategy.load_checkpoint(path, self.weights_only) if path is not None else None
             self._attach_module_callbacks()
@@ -213,13 +216,6 @@ class Run:
             if cause is error:
                 raise
             raise cause from error
-
-    def _set_device_options(self) -> None:
-        """Apply ``deterministic`` and ``benchmark``."""
-        trainer = self.trainer
-        if trainer.deterministic is not None:
-            torch.use_deterministic_algorithms(bool(trainer.deterministic), warn_only=trainer.deterministic == "warn")
-        trainer.accelerator.set_options(deterministic=bool(trainer.deterministic), benchmark=trainer.benchmark)
 
     def _attach_module_callbacks(self) -> None:
         """Add the model's own callbacks; they replace the Trainer's of the same type."""
@@ -354,20 +350,15 @@ class Run:
         for logger in self.loggers:
             logger.finalize("failed")
         self._release(error)
-        for loop in self._own_loops:
-            if loop.results is not None:
-                loop.results.reset()  # the next run of the module does not find this one's batches in its metrics
         self.state.stage = None
-
-    @property
-    def _own_loops(self) -> list[Any]:
-        return [self.loop, self.loop.validation] if self.is_fit else [self.loop]
 
     def _release(self, error: BaseException | None = None) -> None:
         """Bring model and metrics to the host and let go of the device and of loaders' workers."""
-        for loop in self._own_loops:
+        for loop in [self.loop, self.loop.validation] if self.is_fit else [self.loop]:
             if loop.loader is not None:
                 loop.loader.stop_workers()
+            if error is not None and loop.results is not None:
+                loop.results.reset()  # the next run of the module does not find this one's batches in its metrics
         tear_down(self.strategy, self.module, error)
         self.strategy.precision.teardown()
         self.strategy.checkpoint_io.teardown()
