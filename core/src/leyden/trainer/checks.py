@@ -14,7 +14,6 @@ from leyden.datamodule import LightningDataModule
 from leyden.mixins.hooks import DataHooks
 from leyden.module import LightningModule
 from leyden.plugin_system.catalogue import published_by
-from leyden.trainer.run import Run
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.overriding import is_overridden
 from leyden.utilities.rank_zero import rank_zero_warn
@@ -29,16 +28,10 @@ TRAINING = ("batch", "batch_idx")
 EVALUATION = (*TRAINING, "dataloader_idx")
 
 
-def prepare(
-    trainer: Trainer,
-    fn: TrainerFn,
-    model: Any,
-    loaders: dict[str, Any],
-    datamodule: Any,
-    ckpt_path: Any,
-    options: dict[str, Any],
-) -> Run:
-    """The run that the user asks for, or an error that leaves everything as it was.
+def check_call(
+    trainer: Trainer, fn: TrainerFn, model: Any, loaders: dict[str, Any], datamodule: Any, ckpt_path: Any
+) -> tuple[LightningModule, LightningDataModule | None, dict[str, DataSource | None], str | None]:
+    """What the run needs that the user asks for, or an error that leaves everything as it was.
 
     Args:
         trainer: Whose run.
@@ -47,7 +40,9 @@ def prepare(
         loaders: The loaders that were passed, by the prefix of their hooks; the first may be a data module.
         datamodule: The data module that was passed.
         ckpt_path: The checkpoint that was passed.
-        options: Further arguments of the run.
+
+    Returns:
+        Module, data module, where the loaders come from by the prefix of their hooks, and the checkpoint's path.
 
     Raises:
         MisconfigurationException: It can't run; the sentence says why. Other errors for a wrong model, loader or path.
@@ -61,7 +56,7 @@ def prepare(
     sources = _Call(trainer, fn, module, datamodule, loaders).check()
     as_it_is = ckpt_path is None and model is not None and fn is not TrainerFn.FITTING
     path = None if as_it_is else _find_checkpoint(trainer, fn, ckpt_path)
-    return Run(trainer, fn, module, datamodule, sources, path, **options)
+    return module, datamodule, sources, path
 
 
 def _find_module(model: Any, fn: TrainerFn) -> LightningModule:

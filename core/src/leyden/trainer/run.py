@@ -33,8 +33,8 @@ from leyden.plugin_system.hooks import RUN_HOOKS
 from leyden.plugin_system.manager import PluginManager
 from leyden.plugin_system.table import HookTable, Participant
 from leyden.trainer.parts import as_list, order_callbacks
-from leyden.trainer.properties import forward, is_at
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.forwarding import forward, is_at
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_only
 from leyden.utilities.rng import isolate_rng
 from leyden.utilities.stash import Stash
@@ -304,14 +304,14 @@ class Run:
 
     def _log_hyperparameters(self) -> None:
         """Give the loggers the hyperparameters of module and data module, and the model's graph."""
-        logged = [dict(owner.hparams_initial) for owner in self.owners if owner._log_hyperparams]
+        logged = [owner.hparams_initial for owner in self.owners if owner._log_hyperparams]
         merged: dict[str, Any] = {}
         for hparams in logged:
             for name, value in hparams.items():
                 if merged.setdefault(name, value) is not value and merged[name] != value:
                     raise MisconfigurationException(
                         f"The hyperparameter {name!r} is {value!r} in the module and {merged[name]!r} in the data "
-                        "module; rename one, or save one of the two with logger=False."
+                        "module; rename one, or save one with logger=False."
                     )
         for logger in self.loggers:
             if logged:
