@@ -153,8 +153,8 @@ def _restore_fit(run: Run, own: dict[str, Any]) -> None:
         loop.load_state_dict({"progress": own["fit"]["progress"]})
         progress.batch_idx = progress.batch_idx * len(ranks) // world
         rank_zero_info(
-            f"The checkpoint is from a run of {len(ranks)} processes, and there are {world}: the run goes on after "
-            f"batch {progress.batch_idx} of epoch {progress.epoch} with random states of its own, so it is not exact."
+            f"The checkpoint is from a run of {len(ranks)} processes, and there are {world}: the run is not exact, and "
+            f"goes on after batch {progress.batch_idx} of epoch {progress.epoch} with random states of its own."
         )
     run.metrics.restore_callback_metrics(own["callback_metrics"])
 
@@ -175,10 +175,7 @@ def _restore_fit_of_another_framework(run: Run, checkpoint: dict[str, Any]) -> N
 
 def _tell_of_plugins(run: Run, saved: list[list[str]]) -> None:
     now = _plugins(run)
-    if now != saved:
-        gone = [f"{name} {version}" for name, version in saved if [name, version] not in now]
-        new = [f"{name} {version}" for name, version in now if [name, version] not in saved]
-        rank_zero_info(
-            f"The plugins differ from those of the checkpoint: {', '.join(gone) or 'none'} missing, "
-            f"{', '.join(new) or 'none'} more."
-        )
+    gone = ", ".join(" ".join(plugin) for plugin in saved if plugin not in now) or "none"
+    new = ", ".join(" ".join(plugin) for plugin in now if plugin not in saved) or "none"
+    if sorted(now) != sorted(saved):
+        rank_zero_info(f"The plugins differ from those of the checkpoint: {gone} missing, {new} more.")

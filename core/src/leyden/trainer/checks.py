@@ -24,8 +24,7 @@ from leyden.utilities.warnings import PossibleUserWarning
 if TYPE_CHECKING:
     from leyden.trainer.trainer import Trainer
 
-TRAINING = ("batch", "batch_idx")
-EVALUATION = (*TRAINING, "dataloader_idx")
+OFFERED = ("batch", "batch_idx", "dataloader_idx")  # to a step; the last not to the training step
 
 
 def check_call(
@@ -116,13 +115,13 @@ class _Call:
         prefix = RunningStage(self.fn).dataloader_prefix
         step = f"{'validation' if prefix == 'val' else prefix}_step"
         self._require(step, *(["forward"] if step == "predict_step" else []))
-        self._require_arguments(step, EVALUATION)
+        self._require_arguments(step, OFFERED)
         return {prefix: self._source(prefix)}
 
     def _check_fit(self) -> dict[str, DataSource | None]:
         self._require("training_step")
         self._require("configure_optimizers")
-        self._require_arguments("training_step", TRAINING)
+        self._require_arguments("training_step", OFFERED[:2])
         train, val = self._source("train"), self._source("val", needed=False)
         steps = is_overridden("validation_step", self.module, LightningModule)
         if steps and val is None:
@@ -132,7 +131,7 @@ class _Call:
         if not steps and val is not None:
             rank_zero_warn("There is a val_dataloader and no validation_step: nothing is validated.")
         if steps and val is not None and self.trainer.limit_val_batches > 0:
-            self._require_arguments("validation_step", EVALUATION)
+            self._require_arguments("validation_step", OFFERED)
         if not self.module.automatic_optimization:
             self._refuse_in_manual("gradient_clip_val", (None, 0), "call self.clip_gradients before optimizer.step()")
             self._refuse_in_manual("accumulate_grad_batches", (1,), "step the optimizer when you want to")
@@ -144,13 +143,11 @@ class _Call:
 
     def _require(self, method: str, *others: str) -> None:
         """Refuse a module that has neither the method nor one of the others, by which the method works."""
-        names, module = (method, *others), self.module
-        own = any(is_overridden(name, module, LightningModule) for name in names)
-        if not own or not callable(getattr(module, method)):
-            missing = " and no ".join(names)
-            raise MisconfigurationException(
-                f"{type(module).__name__} has no {missing}; define one for Trainer.{self.fn}."
-            )
+        names = (method, *others)
+        own = any(is_overridden(name, self.module, LightningModule) for name in names)
+        if not own or not callable(getattr(self.module, method)):
+            missing = f"{type(self.module).__name__} has no {' and no '.join(names)}"
+            raise MisconfigurationException(f"{missing}; define one for Trainer.{self.fn}.")
 
     def _require_arguments(self, name: str, offered: tuple[str, ...]) -> None:
         """Refuse a step that can't be called with the offered arguments, nor with the first ones of them."""

@@ -261,8 +261,7 @@ def choose_callbacks(value: Any, trainer: Trainer) -> list[Callback]:
                 callbacks.append(callback)
     for role, argument in ROLES.items():
         if getattr(trainer, argument) not in (None, False) and trainer.wants(role):
-            advice = manager.advice(role)
-            raise MisconfigurationException(f"{argument} was asked for, but no plugin brings it: {advice}.")
+            raise MisconfigurationException(f"{argument} was asked for, and no plugin has it: {manager.advice(role)}.")
     return order_callbacks(callbacks)
 
 

@@ -181,10 +181,10 @@ class Run:
             self.state.stage = RunningStage.TRAINING if self.is_fit else self.loop.stage
             strategy.setup_environment()
             rank_zero_only.rank = strategy.global_rank
-            if trainer.deterministic is not None:
-                warn_only = trainer.deterministic == "warn"
-                torch.use_deterministic_algorithms(bool(trainer.deterministic), warn_only=warn_only)
-            trainer.accelerator.set_options(deterministic=bool(trainer.deterministic), benchmark=trainer.benchmark)
+            mode = trainer.deterministic
+            if mode is not None:
+                torch.use_deterministic_algorithms(bool(mode), warn_only=mode == "warn")
+            trainer.accelerator.set_options(deterministic=bool(mode), benchmark=trainer.benchmark)
             path = self.ckpt_path
             saved = strategy.load_checkpoint(path, self.weights_only) if path is not None else None
             self._attach_module_callbacks()
@@ -209,8 +209,7 @@ class Run:
             self._fail(interruption)
             raise SystemExit(1) from interruption
         except BaseException as error:
-            participants = [*self.trainer.callbacks, self.datamodule, self.module, self.strategy]
-            note_plugin(error, self.hooks.by_hook, participants)
+            note_plugin(error, self.hooks.by_hook, [*self.trainer.callbacks, *self.owners, self.strategy])
             cause = self.strategy.first_cause(error)
             self._fail(cause)
             if cause is error:

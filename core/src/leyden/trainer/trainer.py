@@ -329,8 +329,7 @@ class Trainer(Settings):
                 "alone. To resume a fit, let a checkpoint callback save within it."
             )
             weights_only = True
-        state = contents.dump(self.run, weights_only)
-        self.strategy.save_checkpoint(state, os.fspath(filepath), storage_options)
+        self.strategy.save_checkpoint(contents.dump(self.run, weights_only), os.fspath(filepath), storage_options)
         self.strategy.barrier("save_checkpoint")
 
     def print(self, *args: Any, **kwargs: Any) -> None:
