@@ -353,15 +353,17 @@ class Run:
 
     def _release(self, error: BaseException | None = None) -> None:
         """Bring model and metrics to the host and let go of the device and of loaders' workers."""
-        for loop in [self.loop, self.loop.validation] if self.is_fit else [self.loop]:
+        loops = [self.loop, self.loop.validation] if self.is_fit else [self.loop]
+        for loop in loops:
             if loop.loader is not None:
                 loop.loader.stop_workers()
-            if error is not None and loop.results is not None:
-                loop.results.reset()  # the next run of the module does not find this one's batches in its metrics
         tear_down(self.strategy, self.module, error)
         self.strategy.precision.teardown()
         self.strategy.checkpoint_io.teardown()
         self.metrics.to_host()
+        for loop in loops:
+            if error is not None and loop.results is not None:
+                loop.results.reset()  # the next run of the module does not find this one's batches in its metrics
 
     @contextmanager
     def stage_of(self, stage: RunningStage) -> Generator[None, None, None]:
