@@ -6,15 +6,15 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
-from leyden.callback import Callback
-from leyden.plugin_system.hooks import OBSERVATION
+from leyden.callbacks import Callback
+from leyden.plugins import OBSERVATION
 from leyden.utilities import MisconfigurationException
 
 
 class LambdaCallback(Callback):
     """A callback made of the functions that it is given.
 
-    Each function takes what the hook of that name in :class:`~leyden.callback.Callback` takes, or fewer
+    Each function takes what the hook of that name in :class:`~leyden.callbacks.Callback` takes, or fewer
     arguments from the left.
 
     Example::

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from leyden.loops.progress import Phase, Progress
+from leyden.plugins import Phase, Progress
 from leyden.utilities import MisconfigurationException
 
 VERSION_KEY = "pytorch-lightning_version"
@@ -72,7 +72,7 @@ def progress(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """How far the fit had come that wrote a checkpoint of Lightning's.
 
     Returns:
-        The attributes of :class:`~leyden.loops.progress.Progress`.
+        The attributes of :class:`~leyden.plugins.Progress`.
 
     Raises:
         MisconfigurationException: A version of Lightning wrote it that had another layout.

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import NotRequired, Required, TypedDict
 
-from leyden.loops.optimizers import LRSchedulerConfig as LRSchedulerConfig
+from leyden.plugins import LRSchedulerConfig as LRSchedulerConfig
 
 # What a step returns, and what loaders may be: anything iterable, or a collection of such.
 STEP_OUTPUT = Tensor | Mapping[str, Any] | None
