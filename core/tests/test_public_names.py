@@ -26,13 +26,16 @@ PUBLIC = {
     "leyden.loggers": "DummyLogger Logger as_mapping flatten_params rank_zero_experiment",
     "leyden.plugins": """
         CheckpointIO Environment Precision Record
-        HOOKS_VERSION HookTable Implementation OBSERVATION Participant REGISTRATION RUN_HOOKS facts
-        CORE_DISTRIBUTION PluginInfo PluginManager UnknownComponentError catalogue discover names_in published_by
-        BatchStep LRSchedulerConfig Phase Progress ROLES Run StashKey
+        HOOKS_VERSION OBSERVATION REGISTRATION RUN_HOOKS facts
+        HookTable Implementation Participant
+        PluginInfo PluginManager UnknownComponentError discover names_in
+        CORE_DISTRIBUTION catalogue published_by
+        BatchStep LRSchedulerConfig Phase Progress Run StashKey
         END Fetched Fetcher copy_with rebuild set_epoch transfer_function
         LogOptions Results TensorRecord
         CHECKPOINT_KEY TorchCheckpointIO
-        Runner agree_on_versions choose_accelerator choose_devices choose_loggers choose_strategy sort_plugins tear_down
+        ROLES choose_accelerator choose_devices choose_loggers choose_strategy sort_plugins
+        Runner agree_on_versions tear_down
         CheckpointHooks DataHooks HyperparametersMixin LightningOptimizer ModelHooks
     """,
     "leyden.profilers": "PassThroughProfiler Profiler",

@@ -41,68 +41,29 @@ from leyden.trainer.parts import (
 from leyden.trainer.run import Run
 from leyden.utilities.stash import StashKey
 
-__all__ = [  # noqa: RUF022 (in the groups of the authors' guide)
-    # Bases of parts; those of the other parts are in the windows where users find the parts
-    "CheckpointIO",
-    "Environment",
-    "Precision",
-    "Record",
-    # The hooks, and who implements them in a run
-    "HOOKS_VERSION",
-    "HookTable",
-    "Implementation",
-    "OBSERVATION",
-    "Participant",
-    "REGISTRATION",
-    "RUN_HOOKS",
-    "facts",
-    # The plugins that are installed, and the parts that they bring
-    "CORE_DISTRIBUTION",
-    "PluginInfo",
-    "PluginManager",
-    "UnknownComponentError",
-    "catalogue",
-    "discover",
-    "names_in",
-    "published_by",
-    # A run, for strategies and others that change how it goes
-    "BatchStep",
-    "LRSchedulerConfig",
-    "Phase",
-    "Progress",
-    "ROLES",
-    "Run",
-    "StashKey",
-    # Loaders and batches
-    "END",
-    "Fetched",
-    "Fetcher",
-    "copy_with",
-    "rebuild",
-    "set_epoch",
-    "transfer_function",
-    # What self.log keeps
-    "LogOptions",
-    "Results",
-    "TensorRecord",
-    # Checkpoints
-    "CHECKPOINT_KEY",
-    "TorchCheckpointIO",
-    # A runner of another kind, with the Trainer's parts
-    "Runner",
-    "agree_on_versions",
-    "choose_accelerator",
-    "choose_devices",
-    "choose_loggers",
-    "choose_strategy",
-    "sort_plugins",
-    "tear_down",
-    # What modules and data modules are made of, and their optimizers
-    "CheckpointHooks",
-    "DataHooks",
-    "HyperparametersMixin",
-    "LightningOptimizer",
-    "ModelHooks",
-]
+# Bases of parts; those of the others are in the windows where users find the parts.
+__all__ = ["CheckpointIO", "Environment", "Precision", "Record"]
+# The hooks by name, and what is known of them.
+__all__ += ["HOOKS_VERSION", "OBSERVATION", "REGISTRATION", "RUN_HOOKS", "facts"]
+# Who implements a hook in a run, and what the run calls.
+__all__ += ["HookTable", "Implementation", "Participant"]
+# The plugins that are installed, and the components that they bring.
+__all__ += ["PluginInfo", "PluginManager", "UnknownComponentError", "discover", "names_in"]
+# The distributions that are known to bring what.
+__all__ += ["CORE_DISTRIBUTION", "catalogue", "published_by"]
+# A run, for strategies and others that change how it goes.
+__all__ += ["BatchStep", "LRSchedulerConfig", "Phase", "Progress", "Run", "StashKey"]
+# Loaders and batches.
+__all__ += ["END", "Fetched", "Fetcher", "copy_with", "rebuild", "set_epoch", "transfer_function"]
+# What self.log keeps.
+__all__ += ["LogOptions", "Results", "TensorRecord"]
+# Checkpoints.
+__all__ += ["CHECKPOINT_KEY", "TorchCheckpointIO"]
+# The parts of a Trainer, made of what the user wrote.
+__all__ += ["ROLES", "choose_accelerator", "choose_devices", "choose_loggers", "choose_strategy", "sort_plugins"]
+# A runner of another kind, such as a hand-written loop.
+__all__ += ["Runner", "agree_on_versions", "tear_down"]
+# What modules and data modules are made of, and their optimizers.
+__all__ += ["CheckpointHooks", "DataHooks", "HyperparametersMixin", "LightningOptimizer", "ModelHooks"]
 
 __getattr__, __dir__ = window(__name__, "precision", "checkpoint_io", "environment")
