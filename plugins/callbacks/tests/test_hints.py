@@ -1,4 +1,4 @@
-"""Hints at what may be a mistake: each once in a run, none where all is well or under barebones."""
+"""Warnings of possible mistakes: each once in a run, none if all is well or with ``barebones=True``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from leyden.utilities.warnings import PossibleUserWarning
 
 
 class Model(leyden.LightningModule):
-    """Logs nothing.
+    """A model that logs its loss as it is told.
 
     Args:
-        **logged: How it logs its loss; not at all without them.
+        **logged: Arguments of ``self.log`` for the loss; without them nothing is logged.
     """
 
     def __init__(self, **logged: Any) -> None:
@@ -92,8 +92,8 @@ BY_STEP = {"on_step": True}
 def test_steps_of_which_no_logger_sees_any_in_an_epoch_are_said_once(trainer: Any, logged: dict[str, Any]) -> None:
     (text,) = said(lambda: trainer(logger="csv", max_epochs=3).fit(Model(**logged), rows(4), rows(1)))
     assert text == (
-        "An epoch has 4 batches and log_every_n_steps=50, so that its steps are logged seldom or never; write a "
-        "smaller number to see them."
+        "An epoch has 4 batches, fewer than log_every_n_steps=50: some epochs log no step at all; "
+        "set a smaller log_every_n_steps."
     )
 
 
@@ -129,7 +129,7 @@ def test_the_step_with_which_a_run_ends_early_is_logged(trainer: Any) -> None:
 
 # -- shuffling --------------------------------------------------------------------------------------------
 
-SHUFFLED = "dataloaders that were passed gave a DataLoader with shuffling enabled: each pass takes its batches in"
+SHUFFLED = "dataloaders that were passed gave a DataLoader with shuffling enabled: each pass sees the batches in"
 
 
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
@@ -148,7 +148,7 @@ def test_it_is_said_once_in_a_fit(trainer: Any, options: dict[str, Any]) -> None
 
 
 def test_what_may_be_shuffled(trainer: Any) -> None:
-    """Training data, what barebones measures, and what a sampler of the user's own draws."""
+    """Training data, any data with ``barebones=True``, and data drawn by the user's own sampler."""
 
     class Own(RandomSampler):
         pass

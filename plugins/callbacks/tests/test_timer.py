@@ -1,4 +1,4 @@
-"""Timer: durations, time limits by step and by epoch, measuring, resuming. A clock of its own stands for the time."""
+"""Timer: durations, time limits by step and by epoch, measuring, resuming. A fake clock replaces the real time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MINUTE = 60.0
 
 
 class Clock:
-    """Stands still but for a minute in every training batch and a second in every evaluation batch."""
+    """A clock that advances by a minute in every training batch and by a second in every evaluation batch."""
 
     def __init__(self) -> None:
         self.now = 1000.0

@@ -1,4 +1,4 @@
-"""Hints at what may be a mistake, parts left in evaluation mode, steps that nobody logs, shuffling.
+"""Warnings of possible mistakes: parts left in evaluation mode, steps that are never logged, shuffled evaluation data.
 
 Each is given once in a run; a Trainer with ``barebones=True`` gives none.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def of_training(trainer: Trainer, module: LightningModule) -> None:
-    """At the start of a fit, whose validation loaders are known."""
+    """Warn of modules in evaluation mode and shuffled validation data; called when training starts."""
     if trainer.barebones:
         return
     _warn_of_evaluation_mode(module)
@@ -27,21 +27,21 @@ def of_training(trainer: Trainer, module: LightningModule) -> None:
 
 
 def of_first_epoch(trainer: Trainer) -> None:
-    """When the first epoch ends: whether what it logged by steps has reached the loggers."""
+    """Warn if values logged by step did not reach a logger in the first epoch; called when it ends."""
     every, batches = trainer.log_every_n_steps, trainer.fit_loop.max_batches
     if trainer.current_epoch or not trainer.loggers or trainer.fast_dev_run or trainer.should_stop or batches >= every:
         return
     options = [record.options for record in trainer.fit_loop.results.records.values()]
     if any(each.on_step and each.logger for each in options):
         rank_zero_warn(
-            f"An epoch has {batches} batches and log_every_n_steps={every}, so that its steps are logged seldom or "
-            "never; write a smaller number to see them.",
+            f"An epoch has {batches} batches, fewer than log_every_n_steps={every}: some epochs log no step at all; "
+            "set a smaller log_every_n_steps.",
             PossibleUserWarning,
         )
 
 
 def of_evaluation(trainer: Trainer) -> None:
-    """At the start of a ``validate``, ``test`` or ``predict``; not of the validation of a fit."""
+    """Warn of shuffled data at the start of ``validate``, ``test`` or ``predict``, not of validation within a fit."""
     loop = trainer.passes.get(trainer.state.fn)  # type: ignore[arg-type]
     if loop is not None and not trainer.barebones:
         _warn_of_shuffling(loop)
@@ -52,17 +52,17 @@ def _warn_of_evaluation_mode(module: LightningModule) -> None:
     if names:
         rank_zero_warn(
             f"{len(names)} module(s) are in evaluation mode at the start of training, "
-            f"{names[0] or 'the whole model'!r} first; call .train() if that is not meant.",
+            f"{names[0] or 'the whole model'!r} first; call .train() if that is not intended.",
             PossibleUserWarning,
         )
 
 
 def _warn_of_shuffling(loop: Any) -> None:
-    """Of the loaders of one loop; a sampler of the user's own is the user's choice."""
+    """Warn if a loader of ``loop`` shuffles by PyTorch's default sampler; a user's own sampler is taken as intended."""
     loaders: Iterable[Any] = () if loop.loader is None else loop.loader.flattened
     if any(isinstance(loader, DataLoader) and type(loader.sampler) is RandomSampler for loader in loaders):
         rank_zero_warn(
-            f"{loop.source} gave a DataLoader with shuffling enabled: each pass takes its batches in another order, "
-            "and a limited one takes other samples; write shuffle=False.",
+            f"{loop.source} gave a DataLoader with shuffling enabled: each pass sees the batches in another order, "
+            "and with a limit on batches it sees other samples; write shuffle=False.",
             PossibleUserWarning,
         )

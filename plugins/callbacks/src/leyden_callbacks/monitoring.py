@@ -1,4 +1,4 @@
-"""What callbacks that watch a metric share: agreeing over all ranks, and naming a metric that is not there."""
+"""Functions for callbacks that monitor a metric: decisions that are the same on all ranks, the text of an error."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def any_rank(trainer: Trainer, decision: bool) -> bool:
-    """Whether ``decision`` is true on at least one rank; called by all ranks."""
+    """Whether ``decision`` is True on at least one rank; all ranks must call it."""
     return _reduced(trainer, decision, "max")
 
 
 def all_ranks(trainer: Trainer, decision: bool) -> bool:
-    """Whether ``decision`` is true on every rank; called by all ranks."""
+    """Whether ``decision`` is True on every rank; all ranks must call it."""
     return _reduced(trainer, decision, "min")
 
 
@@ -30,12 +30,12 @@ def _reduced(trainer: Trainer, decision: bool, op: str) -> bool:
 
 
 def missing_metric(owner: str, monitor: str, logged: Iterable[str]) -> str:
-    """The sentence for a monitored metric that nothing logged.
+    """Return the error text for a monitored metric that was not logged.
 
     Args:
         owner: The callback's name.
-        monitor: The metric that it was asked to monitor.
-        logged: The names that were logged.
+        monitor: The metric that it monitors.
+        logged: The names of the metrics that were logged.
     """
     names = sorted(logged)
     near = difflib.get_close_matches(monitor, names, n=1)
