@@ -1,4 +1,4 @@
-"""Lets the tests import what the core's tests share: plugins that are made for one test."""
+"""Lets the tests import a helper of the core's tests, which makes plugins for one test."""
 
 import sys
 from pathlib import Path

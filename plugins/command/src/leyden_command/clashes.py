@@ -1,4 +1,4 @@
-"""Names that several plugins bring, so that asking for one is an error."""
+"""Finds names that several parts of one kind have; asking for such a name is an error."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from leyden.plugin_system.manager import PluginManager, PluginRecord
 
 
 def clashing_names(manager: PluginManager) -> list[tuple[str, str, list[PluginRecord]]]:
-    """Kind, name and plugins of each name for which ``Registry.get`` is an error because several parts have it.
+    """Return kind, name and plugins for each name that several parts have, so that ``Registry.get`` raises an error.
 
-    An alias that several accelerators share is none: it stands for the best of them.
+    An alias that several accelerators share is no clash: it means the best of them.
     """
     found: dict[tuple[str, str], list[tuple[PluginRecord, Component]]] = {}
     for record in manager.active:

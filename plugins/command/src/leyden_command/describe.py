@@ -1,4 +1,4 @@
-"""``trainer.describe_hooks()``: what a run calls at each hook, in order, and how often."""
+"""``trainer.describe_hooks()``: tells what a run calls at each hook, in what order and how often."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ _PER_STEP = ("zero_grad", "backward", "optimizer_step")
 
 
 def _frequency(hook: str) -> str:
-    """How often a hook is called, in words."""
+    """Return how often a hook is called, in words."""
     if "_batch_" in hook or hook in BEHAVIOUR or hook.endswith(_PER_STEP):
         return "every batch"
     return "every epoch" if "_epoch_" in hook or hook.startswith(("on_validation", "on_sanity")) else "once"
 
 
 def describe_hooks(trainer: Trainer) -> str:
-    """One line for each implementation of each hook; with a profiler that keeps durations, what a call costs."""
+    """Return a line for each implementation of each hook, in calling order.
+
+    If the profiler has ``recorded_durations``, a line also has the mean time of a call in µs.
+    """
     table = getattr(trainer, "hooks", None)
     if table is None:
         return "No run yet: hooks are resolved when fit, validate, test or predict begins."
@@ -46,23 +49,23 @@ def describe_hooks(trainer: Trainer) -> str:
 
 
 def order_mark(impl: pluggy.HookImpl) -> str:
-    """How an implementation changes the order of its hook, in parentheses; "" where it does not."""
+    """Return an implementation's order options in parentheses, such as `` (tryfirst)``; "" if it has none."""
     marks = {"wrapper": is_wrapper(impl), "tryfirst": impl.tryfirst, "trylast": impl.trylast}
     return f" ({', '.join(mark for mark, given in marks.items() if given)})" if any(marks.values()) else ""
 
 
 def _costs(table: HookTable, hook: str, durations: Mapping[str, Sequence[float]]) -> list[str]:
-    """What a call of each implementation of a hook costs, in calling order; "" for one that was not measured.
+    """Return the mean time of a call of each implementation of a hook, in calling order; "" if it was not measured.
 
-    A wrapper is measured together with what it wraps, which is taken off again: what remains is its own and that of
-    the slower way in which a hook with wrappers is called.
+    A wrapper is measured together with the implementations inside it, so their time is subtracted. What remains is
+    the wrapper's own time and the extra time that pluggy needs for a hook with wrappers.
     """
     costs: list[str] = []
     inside = 0.0
     for impl in reversed(table.implementations(hook)):
-        measured = durations.get(table.action(impl, hook), ())
-        seconds = sum(measured)
+        calls = durations.get(table.action(impl, hook), ())
+        seconds = sum(calls)
         own = seconds - inside if is_wrapper(impl) else seconds
         inside = seconds if is_wrapper(impl) else inside + seconds
-        costs.append(f"{own / len(measured) * 1e6:10.1f} µs a call" if measured else "")
+        costs.append(f"{own / len(calls) * 1e6:10.1f} µs a call" if calls else "")
     return costs[::-1]
