@@ -1,4 +1,4 @@
-"""The CSV logger in a Trainer, and beside pytorch-lightning's in its own."""
+"""The CSV logger in a Trainer, also compared with pytorch-lightning's logger in its Trainer."""
 
 import csv
 import logging
@@ -24,7 +24,7 @@ QUIET = {
 
 
 def make_model(framework):
-    """The same model in either framework."""
+    """Make the same model in either framework."""
 
     class Model(framework.LightningModule):
         def __init__(self, lr=0.1):
