@@ -1,4 +1,4 @@
-"""Lets the tests import what the core's tests share: plugins that are made for one test, a quiet Trainer."""
+"""Lets the tests import helpers of the core's tests: plugins that are made for one test, a quiet Trainer."""
 
 import sys
 from pathlib import Path
