@@ -1,4 +1,4 @@
-"""Lets the tests import the modules beside them, and those that the core's tests and those of ddp share."""
+"""Lets the tests import the modules beside them, and helpers of the core's tests and of leyden-ddp's tests."""
 
 import sys
 from pathlib import Path
