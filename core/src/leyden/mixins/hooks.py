@@ -1,6 +1,7 @@
-"""The hooks that a LightningModule or a LightningDataModule may override, with what they do if it does not.
+"""The hooks that a LightningModule or a LightningDataModule may override, with their defaults.
 
-When each is called is said in :mod:`leyden.plugin_system.hooks`; here they come without ``trainer`` and ``pl_module``.
+:mod:`leyden.plugin_system.hooks` documents when each is called; here they have no arguments ``trainer`` and
+``pl_module``.
 """
 
 from __future__ import annotations
@@ -15,48 +16,49 @@ from leyden.utilities.exceptions import MisconfigurationException
 
 
 class DataHooks:
-    """Where data comes from and how a batch reaches the device; for modules and data modules."""
+    """Hooks of modules and data modules: make the data and move batches to the device."""
 
     def prepare_data(self) -> None:
-        """Download and write to disk; called in one process (of each node, or in all: ``prepare_data_per_node``).
+        """Download data or write it to disk; called in one process, by default of each node.
 
-        Assign nothing to ``self`` here: the other processes would not see it.
+        With ``prepare_data_per_node = False`` it is called in one process of all nodes. Assign nothing to ``self``
+        here, since the other processes would not see it.
         """
 
     def setup(self, stage: str) -> None:
-        """A run begins in this process: "fit", "validate", "test" or "predict"."""
+        """Prepare the data in each process when a run begins; ``stage`` is "fit", "validate", "test" or "predict"."""
 
     def teardown(self, stage: str) -> None:
-        """A run is over in this process."""
+        """Clean up in each process when a run is over."""
 
     def train_dataloader(self) -> Any:
-        """The training loader, or a collection of them."""
+        """Return the training loader, or a collection of loaders."""
         raise MisconfigurationException(f"{type(self).__name__} has no train_dataloader.")
 
     def val_dataloader(self) -> Any:
-        """The validation loader, or a list of them."""
+        """Return the validation loader, or a list of loaders."""
         raise MisconfigurationException(f"{type(self).__name__} has no val_dataloader.")
 
     def test_dataloader(self) -> Any:
-        """The test loader, or a list of them."""
+        """Return the test loader, or a list of loaders."""
         raise MisconfigurationException(f"{type(self).__name__} has no test_dataloader.")
 
     def predict_dataloader(self) -> Any:
-        """The prediction loader, or a list of them."""
+        """Return the prediction loader, or a list of loaders."""
         raise MisconfigurationException(f"{type(self).__name__} has no predict_dataloader.")
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Change a batch before it moves to the device; return it."""
+        """Return the batch, changed as needed, before it is moved to the device."""
         return batch
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move a batch of a type of your own to ``device``; return it."""
+        """Return the batch on ``device``; override it for your own type of batch."""
         from leyden.utilities.batch import move_data_to_device
 
         return move_data_to_device(batch, device)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Change a batch on the device; return it."""
+        """Return the batch, changed as needed, after it was moved to the device."""
         return batch
 
     def on_exception(self, exception: BaseException) -> None:
@@ -64,20 +66,20 @@ class DataHooks:
 
 
 class CheckpointHooks:
-    """What a module adds to checkpoints, and takes back from them."""
+    """Hooks that add data to checkpoints and read it from them."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint is about to be written."""
+        """Called before a checkpoint is written; change the dict to add data."""
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint has been read."""
+        """Called after a checkpoint was read, with its content."""
 
 
 class ModelHooks:
-    """What happens in a run, for a LightningModule."""
+    """Hooks of a LightningModule, called at points of a run."""
 
     def configure_model(self) -> None:
-        """Make large submodules here instead of in ``__init__``; called in every run, so make them once."""
+        """Make large submodules here instead of in ``__init__``; called in every run, so make them only once."""
 
     def on_fit_start(self) -> None:
         """The module is on its device and has its optimizers."""
@@ -95,7 +97,7 @@ class ModelHooks:
         """A training epoch begins."""
 
     def on_train_epoch_end(self) -> None:
-        """A training epoch ends; what it logs can be monitored."""
+        """A training epoch ends; callbacks can monitor what is logged here."""
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         """A batch is about to be trained on; return -1 to skip the rest of the epoch."""
@@ -104,7 +106,7 @@ class ModelHooks:
         """A batch has been trained on."""
 
     def on_validation_model_zero_grad(self) -> None:
-        """Validation within a fit is about to start; frees the gradients."""
+        """Validation within a fit is about to start; the default clears the gradients to free memory."""
         self.zero_grad()  # type: ignore[attr-defined]
 
     def on_validation_model_eval(self) -> None:
@@ -112,7 +114,7 @@ class ModelHooks:
         self.eval()  # type: ignore[attr-defined]
 
     def on_validation_model_train(self) -> None:
-        """Put the module back after validation. If not overridden, every submodule's mode is restored."""
+        """Put the module into training mode after validation. Unless overridden, every submodule gets its own mode."""
         self.train()  # type: ignore[attr-defined]
 
     def on_test_model_eval(self) -> None:
@@ -120,7 +122,7 @@ class ModelHooks:
         self.eval()  # type: ignore[attr-defined]
 
     def on_test_model_train(self) -> None:
-        """Put the module back after testing. If not overridden, every submodule's mode is restored."""
+        """Put the module into training mode after testing. Unless overridden, every submodule gets its own mode."""
         self.train()  # type: ignore[attr-defined]
 
     def on_predict_model_eval(self) -> None:
@@ -128,7 +130,7 @@ class ModelHooks:
         self.eval()  # type: ignore[attr-defined]
 
     def on_predict_model_train(self) -> None:
-        """Put the module back after prediction. If not overridden, every submodule's mode is restored."""
+        """Put the module into training mode after prediction. Unless overridden, every submodule gets its own mode."""
         self.train()  # type: ignore[attr-defined]
 
     def on_validation_start(self) -> None:
@@ -195,4 +197,4 @@ class ModelHooks:
         """After the backward pass."""
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Before the optimizer's step, gradients unscaled and not yet clipped."""
+        """Before the optimizer's step; gradients are unscaled but not clipped yet."""

@@ -1,4 +1,4 @@
-"""Random states: seeding them all, keeping them aside, putting them back."""
+"""Random states: seeds them, collects them and restores them."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ MAX_SEED = 2**32 - 1
 
 
 def seed_everything(seed: int | None = None, workers: bool | Literal["sample"] = False, verbose: bool = True) -> int:
-    """Seed Python, numpy and PyTorch on every device.
+    """Seed the random generators of Python, NumPy and PyTorch, on the CPU and every device.
 
     Args:
-        seed: From 0 to 2**32 - 1; without one, that of ``PL_GLOBAL_SEED``, or 0.
-        workers: True gives each worker of each loader its own seed derived from this one. "sample" makes the random
-            numbers that a map-style dataset draws for an item depend on seed, epoch and index alone: the same
-            augmentation with any number of workers and processes, and exactly the same in a resumed run.
-        verbose: Whether to say which seed was set.
+        seed: From 0 to 2**32 - 1; by default the environment variable ``PL_GLOBAL_SEED``, or else 0.
+        workers: True gives each worker of each loader its own seed, derived from this one. With "sample" the random
+            numbers that a map-style dataset draws for an item depend only on seed, epoch and index. Augmentation is
+            then the same for any number of workers and processes, and in a resumed run.
+        verbose: Whether to log the seed.
 
     Returns:
         The seed.
+
+    Raises:
+        ValueError: The seed or ``workers`` has no valid value.
     """
     if seed is None:
         text = os.environ.get("PL_GLOBAL_SEED", "0")
         if not text.lstrip("-").isdigit():
-            raise ValueError(f"PL_GLOBAL_SEED={text!r} is no integer; set a number from 0 to {MAX_SEED}.")
+            raise ValueError(f"PL_GLOBAL_SEED={text!r} is not an integer; set a number from 0 to {MAX_SEED}.")
         seed = int(text)
     seed = int(seed)
     if not 0 <= seed <= MAX_SEED:
@@ -41,7 +44,7 @@ def seed_everything(seed: int | None = None, workers: bool | Literal["sample"] =
         rank_zero_info(f"Seed set to {seed}")
     os.environ["PL_GLOBAL_SEED"] = str(seed)
     if workers not in (True, False, "sample"):
-        raise ValueError(f'workers={workers!r}: write True, False or "sample".')
+        raise ValueError(f'workers={workers!r} is not known; write True, False or "sample".')
     os.environ["PL_SEED_WORKERS"] = workers if isinstance(workers, str) else str(int(workers))
     seed_host(seed)
     torch.manual_seed(seed)
@@ -49,7 +52,7 @@ def seed_everything(seed: int | None = None, workers: bool | Literal["sample"] =
 
 
 def seed_host(seed: int) -> None:
-    """Seed Python's, numpy's and PyTorch's generators of the host, and none of a device."""
+    """Seed the CPU's generators of Python, NumPy and PyTorch, but not those of other devices."""
     random.seed(seed)
     numpy.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
@@ -58,7 +61,13 @@ def seed_host(seed: int) -> None:
 def collect_rng_states(
     accelerator: Any = None, device: torch.device | None = None, loaders: Iterable[Any] = ()
 ) -> dict[str, Any]:
-    """The random states of this process, and of the generators of its loaders, as plain data."""
+    """Return the random states of this process as plain data.
+
+    Args:
+        accelerator: The accelerator, with ``device``; without it no device's state is collected.
+        device: The device whose random state to collect.
+        loaders: Loaders whose generators' states to collect.
+    """
     numpys: Any = numpy.random.get_state()
     name, keys, position, has_gauss, gauss = numpys
     states: dict[str, Any] = {
@@ -79,7 +88,7 @@ def collect_rng_states(
 
 
 def _generators(loaders: Iterable[Any]) -> list[torch.Generator]:
-    """The generators that the user gave to loaders and their samplers, each once."""
+    """Return the generators that the user gave to loaders and their samplers, without duplicates."""
     found: dict[int, torch.Generator] = {}
     for loader in loaders:
         batch_sampler = getattr(loader, "batch_sampler", None)
@@ -91,12 +100,15 @@ def _generators(loaders: Iterable[Any]) -> list[torch.Generator]:
 
 
 def _keeps_workers(loader: Any) -> bool:
-    """Whether a loader's workers live on from epoch to epoch."""
+    """Whether a loader keeps its workers from epoch to epoch."""
     return bool(getattr(loader, "persistent_workers", False) and getattr(loader, "num_workers", 0))
 
 
 def _set_workers(loaders: Iterable[Any], running: Iterable[bool]) -> None:
-    """Persistent workers draw their seed when they start and only then: have those run that ran, and no others."""
+    """Start the persistent workers of loaders that had running workers, and drop those of the others.
+
+    Persistent workers draw their seed only when they start, so a restored random state must include whether they ran.
+    """
     for loader, runs in zip(loaders, running, strict=False):
         if not _keeps_workers(loader):
             continue
@@ -112,7 +124,7 @@ def set_rng_states(
     device: torch.device | None = None,
     loaders: Iterable[Any] = (),
 ) -> None:
-    """Put back what :func:`collect_rng_states` returned."""
+    """Restore what :func:`collect_rng_states` returned; the other arguments are the same as there."""
     loaders = list(loaders)
     _set_workers(loaders, states.get("workers", ()))
     version, internal, gauss = states["python"]
@@ -128,7 +140,7 @@ def set_rng_states(
 
 @contextmanager
 def isolate_rng(accelerator: Any = None, device: torch.device | None = None) -> Generator[None, None, None]:
-    """Whatever the block draws, the random states afterwards are those from before it."""
+    """Restore the random states after the block, whatever the block draws."""
     states = collect_rng_states(accelerator, device)
     try:
         yield
@@ -137,9 +149,9 @@ def isolate_rng(accelerator: Any = None, device: torch.device | None = None) -> 
 
 
 def worker_init_function(worker_id: int, rank: int = 0) -> None:
-    """Seed one loader worker; for ``seed_everything(workers=True)``.
+    """Seed a worker of a loader, for ``seed_everything(workers=True)``.
 
-    PyTorch gives the workers of a process different seeds, but processes that were seeded alike give theirs the
-    same ones; the rank tells them apart.
+    PyTorch gives the workers of one process different seeds, but the workers of equally seeded processes get the same
+    seeds. The rank makes them different.
     """
     seed_host(torch.initial_seed() + rank * 1_000_003)

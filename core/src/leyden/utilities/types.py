@@ -14,7 +14,7 @@ from typing_extensions import NotRequired, Required, TypedDict
 if TYPE_CHECKING:
     from leyden.loops.optimizers import LRSchedulerConfig as LRSchedulerConfig
 
-# What a step returns, and what loaders may be: anything iterable, or a collection of such.
+# The types of a step's return value and of loaders, which may be any iterable or a collection of iterables.
 STEP_OUTPUT = Tensor | Mapping[str, Any] | None
 TRAIN_DATALOADERS = Any
 EVAL_DATALOADERS = Any
@@ -26,7 +26,7 @@ LRSchedulerPLType = LRSchedulerTypeUnion
 
 
 class LRSchedulerConfigType(TypedDict, total=False):
-    """A scheduler and when it steps, as ``configure_optimizers`` may return it."""
+    """A scheduler and its options, as ``configure_optimizers`` may return them."""
 
     scheduler: Required[LRSchedulerTypeUnion]
     name: str | None
@@ -38,7 +38,7 @@ class LRSchedulerConfigType(TypedDict, total=False):
 
 
 class OptimizerConfig(TypedDict):
-    """An optimizer alone."""
+    """An optimizer without a scheduler."""
 
     optimizer: Optimizer
 
@@ -51,7 +51,7 @@ class OptimizerLRSchedulerConfig(TypedDict):
     monitor: NotRequired[str]
 
 
-# What configure_optimizers returns.
+# The type of configure_optimizers' return value.
 OptimizerLRScheduler = (
     Optimizer
     | Sequence[Optimizer]
@@ -65,6 +65,6 @@ OptimizerLRScheduler = (
 
 
 def __getattr__(name: str) -> Any:
-    if name == "LRSchedulerConfig":  # on a layer above this one
+    if name == "LRSchedulerConfig":  # it belongs to a higher layer, so it is imported on first use
         return import_module("leyden.loops.optimizers").LRSchedulerConfig
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
