@@ -1,4 +1,4 @@
-"""Lets the tests import the modules beside them: test modules here are imported by path, not as a package."""
+"""Lets the tests import the modules beside them, since test modules are imported by path, not as a package."""
 
 import sys
 from pathlib import Path
