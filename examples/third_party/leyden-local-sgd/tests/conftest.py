@@ -1,10 +1,10 @@
-"""Lets the tests import the module beside them, and the processes that they spawn too; on the processor alone."""
+"""Lets the tests and the processes that they spawn import the module beside them; hides all devices except the CPU."""
 
 import os
 import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# The kit forks processes, which PyTorch's autograd forbids after a backward pass where it knows another device.
+# The kit forks processes, which PyTorch does not allow after a backward pass if it has found another device.
 os.environ.update(TORCH_DEVICE_BACKEND_AUTOLOAD="0", CUDA_VISIBLE_DEVICES="")
 sys.path.append(str(Path(__file__).parent))
