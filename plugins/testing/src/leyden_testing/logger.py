@@ -171,7 +171,7 @@ class LoggerConformance(TrainerPartConformance):
 
     @pytest.mark.parametrize("status", ["success", "failed", "finished"])
     def test_every_end_keeps_what_was_logged(self, status: str, part: Any, read: Any) -> None:
-        """:meth:`finalize` keeps all values; it may be called before logging and twice, and logging may go on after it."""
+        """:meth:`finalize` keeps all values; it may be called before logging, twice, and before more logging."""
         part.finalize(status)
         self._log(part)
         part.finalize(status)
