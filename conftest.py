@@ -1,29 +1,30 @@
 """For all tests of the repository: one thread each, so that several share a small machine; none leaves a trace."""
 
+import logging
 import os
+import warnings
 from collections.abc import Iterator
+from types import ModuleType
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch
 from torch.utils.data import BatchSampler, DataLoader
 
 from leyden.utilities.rank_zero import rank_zero_only
 
-# Whose tests start processes, kill some, or install packages: what PyTorch, the system and the index do at such moments
-# is not always the same (PyTorch's DDP.join hangs now and then in forked processes, a killed worker may be noticed by
-# its torn connection). There a test fails if it fails twice in a row, and the summary counts the first time.
-OF_PROCESSES = tuple(f"plugins/{name}/" for name in ("ddp", "deepspeed", "fabric", "sharded", "testing"))
-OF_PROCESSES += ("tests/packaging/", "tests/third_party/")
+torch.set_num_threads(1)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Have tests of processes run a second time before they fail, where pytest-rerunfailures is installed."""
-    if not config.pluginmanager.hasplugin("rerunfailures"):
-        return
-    for item in items:
-        if item.nodeid.startswith(OF_PROCESSES):
-            item.add_marker(pytest.mark.flaky(reruns=1))
+@pytest.fixture
+def lightning() -> ModuleType:
+    """pytorch-lightning, whose import and runs may warn as they like."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pytorch_lightning
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    return pytorch_lightning
 
 
 @pytest.fixture(autouse=True)

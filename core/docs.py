@@ -1,4 +1,6 @@
-"""Writes the lists of hooks and interfaces into core/README.md, from the code; ``make docs`` runs it.
+"""Writes what is made of the code: lists of hooks and interfaces in core/README.md, the stub of a module's hooks.
+
+``make docs`` runs it.
 
     python core/docs.py           # write
     python core/docs.py --check   # say whether they are up to date; exit status 1 where they are not
@@ -16,9 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from leyden.mixins import observations
 from leyden.plugin_system import hooks
 
 README = Path(__file__).with_name("README.md")
+STUB = Path(__file__).parent / "src/leyden/mixins/observations.pyi"
 INTERFACES = (
     "leyden.interfaces.accelerator:Accelerator",
     "leyden.interfaces.strategy:Strategy",
@@ -29,6 +33,7 @@ INTERFACES = (
     "leyden.interfaces.profiler:Profiler",
     "leyden.interfaces.checkpoint_io:CheckpointIO",
     "leyden.interfaces.record:Record",
+    "leyden.interfaces.runner:Runner",
     "leyden.callback:Callback",
 )
 
@@ -50,11 +55,45 @@ def hook_lines() -> Iterator[str]:
         for name in own:
             hook = hooks.specification(name)
             arguments = ", ".join(hooks.arguments(name))
-            first = " The first result that is not None is taken." if hook.leyden_spec["firstresult"] else ""
-            gone = getattr(hook, hooks.DEPRECATED, {})
-            old = "".join(f" Deprecated{f' ({a})' if a else ''}: {instead}." for a, instead in gone.items())
-            yield f"- `{name}({arguments})`: {sentences(hook)}{first}{old}"
+            yield f"- `{name}({arguments})`: {' '.join([sentences(hook), *facts(name)])}"
         yield ""
+
+
+def facts(name: str) -> Iterator[str]:
+    """What is declared of a hook, in sentences."""
+    known, marks = hooks.facts(name), hooks.specification(name).leyden_spec
+    said = [] if known.frequency is hooks.Frequency.ONCE else [known.frequency.value]
+    said += [] if known.logging is None else ["`self.log` may be called"]
+    if said:
+        yield f"({'; '.join(said).capitalize()}.)"
+    if known.answers is not hooks.Answers.UNUSED:
+        yield known.answers.value
+    arguments = marks["warn_on_impl_args"] or {}
+    gone = {"": marks["warn_on_impl"], **{f" ({argument})": warning for argument, warning in arguments.items()}}
+    yield from (f"Deprecated{what}: {warning}." for what, warning in gone.items() if warning is not None)
+
+
+def stub() -> str:
+    """The stub of a module's observation hooks, for editors and type checkers."""
+    lines = [
+        f'"""{inspect.getdoc(observations)}\n"""\n',
+        "from typing import Any\n",
+        "from torch import Tensor",
+        "from torch.optim import Optimizer",
+    ]
+    for cls in (observations.DataObservations, observations.CheckpointHooks, observations.ModelObservations):
+        lines += ["", f"class {cls.__name__}:", f'    """{cls.__doc__}"""']
+        for name in (name for name in hooks.OBSERVATION if name in vars(cls)):
+            signature = inspect.signature(vars(cls)[name])
+            taken = ", ".join(["self", *map(_typed, list(signature.parameters.values())[1:])])
+            said = hooks.specification(name).__doc__.splitlines()[0]
+            lines += ["", f"    def {name}({taken}) -> {signature.return_annotation}:", f'        """{said}"""']
+    return "\n".join(lines) + "\n"
+
+
+def _typed(parameter: inspect.Parameter) -> str:
+    default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+    return f"{parameter.name}: {parameter.annotation}{default}"
 
 
 def interface_lines() -> Iterator[str]:
@@ -100,14 +139,15 @@ def sentences(item: Any) -> str:
 
 
 def main() -> int:
-    """Write the lists, or with ``--check`` compare them."""
-    text = README.read_text(encoding="utf-8")
-    new = generated(text)
+    """Write the lists and the stub, or with ``--check`` compare them."""
+    wanted = {README: generated(README.read_text(encoding="utf-8")), STUB: stub()}
     if "--check" in sys.argv[1:]:
-        if new != text:
-            print("core/README.md is not what the code says; run: make docs", file=sys.stderr)
-        return int(new != text)
-    README.write_text(new, encoding="utf-8")
+        old = [path.name for path, text in wanted.items() if path.read_text(encoding="utf-8") != text]
+        if old:
+            print(f"{' and '.join(old)} of the core: not what the code says; run: make docs", file=sys.stderr)
+        return int(bool(old))
+    for path, text in wanted.items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

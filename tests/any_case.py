@@ -8,7 +8,12 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from any_model import (
+from hypothesis import strategies as st
+
+from leyden.accelerators import CPUAccelerator
+from leyden.strategies import SingleDeviceStrategy
+
+from .any_model import (
     KINDS,
     LOGS,
     NO_OPTIMIZERS,
@@ -22,11 +27,7 @@ from any_model import (
     Data,
     Shape,
 )  # fmt: skip
-from expected_run import PREFIX, Case, settled, steps_by_hand
-from hypothesis import strategies as st
-
-from leyden.accelerators import CPUAccelerator
-from leyden.strategies import SingleDeviceStrategy
+from .expected_run import PREFIX, Case, settled, steps_by_hand
 
 # -- the Trainer's arguments ----------------------------------------------------------------------------------
 

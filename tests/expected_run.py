@@ -10,7 +10,7 @@ from datetime import timedelta
 from numbers import Integral
 from typing import Any
 
-from any_model import BOASTED, NO_OPTIMIZERS, SCHEDULES, SIZED, WRONG_LOGS, WRONG_OUTPUTS, WRONG_SCHEDULES, Data, Shape
+from .any_model import BOASTED, NO_OPTIMIZERS, SCHEDULES, SIZED, WRONG_LOGS, WRONG_OUTPUTS, WRONG_SCHEDULES, Data, Shape
 
 INFINITE = math.inf
 PREFIX = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}
@@ -380,7 +380,7 @@ def faults_in_data(case: Case, call: str) -> list[str]:
     if shape.output in WRONG_OUTPUTS:
         faults.append("training_step returned|The loss is a tensor")
     if "monitor" in SCHEDULES.get(shape.scheduler, {}):
-        faults.append("'nothing' was not logged")
+        faults.append("'nothing', which was not logged")
     if "early" in case.callbacks:
         faults.append("EarlyStopping.*'loss'|'loss'.*was not logged")
     if "rates" in case.callbacks:

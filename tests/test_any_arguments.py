@@ -21,9 +21,14 @@ from typing import Any
 
 import pytest
 import torch
-from any_case import QUIET, RIGHT, ROOTS, WRONG, cases
-from any_model import AnyModel, loaders, model
-from expected_run import (
+from hypothesis import HealthCheck, given, settings
+
+import leyden as pl
+from leyden.plugin_system.hooks import OBSERVATION
+
+from .any_case import QUIET, RIGHT, ROOTS, WRONG, cases
+from .any_model import AnyModel, loaders, model
+from .expected_run import (
     ANOMALY,
     PREFIX,
     STEP,
@@ -38,10 +43,6 @@ from expected_run import (
     settled,
     train_batches,
 )  # fmt: skip
-from hypothesis import HealthCheck, given, settings
-
-import leyden as pl
-from leyden.plugin_system.hooks import OBSERVATION
 
 HUNT = int(os.environ.get("LEYDEN_HUNT", "0"))
 PROFILE = settings(

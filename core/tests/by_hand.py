@@ -1,9 +1,11 @@
 """A model that Trainers train, and the loop that they stand for, written by hand."""
 
 import torch
-from recording import Given, LoggingModel, quiet_trainer, rows, same_weights, weights
 from torch import nn
 from torch.optim import Adam
+
+from leyden_testing.models import Given, LoggingModel, rows
+from leyden_testing.training import quiet_trainer, same_weights, weights
 
 
 class Model(LoggingModel):

@@ -1,10 +1,11 @@
 """Callbacks that ``setup`` adds to ``trainer.callbacks`` take part in the run from then on, as in Lightning."""
 
 import pytest
-from recording import LoggingModel, quiet_trainer, rows
 
 import leyden as pl
 from leyden import hookimpl
+from leyden_testing.models import LoggingModel, rows
+from leyden_testing.training import quiet_trainer
 
 
 class Noting(pl.Callback):

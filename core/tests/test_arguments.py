@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_model import Batches, EveryStep, quiet_trainer
 
 import leyden as pl
 from leyden.utilities import MisconfigurationException
+from leyden_testing.models import Batches, EveryStep
+from leyden_testing.training import quiet_trainer
 
 ALIKE = {"deadline": None, "derandomize": True}  # the same examples in every run, however slow the machine is
 ROOT = Path(tempfile.gettempdir())  # nothing is written: there is no logger and no checkpoint

@@ -9,11 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_plugins import PluginSite, new_plugin_site
-from small_model import Batches, SmallModel, quiet_trainer
 
 import leyden as pl
 from leyden import hookimpl
+from leyden_testing.fake_plugins import PluginSite, new_plugin_site
+from leyden_testing.models import Batches, SmallModel
+from leyden_testing.training import quiet_trainer
 
 OWNER = "the plugin 'acme' of acme-broken 1.2.3."
 

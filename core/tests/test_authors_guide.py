@@ -32,26 +32,37 @@ def test_the_lists_are_those_of_the_code():
     assert docs.generated(README) == README, "core/README.md is not what the code says; run: make docs"
 
 
+def test_the_stub_of_a_module_s_hooks_is_that_of_the_code():
+    assert docs.STUB.read_text(encoding="utf-8") == docs.stub(), f"{docs.STUB} is out of date; run: make docs"
+
+
 def test_a_list_that_is_out_of_date_is_found_and_mended(tmp_path, monkeypatch, capsys):
     copy = tmp_path / "README.md"
     copy.write_text(README.replace("- `on_fit_start(", "- `on_fit_begin("), encoding="utf-8")
     monkeypatch.setattr(docs, "README", copy)
+    monkeypatch.setattr(docs, "STUB", tmp_path / "stub.pyi")
+    docs.STUB.write_text("# old", encoding="utf-8")
     monkeypatch.setattr("sys.argv", ["docs.py", "--check"])
     assert docs.main() == 1
     assert "run: make docs" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", ["docs.py"])
     assert docs.main() == 0
     assert copy.read_text(encoding="utf-8") == README
+    assert docs.STUB.read_text(encoding="utf-8") == docs.stub()
 
 
 def test_a_deprecated_hook_is_listed_as_one(monkeypatch):
     def on_test_start(self, trainer, pl_module):
         """Testing begins."""
 
-    old = hooks.deprecated("implement 'on_test_epoch_start' instead")(on_test_start)
+    goes = DeprecationWarning("on_test_start goes; implement on_test_epoch_start")
+    old = hooks.hookspec(warn_on_impl=goes, warn_on_impl_args={"trainer": DeprecationWarning("trainer goes")})(
+        on_test_start
+    )
     monkeypatch.setattr(hooks.Observation, "on_test_start", old)
     line = next(line for line in docs.hook_lines() if line.startswith("- `on_test_start("))
-    assert line.endswith("Testing begins. Deprecated: implement 'on_test_epoch_start' instead.")
+    said = "Deprecated: on_test_start goes; implement on_test_epoch_start. Deprecated (trainer): trainer goes."
+    assert line.endswith(f"Testing begins. {said}")
 
 
 def test_every_interface_is_listed():

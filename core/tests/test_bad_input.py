@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from fake_plugins import PluginSite, new_plugin_site
-from small_model import Batches, EveryStep, SmallModel, quiet_trainer
 
 import leyden as pl
 from leyden.accelerators import CPUAccelerator
-from leyden.plugin_system.manager import discover
+from leyden.plugin_system.discovery import discover
 from leyden.utilities import MisconfigurationException
+from leyden_testing.fake_plugins import PluginSite, new_plugin_site
+from leyden_testing.models import Batches, EveryStep, SmallModel
+from leyden_testing.training import quiet_trainer
 
 STAGES = ["fit", "validate", "test", "predict"]
 
@@ -70,7 +71,7 @@ def refused(
 @pytest.mark.parametrize("accelerator", ["auto", "cpu", "gpu"])
 def test_no_accelerator_is_installed(plugin_site, tmp_path, monkeypatch, accelerator):
     monkeypatch.setenv("LEYDEN_PLUGINS_AUTOLOAD", "0")
-    discover().records[:] = discover().records[:1]  # as if only the core were installed
+    discover().infos[:] = discover().infos[:1]  # as if only the core were installed
     said = (
         r"There is no accelerator to train on: pip install leyden-cpu\.$"
         if accelerator == "auto"
@@ -162,7 +163,8 @@ def test_a_component_that_is_not_where_its_plugin_says(plugin_site, tmp_path):
             yield Component("accelerator", "npu", "leyden.plugin_system.builtin:NPU.Accelerator")
         """,
     )
-    said = r"^The accelerator 'npu' should be 'leyden\.plugin_system\.builtin:NPU\.Accelerator', but module .* has no attribute 'NPU'; "
+    target = r"leyden\.plugin_system\.builtin:NPU\.Accelerator"
+    said = f"^The accelerator 'npu' should be '{target}', but module .* has no attribute 'NPU'; "
     with pytest.raises(MisconfigurationException, match=said):
         quiet_trainer(tmp_path, accelerator="npu")
 
@@ -264,8 +266,8 @@ def plateau(model: Any, monitor: str | None) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("logged", "monitor", "said"),
     [
-        (None, "val_loss", r"'val_loss' was not logged; logged so far: nothing\.$"),
-        ("loss", "lsos", r"'lsos' was not logged; logged so far: loss\. Did you mean 'loss'\?$"),
+        (None, "val_loss", r"Plateau monitors 'val_loss', which was not logged \(logged: nothing\); log it with"),
+        ("loss", "lsos", r"'lsos', which was not logged \(logged: 'loss'\); did you mean 'loss'\?$"),
     ],
 )  # fmt: skip
 def test_a_monitored_metric_that_was_never_logged(tmp_path, logged, monitor, said):

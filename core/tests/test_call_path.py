@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from small_model import SmallModel, quiet_trainer
 
 import leyden
+from leyden_testing.models import SmallModel
+from leyden_testing.training import quiet_trainer
 
 PACKAGE = str(Path(leyden.__file__).parent)
 BATCHES, WATCHED = 8, 5
@@ -21,8 +22,9 @@ Event = tuple[FrameType, str, Any]
 
 
 def of_framework(frame: FrameType | None) -> bool:
-    """Whether a frame is of the core or of a plugin of this repository."""
-    return frame is not None and frame.f_globals.get("__name__", "").partition(".")[0].startswith("leyden")
+    """Whether a frame is of the core or of a plugin of this repository, but not of a model of the tests."""
+    package = "" if frame is None else frame.f_globals.get("__name__", "").partition(".")[0]
+    return package.startswith("leyden") and package != "leyden_testing"
 
 
 def stack() -> list[FrameType]:
@@ -116,7 +118,7 @@ def test_a_log_call_is_at_most_ten_calls(tmp_path):
     assert len(calls) <= 10, calls
 
 
-def test_a_reader_follows_a_batch_to_the_optimizer_through_three_files(tmp_path):
+def test_a_reader_follows_a_batch_to_the_optimizer_through_four_files(tmp_path):
     paths: list[list[str]] = []
 
     class Model(SmallModel):
@@ -130,7 +132,7 @@ def test_a_reader_follows_a_batch_to_the_optimizer_through_three_files(tmp_path)
         paths.append([name for name, _ in groupby(names)])
 
     quiet_trainer(tmp_path).fit(Model(), torch.ones(1, 3, 2))
-    assert paths == [["trainer/trainer.py", "loops/fit.py", "loops/step.py"]]
+    assert paths == [["trainer/trainer.py", "trainer/run.py", "loops/fit.py", "loops/step.py"]]
 
 
 SLOW_CALLS = {"item", "tolist", "numpy", "cpu", "synchronize"}

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from recording import LoggingModel, ValidatedModel, quiet_trainer, rows, same_weights, weights
 from torch import nn
 
 import leyden as pl
 from leyden.utilities.exceptions import CheckpointCorruptedError, MisconfigurationException
+from leyden_testing.models import LoggingModel, ValidatedModel, rows
+from leyden_testing.training import quiet_trainer, same_weights, weights
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +193,7 @@ def test_keys_of_a_checkpoint(tmp_path):
     assert everything["callbacks"] == {"BatchCounter-a": {"count": 4}}
     assert everything["optimizer_states"][0]["state"][0]["step"] == 4
     assert everything["lr_schedulers"][0]["last_epoch"] == 2
-    assert everything["leyden"]["ranks"][0]["progress"]["epoch"] == 2
+    assert everything["leyden"]["ranks"][0]["fit"]["progress"]["epoch"] == 2
 
 
 def test_plugins_add_to_weights_alone_too_and_callbacks_do_not(tmp_path):

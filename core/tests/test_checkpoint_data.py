@@ -13,11 +13,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recording import LoggingModel, quiet_trainer, rows, same_weights
 from torch import nn
 
 import leyden as pl
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.models import LoggingModel, rows
+from leyden_testing.training import quiet_trainer, same_weights
 
 
 class Colour(enum.Enum):

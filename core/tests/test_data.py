@@ -7,12 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recording import Given, LoggingModel, Unsized, quiet_trainer, rows
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 import leyden as pl
 from leyden.utilities import CombinedLoader, move_data_to_device
+from leyden_testing.models import Given, LoggingModel, Unsized, rows
+from leyden_testing.training import quiet_trainer
 
 # -- CombinedLoader -----------------------------------------------------------------------------------------
 

@@ -4,11 +4,12 @@ import pickle
 
 import pytest
 import torch
-from recording import Given, LoggingModel, ValidatedModel, quiet_trainer, rows
 from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler, TensorDataset
 
 import leyden as pl
 from leyden.interfaces.strategy import Strategy
+from leyden_testing.models import Given, LoggingModel, ValidatedModel, rows
+from leyden_testing.training import quiet_trainer
 
 
 class Data(pl.LightningDataModule):

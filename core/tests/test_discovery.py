@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_plugins import PluginSite, new_plugin_site
-from small_model import Batches, SmallModel, quiet_trainer
 
 import leyden as pl
-from leyden.plugin_system.manager import PluginRecord, discover
-from leyden.plugin_system.registry import Registry
+from leyden.plugin_system.discovery import discover
+from leyden.plugin_system.manager import PluginInfo
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.fake_plugins import PluginSite, new_plugin_site
+from leyden_testing.models import Batches, SmallModel
+from leyden_testing.training import quiet_trainer
 
 
 @pytest.fixture
@@ -42,9 +43,9 @@ NPU_DEVICE = """
 """
 
 
-def record(name: str, distribution: str = "") -> PluginRecord:
+def record(name: str, distribution: str = "") -> PluginInfo:
     """What discovery knows of one plugin."""
-    return next(r for r in discover().records if r.name == name and distribution in ("", r.distribution))
+    return next(r for r in discover().infos if r.name == name and distribution in ("", r.distribution))
 
 
 def warnings_of_discovery() -> list[str]:
@@ -126,7 +127,7 @@ def test_a_third_party_may_add_a_kind(plugin_site: PluginSite):
             yield Component("scheduler", "cosine", "math:cos")
         """,
     )
-    assert Registry().get("scheduler", "cosine").load() is math.cos
+    assert discover().component("scheduler", "cosine").load() is math.cos
 
 
 def test_an_object_of_a_module_can_be_the_plugin(plugin_site: PluginSite, tmp_path):
@@ -148,14 +149,14 @@ def test_an_object_of_a_module_can_be_the_plugin(plugin_site: PluginSite, tmp_pa
 def test_plugins_are_in_the_same_order_everywhere(plugin_site: PluginSite):
     for name in ("zeta", "alpha", "mike"):
         plugin_site.add(f"acme-{name}", "", plugin=name)
-    names = [r.name for r in discover().records]
+    names = [r.name for r in discover().infos]
     assert names[0] == "core"
     assert names[1:] == sorted(names[1:])
     assert {"zeta", "alpha", "mike"} < set(names)
 
 
 def test_the_core_is_a_plugin_like_others():
-    core = discover().records[0]
+    core = discover().infos[0]
     assert (core.name, core.distribution, core.version, core.state) == ("core", "leyden-core", pl.__version__, "active")
     assert ("strategy", "single_device") in {(part.kind, part.name) for part in core.components}
 
@@ -349,7 +350,7 @@ def test_disabling_silences_a_broken_plugin(plugin_site: PluginSite, monkeypatch
 def test_no_plugin_but_the_core_is_loaded_where_autoload_is_off(plugin_site: PluginSite, tmp_path, monkeypatch):
     module = plugin_site.add("acme-npu", NPU)
     monkeypatch.setenv("LEYDEN_PLUGINS_AUTOLOAD", "0")
-    states = {r.name: r.state for r in discover().records}
+    states = {r.name: r.state for r in discover().infos}
     assert states.pop("core") == "active"
     assert set(states.values()) == {"disabled"}
     assert module not in sys.modules
@@ -361,7 +362,7 @@ def test_a_plugin_is_named_where_autoload_is_off(plugin_site: PluginSite, monkey
     plugin_site.add("acme-npu", NPU, plugin="npu")
     monkeypatch.setenv("LEYDEN_PLUGINS_AUTOLOAD", "0")
     monkeypatch.setenv("LEYDEN_PLUGINS", name)
-    assert [r.name for r in discover().records if r.state == "active"] == ["core", "npu"]
+    assert [r.name for r in discover().infos if r.state == "active"] == ["core", "npu"]
 
 
 def test_a_module_that_is_not_installed_is_named(plugin_site: PluginSite, tmp_path, monkeypatch):
@@ -434,11 +435,11 @@ def test_the_order_of_installed_and_given_plugins(plugin_site: PluginSite, tmp_p
     trainer = quiet_trainer(tmp_path, plugins=[Given()], callbacks=Own())
     assert trainer.configured == ["d_first", "given", "c", "b", "a_last", "e_last"]
     trainer.fit(SmallModel(), Batches())
-    assert trainer.ended == ["d_first", "b", "c", "given", "callback", "e_last", "a_last"]
+    assert trainer.ended == ["d_first", "b", "c", "given", "callback", "a_last", "e_last"]
     lines = [line.split() for line in trainer.describe_hooks().splitlines()]
     at = next(i for i, line in enumerate(lines) if line[:1] == ["on_train_end"])
     assert lines[at][1:4] == ["1.", "d_first", "(tryfirst)"]
-    assert [line[1] for line in lines[at + 1 : at + 7]] == ["b", "c", "Given", "Own", "e_last", "a_last"]
+    assert [line[1] for line in lines[at + 1 : at + 7]] == ["b", "c", "Given", "Own", "a_last", "e_last"]
 
 
 def test_accelerators_of_one_priority_are_not_chosen_between(plugin_site: PluginSite, tmp_path):

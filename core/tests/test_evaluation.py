@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from recording import Given, LoggingModel, RecordingLogger, ValidatedModel, quiet_trainer, rows, same_weights, weights
 from torch import nn
 
 import leyden as pl
 from leyden import hookimpl
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.models import Given, LoggingModel, RecordingLogger, ValidatedModel, rows
+from leyden_testing.training import quiet_trainer, same_weights, weights
 
 STAGES = ["validate", "test", "predict"]
 STEPS = {"validate": "validation_step", "test": "test_step", "predict": "predict_step"}

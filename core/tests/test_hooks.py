@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import pluggy
 import pytest
 import torch
-from fake_plugins import PluginSite, new_plugin_site
-from small_model import Batches, EveryStep, SmallModel, quiet_trainer
 
 import leyden as pl
 from leyden import hookimpl
 from leyden.plugin_system import hooks
 from leyden.plugin_system.hooks import BEHAVIOUR, OBSERVATION, REGISTRATION
+from leyden.plugin_system.table import nothing
 from leyden.strategies import Strategy
 from leyden.utilities import MisconfigurationException
+from leyden_testing.fake_plugins import PluginSite, new_plugin_site
+from leyden_testing.models import Batches, EveryStep, SmallModel
+from leyden_testing.training import quiet_trainer
 
 
 @pytest.fixture
@@ -45,6 +49,15 @@ def test_every_hook_says_when_it_is_called(name):
     said = hooks.specification(name).__doc__ or ""
     assert len(said.split("\n")[0].split()) >= 3
     assert said.rstrip().endswith(".")
+
+
+def test_what_is_made_of_answers_is_declared_in_one_way():
+    for group in hooks.GROUPS:
+        marked = [name for name, hook in vars(group).items() if getattr(hook, "leyden_spec", {}).get("firstresult")]
+        assert marked == [], "write @Hook(answers=Answers.FIRST), which pluggy is told of"
+    for name in (*REGISTRATION, *OBSERVATION, *BEHAVIOUR):
+        first = hooks.facts(name).answers is hooks.Answers.FIRST
+        assert hooks.specification(name).leyden_spec["firstresult"] is first
 
 
 def test_a_callback_s_methods_can_be_called_without_the_number_of_the_loader_and_plugins_ask_for_it():
@@ -75,8 +88,8 @@ VALIDATION = [
 ONE_FIT = [
     "leyden_default_callbacks", "leyden_configure", "leyden_find_checkpoint",
     "setup", "on_fit_start",
-    "on_sanity_check_start", *VALIDATION, "on_sanity_check_end",
-    "on_train_start", "on_train_epoch_start",
+    "leyden_prepare_loader", "on_sanity_check_start", "leyden_prepare_loader", *VALIDATION, "on_sanity_check_end",
+    "on_train_start", "on_train_epoch_start", "leyden_wrap_batches",
     "on_train_batch_start", "leyden_optimize_batch",
     "on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step",
     "on_train_batch_end", *VALIDATION,
@@ -98,7 +111,7 @@ def test_every_hook_is_called_with_what_it_specifies(tmp_path):
     trainer = quiet_trainer(tmp_path, plugins=plugin, logger=None, log_every_n_steps=1)
     model = EveryStep()
     trainer.fit(model, Batches(1), Batches(1))
-    assert seen["leyden_find_checkpoint"] == {"trainer": trainer, "ckpt_path": None}
+    assert seen["leyden_find_checkpoint"] == {"trainer": trainer, "ckpt_path": None, "fn": "fit"}
     trainer.save_checkpoint(tmp_path / "run.ckpt")
     trainer.fit(model, Batches(1), Batches(1), ckpt_path=tmp_path / "run.ckpt")
     trainer.fit_loop.max_epochs = 2
@@ -131,7 +144,11 @@ def test_every_hook_is_called_with_what_it_specifies(tmp_path):
     assert "state_dict" in seen["on_load_checkpoint"]["checkpoint"]
     assert seen["on_before_optimizer_step"]["optimizer"] is seen["on_before_zero_grad"]["optimizer"]
     assert seen["on_train_batch_end"]["outputs"]["loss"].item() == seen["on_before_backward"]["loss"].item()
-    assert seen["leyden_find_checkpoint"] == {"trainer": trainer, "ckpt_path": str(tmp_path / "run.ckpt")}
+    assert seen["leyden_find_checkpoint"] == {
+        "trainer": trainer,
+        "ckpt_path": str(tmp_path / "run.ckpt"),
+        "fn": "predict",
+    }
     assert seen["leyden_read_progress"]["trainer"] is resumed
     assert set(states) <= set(seen["leyden_read_progress"]["checkpoint"])
     assert seen["leyden_show_results"] == {"trainer": trainer, "stage": "test", "results": [{}]}
@@ -167,13 +184,100 @@ def test_minus_one_skips_the_rest_of_the_epoch(tmp_path, participant):
     assert (trainer.global_step, trainer.current_epoch) == (4, 2)
 
 
-def test_a_hook_that_nobody_implements_costs_one_attribute_test(tmp_path):
+SKIPPING = {"nobody": (), "skips, then not": (-1, 0), "not, then skips": (0, -1), "skips, then none": (-1, None)}
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("case", SKIPPING)
+def test_whoever_skips_is_heard_whatever_others_answer_and_who_is_installed(tmp_path, case, wrapped):
+    callbacks = [pl.Callback() for _ in SKIPPING[case]]
+    asked: list[Any] = []
+    for callback, answer in zip(callbacks, SKIPPING[case], strict=True):
+        callback.on_train_batch_start = partial(lambda answer, *_: asked.append(answer) or answer, answer)
+    heard: list[Any] = []
+
+    @hookimpl(wrapper=True)
+    def unrelated():
+        answer = yield
+        heard.append(answer)
+        return answer
+
+    plugins = SimpleNamespace(on_train_batch_start=unrelated) if wrapped else None
+    trainer = quiet_trainer(tmp_path, plugins=plugins, callbacks=callbacks)
+    trainer.fit(SmallModel(), Batches(2))
+    skips = -1 in SKIPPING[case]
+    assert asked == list(SKIPPING[case])
+    assert heard == ([] if not wrapped else [-1] if skips else [None, None])
+    assert trainer.global_step == (0 if skips else 2)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_nobody_is_asked_after_the_first_answer_of_a_behaviour_hook(tmp_path, wrapped):
+    asked: list[str] = []
+
+    def answering(name: str, answer: Any) -> Any:
+        return SimpleNamespace(leyden_optimize_batch=hookimpl(lambda: asked.append(name) or answer))
+
+    @hookimpl(wrapper=True)
+    def around():
+        return (yield)
+
+    plugins = [answering("passes", None), answering("answers", {}), answering("is not asked", {"loss": 1.0})]
+    plugins += [SimpleNamespace(leyden_optimize_batch=around)] if wrapped else []
+    trainer = quiet_trainer(tmp_path, plugins=plugins)
+    trainer.fit(SmallModel(), Batches(1))
+    assert (asked, trainer.global_step) == (["passes", "answers"], 0)
+
+
+def test_an_observation_s_answer_is_not_used(tmp_path):
+    callback = pl.Callback()
+    callback.on_train_end = lambda: "an answer"
+    trainer = quiet_trainer(tmp_path, callbacks=callback)
+    trainer.fit(SmallModel(), Batches(1))
+    assert trainer.hooks.on_train_end() is None
+
+
+def test_after_an_error_in_a_hook_one_is_outside_of_it(tmp_path):
+    class Failing(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            raise ZeroDivisionError
+
+    model = SmallModel()
+    with pytest.raises(ZeroDivisionError):
+        quiet_trainer(tmp_path, callbacks=Failing()).fit(model, Batches(1))
+    with pytest.raises(MisconfigurationException, match="was called outside of a loop"):
+        model.log("late", 1.0)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_fit_makes_no_manager_of_plugins(tmp_path, monkeypatch, given):
+    class Adding(pl.Callback):
+        def setup(self, trainer, pl_module, stage):
+            if len(trainer.callbacks) == 1:
+                trainer.callbacks.append(pl.Callback())
+
+    plugins = SimpleNamespace(on_train_start=hookimpl(lambda: None)) if given else None
+    trainer = quiet_trainer(tmp_path, plugins=plugins, callbacks=Adding(), profiler="simple")
+    made: list[Any] = []
+    construct = pluggy.PluginManager.__init__
+    monkeypatch.setattr(
+        pluggy.PluginManager, "__init__", lambda self, *a, **k: made.append(self) or construct(self, *a, **k)
+    )
+    trainer.fit(SmallModel(), Batches(1))
+    assert len(trainer.callbacks) == 2
+    assert made == []
+
+
+def test_a_hook_that_nobody_implements_is_callable_and_known_to_be_nobody_s(tmp_path):
     trainer = quiet_trainer(tmp_path)
     trainer.fit(SmallModel(), Batches())
-    installed = trainer.plugin_manager.hook
-    nobodys = [name for name in OBSERVATION if not getattr(installed, name).get_hookimpls()]
+    nobodys = [name for name in OBSERVATION if not trainer.hooks.has(name)]
     assert {name for name in OBSERVATION if "batch" in name or "backward" in name} <= set(nobodys)
-    assert [name for name in nobodys if getattr(trainer.hooks, name) is not None] == []
+    for name in nobodys:
+        hook = getattr(trainer.hooks, name)
+        assert hook is nothing, name
+        assert hook(*hooks.arguments(name)) is None
+    assert trainer.hooks.has("leyden_optimize_batch")
     with pytest.raises(AttributeError, match="There is no hook 'on_train_strat'"):
         _ = trainer.hooks.on_train_strat
 

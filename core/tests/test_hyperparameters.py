@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from recording import LoggingModel, RecordingLogger, quiet_trainer, rows, same_weights
 from torch import nn
 
 import leyden as pl
 from leyden.plugin_system.manager import PluginManager
 from leyden.utilities import AttributeDict
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.models import LoggingModel, RecordingLogger, rows
+from leyden_testing.training import quiet_trainer, same_weights
 
 
 class All(LoggingModel):
@@ -317,7 +318,7 @@ def test_a_file_of_hyperparameters_is_read_by_what_an_installed_plugin_brings(tm
     (tmp_path / "hparams.yaml").write_text("width: 9")
     loaded = All.load_from_checkpoint(path, hparams_file=tmp_path / "hparams.yaml")
     assert dict(loaded.hparams) == {"width": 9, "depth": 2, "rate": 0.1}
-    monkeypatch.setattr("leyden.plugin_system.registry.discover", PluginManager)
+    monkeypatch.setattr("leyden.mixins.loading.discover", PluginManager)
     with pytest.raises(ImportError, match=r"There is no logger part 'load_hparams'; .*pip install leyden-logfiles\.$"):
         All.load_from_checkpoint(path, hparams_file=tmp_path / "hparams.yaml")
 

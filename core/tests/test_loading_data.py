@@ -5,11 +5,12 @@ from datetime import timedelta
 
 import pytest
 import torch
-from recording import Given, LoggingModel, RecordingLogger, Unsized, ValidatedModel, quiet_trainer, rows
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
 import leyden as pl
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.models import Given, LoggingModel, RecordingLogger, Unsized, ValidatedModel, rows
+from leyden_testing.training import quiet_trainer
 
 
 class Diary(ValidatedModel):

@@ -6,20 +6,12 @@ from functools import partial
 
 import pytest
 import torch
-from recording import (
-    Given,
-    LoggingModel,
-    RecordingLogger,
-    ValidatedModel,
-    logged_fit,
-    model_that,
-    quiet_trainer,
-    rows,
-)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import leyden as pl
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.models import Given, LoggingModel, RecordingLogger, ValidatedModel, logged_fit, model_that, rows
+from leyden_testing.training import quiet_trainer
 
 # -- where and when -----------------------------------------------------------------------------------------
 

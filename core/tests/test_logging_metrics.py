@@ -1,16 +1,10 @@
 """``self.log`` in evaluation."""
 
 import pytest
-from recording import (
-    LoggingModel,
-    ValidatedModel,
-    logged_fit,
-    model_that,
-    quiet_trainer,
-    rows,
-)
 
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.models import LoggingModel, ValidatedModel, logged_fit, model_that, rows
+from leyden_testing.training import quiet_trainer
 
 # -- evaluation ---------------------------------------------------------------------------------------------
 

@@ -1,15 +1,18 @@
 """Manual optimisation: the model steps its optimizers itself."""
 
 import contextlib
+from types import SimpleNamespace
 
 import pytest
-from by_hand import Model, by_hand, compare
-from recording import quiet_trainer, rows
 from torch import nn
 from torch.optim import SGD, Adam
 
 import leyden as pl
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.models import rows
+from leyden_testing.training import quiet_trainer
+
+from .by_hand import Model, by_hand, compare
 
 
 class Manual(Model):
@@ -67,8 +70,9 @@ def test_two_optimizers_count_every_step_and_train_their_own_parameters(tmp_path
 
 def test_toggling_is_undone_after_an_error():
     model = Gan()
-    model._trainer = type("Trainer", (), {"optimizers": list(model.configure_optimizers())})()
-    with contextlib.suppress(ArithmeticError), model.toggled_optimizer(model.trainer.optimizers[0]):
+    run = SimpleNamespace(optimizers=list(model.configure_optimizers()))
+    model.trainer = SimpleNamespace(run=run)
+    with contextlib.suppress(ArithmeticError), model.toggled_optimizer(run.optimizers[0]):
         raise ArithmeticError
     assert all(p.requires_grad for p in model.parameters())
 

@@ -5,13 +5,14 @@ import pickle
 
 import pytest
 import torch
-from recording import Given, LoggingModel, RecordingLogger, ValidatedModel, quiet_trainer, rows, same_weights, weights
 from torch import nn
 from torch.optim import SGD
 
 import leyden as pl
 from leyden.plugin_system.manager import PluginManager
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.models import Given, LoggingModel, RecordingLogger, ValidatedModel, rows
+from leyden_testing.training import quiet_trainer, same_weights, weights
 
 
 class Regression(pl.LightningModule):
@@ -374,6 +375,6 @@ def test_before_a_run_a_trainer_has_no_module_and_divides_nothing(tmp_path):
 
 @pytest.mark.parametrize("name", ["onnx", "torchscript"])
 def test_an_export_without_its_exporter_names_the_distribution(monkeypatch, name):
-    monkeypatch.setattr("leyden.plugin_system.registry.discover", PluginManager)
+    monkeypatch.setattr("leyden.mixins.export.discover", PluginManager)
     with pytest.raises(ImportError, match=rf"There is no exporter '{name}'; .*pip install leyden-export\.$"):
         getattr(pl.LightningModule(), f"to_{name}")()

@@ -2,13 +2,15 @@
 
 import pytest
 import torch
-from by_hand import Model, by_hand, compare
-from recording import Given, Unsized, quiet_trainer, rows, same_weights, weights
 from torch import nn
 from torch.optim import LBFGS, SGD, Adam
 
 import leyden as pl
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.models import Given, Unsized, rows
+from leyden_testing.training import quiet_trainer, same_weights, weights
+
+from .by_hand import Model, by_hand, compare
 
 # -- the ordinary step --------------------------------------------------------------------------------------
 

@@ -5,14 +5,14 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from recording import LoggingModel, RecordingLogger, quiet_trainer, rows
 
 import leyden as pl
-from leyden.plugin_system.manager import discover
-from leyden.plugin_system.registry import Registry, UnknownComponentError
+from leyden.plugin_system.catalogue import UnknownComponentError
+from leyden.plugin_system.discovery import discover
 from leyden.plugins import Record
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden_testing.training import SaveAmid
+from leyden_testing.models import LoggingModel, RecordingLogger, rows
+from leyden_testing.training import SaveAmid, quiet_trainer
 
 
 class Tally:
@@ -144,7 +144,7 @@ def test_a_record_that_can_not_be_kept_is_left_out(tmp_path, plugin):
 
     path = tmp_path / "two.ckpt"
     fit(tmp_path, Foreign(), plugin, callbacks=[SaveAmid(path, step=2)])
-    assert torch.load(path, weights_only=True)["leyden"]["ranks"][0]["results"] == []
+    assert torch.load(path, weights_only=True)["leyden"]["ranks"][0]["fit"]["results"] == []
     assert fit(tmp_path, Foreign(), plugin, path).values("tally_epoch") == [(3, 2.0)]
 
 
@@ -186,13 +186,13 @@ def test_a_run_of_another_number_of_processes_gives_the_states_of_all(tmp_path, 
 
 
 def test_the_component_of_a_class(plugin):
-    registry = Registry(discover().extended([plugin]))
-    assert registry.name_for("record", SmallTally) == name_of(Tally)
-    assert registry.name_for("record", int) is None
+    manager = discover().extended([plugin])
+    assert manager.component_for("record", SmallTally) == name_of(Tally)
+    assert manager.component_for("record", int) is None
 
 
 def test_a_class_whose_record_is_published_says_by_whom(monkeypatch):
     known = {"published": {"record": {name_of(Tally): "tally-logs"}}, "planned": {}}
-    monkeypatch.setattr("leyden.plugin_system.registry.catalogue", lambda: known)
+    monkeypatch.setattr("leyden.plugin_system.catalogue.catalogue", lambda: known)
     with pytest.raises(UnknownComponentError, match=r"It comes with tally-logs: pip install tally-logs\.$"):
-        Registry().name_for("record", SmallTally)
+        discover().component_for("record", SmallTally)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from leyden import Component, hookimpl
-from leyden.plugin_system.manager import PluginManager, PluginRecord
-from leyden.plugin_system.registry import Registry, UnknownComponentError, build
+from leyden.plugin_system.catalogue import UnknownComponentError
+from leyden.plugin_system.manager import PluginInfo, PluginManager
 from leyden.utilities import MisconfigurationException
 
 
@@ -32,11 +32,11 @@ def brings(*components: Component) -> Any:
     return SimpleNamespace(leyden_components=hookimpl(lambda: components))
 
 
-def registry(*components: Component) -> Registry:
-    """The registry of one plugin."""
+def registry(*components: Component) -> PluginManager:
+    """The components of one plugin."""
     manager = PluginManager()
-    manager.admit(PluginRecord("shop", "acme-shop", "2.0", plugin=brings(*components)))
-    return Registry(manager)
+    manager.admit(PluginInfo("shop", "acme-shop", "2.0", plugin=brings(*components)))
+    return manager
 
 
 def lamp(name: str, **options: Any) -> Component:
@@ -55,20 +55,20 @@ def test_names_are_sorted_and_without_aliases():
 
 def test_a_component_is_got_by_its_name_and_by_its_aliases():
     shop = registry(lamp("floor", aliases=["standard", "FloorLamp"]))
-    assert {shop.get("lamp", name).name for name in ("floor", "standard", "FloorLamp")} == {"floor"}
+    assert {shop.component("lamp", name).name for name in ("floor", "standard", "FloorLamp")} == {"floor"}
 
 
 def test_an_alias_can_stand_for_several():
     shop = registry(lamp("floor", aliases=["any"]), lamp("table", aliases=["any"]))
     assert [part.name for part in shop.named("lamp", "any")] == ["floor", "table"]
     with pytest.raises(MisconfigurationException, match="'any' is brought by"):
-        shop.get("lamp", "any")
+        shop.component("lamp", "any")
 
 
 def test_the_target_is_imported_when_it_is_loaded(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "late_lamp.py").write_text("class Late: ...", encoding="utf-8")
-    part = registry(Component("lamp", "late", "late_lamp:Late")).get("lamp", "late")
+    part = registry(Component("lamp", "late", "late_lamp:Late")).component("lamp", "late")
     assert "late_lamp" not in sys.modules
     assert part.load().__name__ == "Late"
     del sys.modules["late_lamp"]
@@ -83,23 +83,23 @@ def test_a_target_can_be_within_a_class():
 
 def test_building_by_name_takes_the_components_arguments_and_the_callers_over_them():
     shop = registry(lamp("party", arguments={"watts": 60, "colour": "red"}))
-    made = build("lamp", "party", shop.manager, colour="green")
+    made = shop.build("lamp", "party", colour="green")
     assert (made.watts, made.colour) == (60, "green")
 
 
 def test_a_class_is_built_and_an_instance_is_taken():
-    manager = registry().manager
+    manager = registry()
     own = Lamp(5)
-    assert build("lamp", own, manager) is own
-    assert build("lamp", Lamp, manager).watts == 40
+    assert manager.build("lamp", own) is own
+    assert manager.build("lamp", Lamp).watts == 40
 
 
 # -- what is missing --------------------------------------------------------------------------------------
 
 
-def said(shop: Registry, kind: str, name: str) -> str:
+def said(shop: PluginManager, kind: str, name: str) -> str:
     with pytest.raises(UnknownComponentError) as caught:
-        shop.get(kind, name)
+        shop.component(kind, name)
     return str(caught.value)
 
 
@@ -155,19 +155,18 @@ def test_the_error_can_be_caught_as_users_expect():
     """A configuration error; a ValueError, as in Lightning; an ImportError for ``from leyden.callbacks import …``."""
     for kind in (MisconfigurationException, ValueError, ImportError):
         with pytest.raises(kind, match="no strategy 'x'"):
-            registry().get("strategy", "x")
+            registry().component("strategy", "x")
 
 
 # -- two of one name --------------------------------------------------------------------------------------
 
 
 def test_two_of_one_name_are_an_error_that_names_both_distributions():
-    manager = registry(lamp("table"), lamp("floor")).manager
-    manager.admit(PluginRecord("market", "acme-market", "3.1", plugin=brings(lamp("table"))))
-    shop = Registry(manager)
-    assert shop.get("lamp", "floor").name == "floor"
+    manager = registry(lamp("table"), lamp("floor"))
+    manager.admit(PluginInfo("market", "acme-market", "3.1", plugin=brings(lamp("table"))))
+    assert manager.component("lamp", "floor").name == "floor"
     with pytest.raises(MisconfigurationException) as caught:
-        shop.get("lamp", "table")
+        manager.component("lamp", "table")
     assert str(caught.value) == (
         "The lamp 'table' is brought by the plugin 'shop' of acme-shop 2.0 and the plugin 'market' of acme-market 3.1; "
         "uninstall or disable one of them (LEYDEN_PLUGINS_DISABLED=market)."
@@ -175,21 +174,21 @@ def test_two_of_one_name_are_an_error_that_names_both_distributions():
 
 
 def test_an_alias_that_is_another_ones_name_is_an_error_too():
-    manager = registry(lamp("table")).manager
-    manager.admit(PluginRecord("market", "acme-market", "3.1", plugin=brings(lamp("desk", aliases=["table"]))))
+    manager = registry(lamp("table"))
+    manager.admit(PluginInfo("market", "acme-market", "3.1", plugin=brings(lamp("desk", aliases=["table"]))))
     with pytest.raises(MisconfigurationException, match=r"acme-shop 2\.0.*acme-market 3\.1"):
-        Registry(manager).get("lamp", "table")
+        manager.component("lamp", "table")
 
 
 def test_the_same_name_of_another_kind_is_no_conflict():
-    manager = registry(lamp("table")).manager
-    manager.admit(PluginRecord("market", plugin=brings(Component("chair", "table", "nowhere:Table"))))
-    assert Registry(manager).get("lamp", "table").kind == "lamp"
+    manager = registry(lamp("table"))
+    manager.admit(PluginInfo("market", plugin=brings(Component("chair", "table", "nowhere:Table"))))
+    assert manager.component("lamp", "table").kind == "lamp"
 
 
 def test_the_command_that_is_not_installed_is_answered_with_its_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib_metadata.entry_points", lambda **wanted: [])
-    monkeypatch.setattr("leyden.plugin_system.registry.discover", PluginManager)
+    monkeypatch.setattr("leyden.plugin_system.discovery.discover", PluginManager)
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("leyden", run_name="__main__")
     assert ended.value.code == (

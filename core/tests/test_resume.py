@@ -3,17 +3,15 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from killed_run import JournalLogger, Model, Options, Rows, digest, loaders
 from torch.utils.data import DataLoader, Sampler
 
 import leyden as pl
+from leyden_testing.killed_run import Model, Options, Rows, SaveAt, fit, loaders
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*shuffling enabled")  # the order of validation is resumed too
-SCRIPT = Path(__file__).with_name("killed_run.py")
 KILLED = {
     "no workers": {"seed": 1},
     "two workers": {"num_workers": 2, "seed": 6},
@@ -37,7 +35,7 @@ KILLED = {
 def killed_runs(tmp_path_factory):
     """Where all cases have been run, and what was said meanwhile."""
     directory = tmp_path_factory.mktemp("killed")
-    command = [sys.executable, str(SCRIPT), str(directory), json.dumps(KILLED)]
+    command = [sys.executable, "-m", "leyden_testing.killed_run", str(directory), json.dumps(KILLED)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=500)
     return directory, done.stderr
 
@@ -60,55 +58,10 @@ def test_killed_again_and_again(killed_runs, case):
     assert reached == len(whole), said
 
 
-class Notes:
-    """A journal in memory."""
-
-    def __init__(self):
-        self.entries = []
-
-    def write(self, **entry):
-        self.entries.append(entry)
-
-
-def fit(tmp_path, options=None, callbacks=(), ckpt_path=None, seed=1, train=None, model=Model, **arguments):
-    """One run of the script's model; returns what it wrote down and its Trainer."""
-    notes, options = Notes(), options or Options()
-    pl.seed_everything(seed, verbose=False)
-    settings = {"max_epochs": options.max_epochs, "accumulate_grad_batches": 2, "val_check_interval": 0.5, **arguments}
-    trainer = pl.Trainer(
-        accelerator="cpu", logger=JournalLogger(notes), log_every_n_steps=1, callbacks=list(callbacks),
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
-        **settings,
-    )  # fmt: skip
-    model = model(options, notes)
-    own_train, validation = loaders(options)
-    for callback in callbacks:
-        callback.notes = notes
-    trainer.fit(model, train or own_train, validation, ckpt_path=ckpt_path)
-    notes.write(weights=digest(*model.state_dict().values()), steps=trainer.global_step)
-    return notes.entries, trainer
-
-
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch):
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         monkeypatch.setenv(name, "0")  # so that what seed_everything leaves there is undone
-
-
-class SaveAt(pl.Callback):
-    """Saves at every call of one hook, and remembers how much had been written down by then."""
-
-    def __init__(self, directory, hook):
-        self.directory, self.saved = directory, []
-
-        @pl.hookimpl(trylast=True)
-        def save(_, trainer, *rest):
-            if not trainer.sanity_checking:
-                path = self.directory / f"{hook}-{len(self.saved):02}.ckpt"
-                trainer.save_checkpoint(path)
-                self.saved.append((path, len(self.notes.entries)))
-
-        self.__class__ = type("SaveAt", (SaveAt,), {hook: save})
 
 
 HOOKS = [

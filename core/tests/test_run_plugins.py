@@ -7,14 +7,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from small_model import Batches, SmallModel, quiet_trainer
 
 import leyden as pl
 from leyden import Component, hookimpl
-from leyden.plugin_system.manager import discover
+from leyden.plugin_system.discovery import discover
 from leyden.plugins import Precision, TorchCheckpointIO
 from leyden.strategies import Strategy
 from leyden.utilities import MisconfigurationException
+from leyden_testing.models import Batches, SmallModel
+from leyden_testing.training import quiet_trainer
 
 
 def plugin(**functions: Any) -> Any:
@@ -38,7 +39,7 @@ def test_a_plugin_works_for_the_trainer_that_it_is_given_to_and_no_other(tmp_pat
     trainer = fitted(tmp_path, plugins=[given])
     fitted(tmp_path)
     assert calls == [trainer]
-    assert given not in [record.plugin for record in discover().records]
+    assert given not in [record.plugin for record in discover().infos]
 
 
 def test_a_class_is_built(tmp_path):
@@ -111,7 +112,7 @@ REFUSED = {
     ),
     "an unknown argument": (plugin(on_fit_start=lambda colour: None), "can't be registered.*colour"),
     "the same one twice": ([SAME, SAME], "is registered already"),
-    "an installed one": (discover().records[0].plugin, "is registered already"),
+    "an installed one": (discover().infos[0].plugin, "is registered already"),
     "no component": (plugin(leyden_components=lambda: [7]), "yields 7, which is no Component"),
     "two precisions": ([Precision(), Precision()], "two of the kind Precision"),
     "an unknown name": ("32-treu", "no precision or checkpoint io or environment '32-treu'; .*Did you mean '32-true'"),
@@ -269,6 +270,93 @@ def test_a_wrapper_around_the_step_can_change_its_outputs(tmp_path):
     assert (seen, trainer.global_step) == ([0, 1, 2], 3)
 
 
+class Chatty:
+    """Wrappers of pluggy's two styles, and what they see."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    @hookimpl(wrapper=True, tryfirst=True)
+    def on_train_start(self):
+        try:
+            yield
+        except KeyError as error:
+            self.seen.append(f"new: {error!r}")
+
+    @hookimpl(hookwrapper=True)
+    def on_train_end(self):
+        outcome = yield
+        self.seen.append(f"old: {outcome.exception!r}")
+        outcome.force_result(None)
+
+    @hookimpl(wrapper=True)
+    def leyden_optimize_batch(self):
+        outputs = yield
+        return {**outputs, "inner": True}
+
+
+class Outer:
+    @hookimpl(hookwrapper=True, tryfirst=True)
+    def leyden_optimize_batch(self):
+        outcome = yield
+        outcome.force_result({**outcome.get_result(), "outer": outcome.get_result()["inner"]})
+
+
+def test_wrappers_may_end_an_error_and_those_of_both_styles_nest(tmp_path):
+    chatty, outputs = Chatty(), []
+
+    class Failing(pl.Callback):
+        def on_train_start(self, trainer, pl_module):
+            raise KeyError("start")
+
+        def on_train_end(self, trainer, pl_module):
+            raise StopIteration("end")
+
+        def on_train_batch_end(self, trainer, pl_module, given, batch, batch_idx):
+            outputs.append(set(given))
+
+    trainer = fitted(tmp_path, count=1, plugins=[chatty, Outer()], callbacks=Failing())
+    assert chatty.seen == ["new: KeyError('start')", "old: StopIteration('end')"]
+    assert outputs == [{"loss", "inner", "outer"}]
+    assert trainer.global_step == 1
+
+
+def stop() -> None:
+    raise StopIteration("through")
+
+
+@pytest.mark.parametrize(("fails", "kind"), [(stop, StopIteration), (lambda: 1 / 0, ZeroDivisionError)])
+def test_an_error_passes_through_wrappers_of_both_styles_as_it_was_raised(tmp_path, fails, kind):
+    @hookimpl(hookwrapper=True)
+    def old():
+        yield
+
+    @hookimpl(wrapper=True)
+    def new():
+        return (yield)
+
+    plugins = [SimpleNamespace(on_train_start=around) for around in (old, new)]
+    with pytest.raises(kind) as caught:
+        fitted(tmp_path, plugins=[*plugins, plugin(on_train_start=fails)])
+    assert caught.value.__cause__ is None
+
+
+def test_a_wrapper_that_does_not_yield_once_is_named(tmp_path):
+    @hookimpl(wrapper=True)
+    def never():
+        return
+        yield
+
+    @hookimpl(wrapper=True)
+    def twice():
+        yield
+        yield
+
+    for wrapper, said in ((never, "did not yield"), (twice, "yielded a second time")):
+        with pytest.raises(RuntimeError, match=rf"The wrapper 'on_train_start' of SimpleNamespace {said}; it has to"):
+            fitted(tmp_path, plugins=SimpleNamespace(on_train_start=wrapper))
+
+
 # -- in the place of the core's step ----------------------------------------------------------------------
 
 
@@ -339,7 +427,7 @@ def test_a_plugin_that_is_registered_during_a_run_is_called_from_then_on(tmp_pat
     trainer.validate(type("Model", (SmallModel,), {"validation_step": lambda *_: None})(), Batches(1))
     fitted(tmp_path)
     assert calls == []
-    assert late not in [record.plugin for record in discover().records]
+    assert late not in [record.plugin for record in discover().infos]
 
 
 @pytest.mark.parametrize("case", ["no hooks", "a misspelt hook", "an unknown argument"])

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from recording import LoggingModel, ValidatedModel, quiet_trainer, rows
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
 import leyden as pl
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.models import LoggingModel, ValidatedModel, rows
+from leyden_testing.training import quiet_trainer
 
 
 class Counting:
@@ -191,10 +192,12 @@ def test_a_plateau_without_monitor_is_refused_with_the_mend(tmp_path):
 
 def test_a_metric_that_was_not_logged(tmp_path):
     model = scheduled(lambda o: plateau(o, monitor="train_los"))
-    with pytest.raises(MisconfigurationException, match=r"'train_los' was not logged.*Did you mean 'train_loss'"):
+    with pytest.raises(
+        MisconfigurationException, match=r"'train_los', which was not logged.*did you mean 'train_loss'"
+    ):
         quiet_trainer(tmp_path).fit(model, rows(1))
     lenient = scheduled(lambda o: plateau(o, monitor="train_los", strict=False))
-    with pytest.warns(RuntimeWarning, match="'train_los' was not logged"):
+    with pytest.warns(RuntimeWarning, match="'train_los', which was not logged"):
         quiet_trainer(tmp_path).fit(lenient, rows(1))
     assert lenient.optimizer.param_groups[0]["lr"] == 1.0
 

@@ -2,15 +2,18 @@
 
 import os
 import random
+import re
 
 import numpy as np
 import pytest
 import torch
-from recording import LoggingModel, ValidatedModel, quiet_trainer, rows, same_weights
 from torch.utils.data import DataLoader, get_worker_info
 
 import leyden as pl
+from leyden.plugin_system.manager import PluginManager
 from leyden.utilities import isolate_rng
+from leyden_testing.models import LoggingModel, ValidatedModel, rows
+from leyden_testing.training import quiet_trainer, same_weights
 
 
 @pytest.fixture(autouse=True)
@@ -170,87 +173,21 @@ def test_without_workers_asked_for_no_function_is_put_in(tmp_path):
     assert rows_of_noise(tmp_path, False, 1)[1].worker_init_fn is None
 
 
-class Augmented(torch.utils.data.Dataset):
-    """Items with noise from every generator of the host."""
-
-    scale = 1.0
-
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, index):
-        assert index in range(8)
-        return torch.tensor([index, *draw()], dtype=torch.float64)
-
-
-class BatchAugmented(Augmented):
-    """The same, loaded a batch at a time."""
-
-    def __getitems__(self, indices):
-        return [self[index] for index in indices]
+@pytest.mark.parametrize(
+    ("workers", "said"),
+    [
+        ("samples", "There is no worker seeding 'samples'; installed: sample. Did you mean 'sample'?"),
+        (2, 'workers=2: write True, False or a name such as "sample".'),
+    ],
+)
+def test_workers_takes_what_is_documented(workers, said):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        pl.seed_everything(5, workers=workers)
+    assert "PL_SEED_WORKERS" not in os.environ
 
 
-class Sees(LoggingModel):
-    """Writes down every batch of every epoch."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def training_step(self, batch, batch_idx):
-        self.seen.append((self.current_epoch, batch))
-        return self.layer(torch.ones(1, 4)).sum()
-
-    def noise(self):
-        """Of each epoch, each sample's random numbers."""
-        rows = [(epoch, *row) for epoch, batch in self.seen for row in batch.tolist()]
-        return {(epoch, int(index)): tuple(numbers) for epoch, index, *numbers in rows}
-
-
-def seen(tmp_path, dataset, **options):
-    pl.seed_everything(5, workers="sample", verbose=False)
-    model = Sees()
-    loader = DataLoader(dataset, **{"batch_size": 2, "shuffle": True, **options})
-    trainer = quiet_trainer(tmp_path, max_epochs=2)
-    trainer.fit(model, loader)
-    assert trainer.train_dataloader.dataset.scale == 1.0
-    assert loader.dataset is dataset
-    return model
-
-
-@pytest.mark.parametrize("dataset", [Augmented, BatchAugmented])
-def test_augmentation_by_sample_depends_on_seed_epoch_and_index_alone(tmp_path, dataset):
-    alone = seen(tmp_path, dataset()).noise()
-    assert len(alone) == 16
-    assert len(set(alone.values())) == 16  # no two samples, and no two epochs, draw the same
-    workers = seen(tmp_path, dataset(), num_workers=2, persistent_workers=True, multiprocessing_context="fork")
-    assert workers.noise() == alone
-    assert seen(tmp_path, dataset(), num_workers=1, batch_size=3).noise() == alone
-
-
-def test_augmentation_by_sample_leaves_the_main_process_its_random_numbers(tmp_path):
-    class Fixed(Augmented):
-        def __getitem__(self, index):
-            return torch.full((4,), float(index), dtype=torch.float64)
-
-    orders = []
-    for dataset in (Augmented(), Fixed()):
-        model = seen(tmp_path, dataset)
-        orders.append([batch[:, 0].tolist() for _, batch in model.seen])
-        orders.append(draw())
-    assert orders[:2] == orders[2:]
-
-
-def test_a_stream_of_samples_has_no_index_to_seed_by(tmp_path):
-    class Stream(torch.utils.data.IterableDataset):
-        def __iter__(self):
-            return iter([torch.zeros(4)])
-
-    pl.seed_everything(5, workers="sample", verbose=False)
-    with pytest.warns(UserWarning, match="Stream is iterable and has no sample index"):
-        quiet_trainer(tmp_path).fit(Sees(), DataLoader(Stream()))
-
-
-def test_workers_takes_what_is_documented():
-    with pytest.raises(ValueError, match="workers='samples'"):
-        pl.seed_everything(5, workers="samples")
+def test_a_way_of_seeding_that_is_not_installed_is_refused_at_once(monkeypatch):
+    monkeypatch.setattr("leyden.plugin_system.discovery.discover", PluginManager)
+    with pytest.raises(ValueError, match=r"^There is no worker seeding 'sample'; .*: pip install leyden-seeding\.$"):
+        pl.seed_everything(5, workers="sample")
+    assert "PL_GLOBAL_SEED" not in os.environ

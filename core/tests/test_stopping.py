@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from recording import LoggingModel, RecordingLogger, ValidatedModel, quiet_trainer, rows
 
 import leyden as pl
 from leyden.utilities.exceptions import MisconfigurationException, SIGTERMException
+from leyden_testing.models import LoggingModel, RecordingLogger, ValidatedModel, rows
+from leyden_testing.training import quiet_trainer
 
 
 class StopAt(pl.Callback):

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from small_model import Batches, EveryStep, SmallModel, quiet_trainer
 from torch.utils.data import DataLoader, Subset
 
 from leyden.data.fetch import Fetcher
 from leyden.interfaces.launcher import Launcher
 from leyden.interfaces.strategy import Strategy
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.models import Batches, EveryStep, SmallModel
+from leyden_testing.training import quiet_trainer
 
 
 class Halving(Strategy):
@@ -134,10 +135,86 @@ class Recording(Launcher):
         return function(*args)
 
 
-def test_a_launcher_is_given_a_method_of_the_trainer_and_its_result_is_the_runs(tmp_path):
+def test_a_launcher_is_given_a_method_of_the_run_and_its_result_is_the_runs(tmp_path):
     class Launched(Strategy):
         launcher = Recording()
 
     trainer = quiet_trainer(tmp_path, strategy=Launched())
     assert trainer.validate(Counting(), Batches(2), verbose=False) == [{"val": 0.5}]
-    assert Launched.launcher.owner is trainer
+    assert Launched.launcher.owner is trainer.run
+
+
+class TakesError(Strategy):
+    """Notes with which error each run ends; the other two are told as much as their signatures take."""
+
+    def __init__(self):
+        self.ends = []
+
+    def teardown(self, module=None, error=None):
+        self.ends.append(error)
+        super().teardown(module, error)
+
+
+class TakesOptions(TakesError):
+    def teardown(self, module=None, **options):
+        super().teardown(module, **options)
+
+
+class TakesModuleOnly(TakesError):
+    def teardown(self, module=None):
+        super().teardown(module)
+
+
+class Failing(SmallModel):
+    def training_step(self, batch, batch_idx):
+        raise ArithmeticError("the step can't be computed")
+
+
+@pytest.mark.parametrize(("kind", "is_told"), [(TakesError, True), (TakesOptions, True), (TakesModuleOnly, False)])
+def test_a_strategys_teardown_is_given_the_error_of_a_failed_run_if_it_takes_one(tmp_path, kind, is_told):
+    strategy = kind()
+    quiet_trainer(tmp_path, strategy=strategy).fit(SmallModel(), Batches())
+    assert strategy.ends == [None]
+    with pytest.raises(ArithmeticError) as raised:
+        quiet_trainer(tmp_path, strategy=strategy).fit(Failing(), Batches())
+    assert strategy.ends[1:] == [raised.value if is_told else None]
+
+
+def test_a_run_within_the_handling_of_an_error_has_not_failed(tmp_path):
+    strategy = TakesError()
+    try:
+        raise ArithmeticError
+    except ArithmeticError:
+        quiet_trainer(tmp_path, strategy=strategy).fit(SmallModel(), Batches())
+    assert strategy.ends == [None]
+
+
+class RaisesTypeError(Strategy):
+    ends = 0
+
+    def teardown(self, module=None):
+        self.ends += 1
+        raise TypeError("teardown has an error of its own")
+
+
+def test_a_type_error_of_a_teardown_is_raised_as_it_is(tmp_path):
+    strategy = RaisesTypeError()
+    with pytest.raises(TypeError, match="an error of its own"):
+        quiet_trainer(tmp_path, strategy=strategy).fit(SmallModel(), Batches())
+    assert strategy.ends == 2  # at the end of the run, and after the failure of that
+
+
+class Clipping(Strategy):
+    """Has a way of its own to clip gradients."""
+
+    def __init__(self):
+        self.clipped = []
+
+    def clip_gradients(self, parameters, clip_val, algorithm):
+        self.clipped.append((len(list(parameters)), clip_val, algorithm))
+
+
+def test_a_strategy_clips_gradients(tmp_path):
+    strategy = Clipping()
+    quiet_trainer(tmp_path, strategy=strategy, gradient_clip_val=0.5).fit(SmallModel(), Batches(2))
+    assert strategy.clipped == [(2, 0.5, "norm")] * 2

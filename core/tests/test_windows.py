@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_plugins import PluginSite, new_plugin_site
 
 import leyden as pl
-from leyden.plugin_system.manager import discover
+from leyden.plugin_system.discovery import discover
+from leyden_testing.fake_plugins import PluginSite, new_plugin_site
 
 CHIMES = """
     @hookimpl
@@ -95,9 +95,22 @@ def test_a_missing_class_is_named_with_the_distribution_that_has_it(plugin_site,
     monkeypatch.setenv("LEYDEN_PLUGINS_AUTOLOAD", "0")
     with pytest.raises(ImportError, match=r"leyden-callbacks \S+ is disabled by LEYDEN_PLUGINS_AUTOLOAD=0"):
         from leyden.callbacks import EarlyStopping
-    discover().records[:] = discover().records[:1]  # as if only the core were installed
+    discover().infos[:] = discover().infos[:1]  # as if only the core were installed
     with pytest.raises(ImportError, match=r"It comes with leyden-callbacks: pip install leyden-callbacks\."):
         from leyden.callbacks import EarlyStopping  # noqa: F401
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("from leyden.cli import LightningCLI", "no cli 'LightningCLI'.* planned for leyden-cli "),
+        ("from leyden.tuner import Tuner", "no tuner 'Tuner'.* planned for leyden-tuner "),
+    ],
+)
+def test_a_part_that_no_distribution_brings_yet_is_named_with_the_one_that_will(statement, said):
+    with pytest.raises(ImportError, match=rf"^There is {said}") as caught:
+        exec(statement)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_misspelt_class_is_answered_with_the_nearest(plugin_site):

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from recording import Given, LoggingModel, Unsized, ValidatedModel, quiet_trainer, rows
-from small_model import Batches, EveryStep, SmallModel
 
 import leyden as pl
 from leyden.utilities import CombinedLoader, MisconfigurationException
+from leyden_testing.models import Batches, EveryStep, Given, LoggingModel, SmallModel, Unsized, ValidatedModel, rows
+from leyden_testing.training import quiet_trainer
 
 LATE = {"max_epochs": 4, "check_val_every_n_epoch": 2, "num_sanity_val_steps": 0}  # validation is far away
 

@@ -4,10 +4,11 @@ import re
 
 import pytest
 import torch
-from small_model import Batches, EveryStep, SmallModel, quiet_trainer
 
 import leyden as pl
 from leyden.utilities import MisconfigurationException
+from leyden_testing.models import Batches, EveryStep, SmallModel
+from leyden_testing.training import quiet_trainer
 
 STAGES = ["fit", "validate", "test", "predict"]
 

@@ -23,12 +23,12 @@ MOST_MS = 50  # what fifty plugins may add
 SCRIPT = """
 import json, time
 import leyden
-from leyden.plugin_system.manager import discover
+from leyden.plugin_system.discovery import discover
 began, cpu = time.perf_counter(), time.process_time()
 manager = discover()
 took = {"wall": time.perf_counter() - began, "cpu": time.process_time() - cpu}
-loaded = sum(record.load_time for record in manager.records)
-active = sum(record.state == "active" for record in manager.records)
+loaded = sum(info.load_time for info in manager.infos)
+active = sum(info.state == "active" for info in manager.infos)
 print(json.dumps({**took, "loaded": loaded, "active": active}))
 """
 PLUGIN = '''"""A plugin of the benchmark: a component, and a hook."""

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import leyden as pl
-from leyden.plugin_system.manager import discover
+from leyden.plugin_system.discovery import discover
 
 ROLE_ARGUMENTS = {
     "accelerator": {"accelerator": "auto"},
@@ -111,6 +111,8 @@ def ask(kind: str, name: str) -> None:
         trainer().fit(Line(), data(), ckpt_path=name)
     elif (kind, name) == ("role", "progress"):
         resume_of_another_framework()
+    elif (kind, name) == ("module_paths", "lightning"):
+        importlib.import_module("leyden.callbacks.early_stopping")
     elif kind == "record":
         log_an_object_of(name)
     elif kind == "role":
@@ -119,6 +121,8 @@ def ask(kind: str, name: str) -> None:
         exec(f"from {PAGES[kind]} import {name}")
     elif kind == "exporter":
         getattr(Line(), f"to_{name}")()
+    elif kind == "worker_seeding":
+        pl.seed_everything(1, workers=name)
     elif kind == "environment":
         trainer(plugins=[name])
     else:
@@ -135,13 +139,13 @@ def error_of(call: Callable[..., None], *arguments: str) -> str | None:
 
 
 def main(wanted: dict[str, list[str]]) -> None:
-    records = discover().records
-    for record in records:
-        for component in record.components:
+    records = discover().infos
+    for info in records:
+        for component in info.components:
             component.load()
     answers = {
-        "distributions": sorted(record.distribution for record in records if record.state == "active"),
-        "set aside": [f"{record}: {record.error}" for record in records if record.error],
+        "distributions": sorted(info.distribution for info in records if info.state == "active"),
+        "set aside": [f"{info}: {info.error}" for info in records if info.error],
         "fit": error_of(fit),
         "asked": {f"{kind} {name}": error_of(ask, kind, name) for kind, names in wanted.items() for name in names},
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from clean_environment import CleanEnvironment, build_wheels
+
+from leyden_testing.clean_environment import CleanEnvironment, build_wheels
 
 ROOT = Path(__file__).parents[2]
 

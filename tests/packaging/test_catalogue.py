@@ -53,9 +53,9 @@ def declared() -> Names:
 def finds(plugin: Any, name: str) -> bool:
     """Whether this ``ckpt_path`` is a name of the plugin's: it says that there is no such checkpoint, not nothing."""
     trainer = SimpleNamespace(fast_dev_run=True, checkpoint_callbacks=[], default_root_dir="nowhere")
-    find = getattr(plugin, "leyden_find_checkpoint", lambda trainer, ckpt_path: None)
+    find = getattr(plugin, "leyden_find_checkpoint", lambda trainer, ckpt_path, fn: None)
     try:
-        return find(trainer, name) is not None
+        return find(trainer, name, "fit") is not None
     except (ValueError, UserWarning):
         return True
 

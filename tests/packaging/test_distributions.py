@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PLUGINS = sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))
 DOCUMENTS = [
     path for place in (".", "core", "plugins/*", "examples/*/*") for path in sorted(ROOT.glob(f"{place}/README.md"))
-]
+] + [ROOT / "CONTRIBUTING.md"]
 KIT = "testing"  # pytest's plugin, not Leyden's
 
 
@@ -81,6 +81,14 @@ def test_a_plugin_has_a_readme_tests_and_types(name: str) -> None:
     assert (folder / "src" / f"leyden_{name}" / "py.typed").is_file()
 
 
+def test_no_conftest_changes_the_path() -> None:
+    """What tests share is in the kit, or beside them and imported relatively."""
+    folders = (ROOT, *(ROOT / name for name in ("core", "plugins", "tests", "examples")))
+    files = {file for folder in folders for file in folder.glob("conftest.py" if folder == ROOT else "**/conftest.py")}
+    assert ROOT / "conftest.py" in files
+    assert [str(file) for file in files if "sys.path" in file.read_text(encoding="utf-8")] == []
+
+
 def test_the_readme_has_a_row_for_every_plugin() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| \[`leyden-(\w+)`\]\(plugins/(\w+)/README\.md\)", readme, re.MULTILINE)
@@ -124,8 +132,8 @@ def test_the_import_contracts_allow_one_plugin_another_only_where_it_depends_on_
 def test_discovering_the_plugins_imports_none_of_their_dependencies() -> None:
     script = (
         "import sys, importlib_metadata, packaging.requirements, leyden;"
-        "from leyden.plugin_system.manager import discover;"
-        "before = set(sys.modules); assert len(discover().records) > 1;"
+        "from leyden.plugin_system.discovery import discover;"
+        "before = set(sys.modules); assert len(discover().infos) > 1;"
         "new = {name.partition('.')[0] for name in set(sys.modules) - before};"
         "print(*[name for name in new if not name.startswith('leyden') and name not in sys.stdlib_module_names])"
     )

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from clean_environment import CleanEnvironment, run
+
+from leyden_testing.clean_environment import CleanEnvironment, run
 
 ROOT = Path(__file__).parents[2]
 KIT = "testing"  # pytest's plugin, which brings the Trainer nothing

@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from clean_environment import CleanEnvironment, run
+
+from leyden_testing.clean_environment import CleanEnvironment, run
 
 ROOT = Path(__file__).parents[2]
 CONFORMANCE = {

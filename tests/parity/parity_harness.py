@@ -26,9 +26,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from parity_hooks import CALLBACK_HOOKS, DATAMODULE_HOOKS, MODULE_HOOKS, OVERRIDE_POINTS, record_methods
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+
+from leyden_testing.models import rows
+from leyden_testing.training import quiet_trainer
+
+from .parity_hooks import CALLBACK_HOOKS, DATAMODULE_HOOKS, MODULE_HOOKS, OVERRIDE_POINTS, record_methods
 
 TRAINER_ATTRIBUTES = [
     "current_epoch",
@@ -44,14 +47,6 @@ TRAINER_ATTRIBUTES = [
     "logged_metrics",
     "progress_bar_metrics",
 ]
-
-
-def loader(batches: int = 4, batch_size: int = 2, **options: Any) -> DataLoader[Any]:
-    """A DataLoader over random rows (4 features, 2 targets), the same for every call of the same size."""
-    generator = torch.Generator().manual_seed(batches)
-    rows = batches * batch_size
-    data = TensorDataset(torch.randn(rows, 4, generator=generator), torch.randn(rows, 2, generator=generator))
-    return DataLoader(data, batch_size=batch_size, **options)
 
 
 def show(value: Any) -> str:
@@ -144,19 +139,9 @@ class Lab:
 
     def trainer(self, **options: Any) -> Any:
         """A Trainer with a recording callback and logger that is quiet and saves nothing unless told to."""
-        defaults = {
-            "accelerator": "cpu",
-            "devices": 1,
-            "max_epochs": 2,
-            "default_root_dir": self.tmp_path,
-            "logger": self.logger,
-            "log_every_n_steps": 1,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "enable_checkpointing": False,
-        }
-        callbacks = options.pop("callbacks", [])
-        trainer = self.pl.Trainer(callbacks=[self.callback(), *callbacks], **{**defaults, **options})
+        defaults = {"devices": 1, "max_epochs": 2, "logger": self.logger, "log_every_n_steps": 1}
+        options["callbacks"] = [self.callback(), *options.get("callbacks", [])]
+        trainer = quiet_trainer(self.tmp_path, self.pl.Trainer, **{**defaults, **options})
         self.trainers.append(trainer)
         return trainer
 
@@ -263,16 +248,16 @@ def make_datamodule_class(pl: ModuleType) -> Any:
 
     class DataModule(pl.LightningDataModule):  # type: ignore[misc,name-defined]
         def train_dataloader(self) -> Any:
-            return loader(3, shuffle=True)
+            return rows(3, shuffle=True)
 
         def val_dataloader(self) -> Any:
-            return loader(2)
+            return rows(2)
 
         def test_dataloader(self) -> Any:
-            return loader(2)
+            return rows(2)
 
         def predict_dataloader(self) -> Any:
-            return loader(2)
+            return rows(2)
 
     return DataModule
 

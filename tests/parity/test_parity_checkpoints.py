@@ -4,10 +4,13 @@ from datetime import timedelta
 
 import pytest
 import torch
-from parity_harness import loader, parity
 from torch import nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import StepLR
+
+from leyden_testing.models import rows
+
+from .parity_harness import parity
 
 LIGHTNING_KEYS = [
     "epoch",
@@ -85,7 +88,7 @@ def test_model_checkpoint(pl, lab, case):
 
     checkpoint = pl.callbacks.ModelCheckpoint(**CHECKPOINTS[case])
     trainer = lab.trainer(max_epochs=4, callbacks=[checkpoint], enable_checkpointing=True)
-    trainer.fit(lab.model(Model), loader(3), loader(1))
+    trainer.fit(lab.model(Model), rows(3), rows(1))
 
     def relative(path):
         return str(path).replace(f"{lab.tmp_path}/", "")
@@ -124,7 +127,7 @@ def test_model_checkpoint_refuses_nonsense(pl, lab, options):
 def test_monitor_that_was_never_logged(pl, lab):
     checkpoint = pl.callbacks.ModelCheckpoint(monitor="none")
     with lab.raises("MisconfigurationException"):
-        lab.trainer(callbacks=[checkpoint], enable_checkpointing=True).fit(lab.model(), loader(2), loader(1))
+        lab.trainer(callbacks=[checkpoint], enable_checkpointing=True).fit(lab.model(), rows(2), rows(1))
 
 
 @parity
@@ -138,7 +141,7 @@ def test_checkpoint_of_a_run_that_fails(pl, lab, save):
 
     checkpoint = pl.callbacks.ModelCheckpoint(save_on_exception=save, every_n_epochs=5)
     with lab.raises("ZeroDivisionError"):
-        lab.trainer(callbacks=[checkpoint], enable_checkpointing=True).fit(lab.model(Failing), loader(2))
+        lab.trainer(callbacks=[checkpoint], enable_checkpointing=True).fit(lab.model(Failing), rows(2))
 
 
 @parity
@@ -148,7 +151,7 @@ def test_several_model_checkpoints(pl, lab):
         pl.callbacks.ModelCheckpoint(filename="{epoch}", save_top_k=-1),
     ]
     trainer = lab.trainer(callbacks=given, enable_checkpointing=True)
-    trainer.fit(lab.model(), loader(2), loader(1))
+    trainer.fit(lab.model(), rows(2), rows(1))
     lab.note("first", [trainer.checkpoint_callback is given[0], len(trainer.checkpoint_callbacks)])
 
 
@@ -156,7 +159,7 @@ def test_several_model_checkpoints(pl, lab):
 @pytest.mark.parametrize("logger", [False, True])
 def test_where_checkpoints_are_by_default(pl, lab, logger):
     trainer = lab.trainer(logger=lab.logger if logger else False, enable_checkpointing=True)
-    trainer.fit(lab.model(), loader(2))
+    trainer.fit(lab.model(), rows(2))
     lab.note("callback", type(trainer.checkpoint_callback).__name__)
 
 
@@ -165,7 +168,7 @@ def test_csv_logger_and_its_directories(pl, lab):
     for _ in range(2):
         logger = pl.loggers.CSVLogger(lab.tmp_path)
         trainer = lab.trainer(logger=logger, enable_checkpointing=True, log_every_n_steps=2)
-        trainer.fit(lab.model(), loader(3), loader(1))
+        trainer.fit(lab.model(), rows(3), rows(1))
         lab.note("log_dir", trainer.log_dir.replace(str(lab.tmp_path), ""))
         lab.note("csv", (lab.tmp_path / "lightning_logs" / f"version_{logger.version}" / "metrics.csv").read_text())
 
@@ -178,7 +181,7 @@ def test_tensorboard_logger_and_its_directories(pl, lab):
             self.save_hyperparameters()
 
     logger = pl.loggers.TensorBoardLogger(lab.tmp_path, name="named", sub_dir="sub")
-    lab.trainer(logger=logger, enable_checkpointing=True).fit(lab.model(Model), loader(3), loader(1))
+    lab.trainer(logger=logger, enable_checkpointing=True).fit(lab.model(Model), rows(3), rows(1))
     lab.note("hparams", next(lab.tmp_path.rglob("hparams.yaml")).read_text())
 
 
@@ -225,7 +228,7 @@ def test_resuming_at_the_end_of_an_epoch(pl, lab, given):
         path = {"path": lab.tmp_path / "kept" / "last.ckpt"}.get(given, given) if epochs == 4 else None
         if given == "best" and epochs == 4:
             checkpoint.best_model_path = str(lab.tmp_path / "kept" / "last.ckpt")
-        trainer.fit(lab.model(make_trained_model(lab)), loader(3), loader(1), ckpt_path=path)
+        trainer.fit(lab.model(make_trained_model(lab)), rows(3), rows(1), ckpt_path=path)
         lab.note("stopping", stopping.state_dict())
         lab.note("best score", checkpoint.best_model_score)
 
@@ -235,7 +238,7 @@ def test_resuming_equals_never_having_stopped(pl, lab):
     Model = make_trained_model(lab)
     whole, half, rest = lab.model(Model), lab.model(Model), lab.model(Model)
     half.load_state_dict(whole.state_dict())
-    data = loader(3)
+    data = rows(3)
     rest.load_state_dict(whole.state_dict())
     lab.trainer(max_epochs=4).fit(whole, data)
     trainer = lab.trainer(max_epochs=2)
@@ -259,7 +262,7 @@ def test_resuming_hands_back_every_state(pl, lab):
 
     class Data(lab.DataModule):
         def train_dataloader(self):
-            return loader(3)
+            return rows(3)
 
         def state_dict(self):
             return {"seen": 7}
@@ -303,11 +306,11 @@ def test_evaluation_after_a_fit_takes_a_checkpoint(pl, lab, ckpt_path):
     checkpoint = pl.callbacks.ModelCheckpoint(monitor="train_loss", mode="max", save_last=True)
     trainer = lab.trainer(max_epochs=3, callbacks=[checkpoint], enable_checkpointing=True)
     model = lab.model()
-    trainer.fit(model, loader(3), loader(1))
-    lab.note("validate", trainer.validate(dataloaders=loader(2), ckpt_path=ckpt_path))
-    lab.note("test", trainer.test(dataloaders=loader(2), ckpt_path=ckpt_path))
-    lab.note("predict", trainer.predict(dataloaders=loader(2), ckpt_path=ckpt_path))
-    lab.note("test with the model", trainer.test(model, loader(2), ckpt_path=ckpt_path))
+    trainer.fit(model, rows(3), rows(1))
+    lab.note("validate", trainer.validate(dataloaders=rows(2), ckpt_path=ckpt_path))
+    lab.note("test", trainer.test(dataloaders=rows(2), ckpt_path=ckpt_path))
+    lab.note("predict", trainer.predict(dataloaders=rows(2), ckpt_path=ckpt_path))
+    lab.note("test with the model", trainer.test(model, rows(2), ckpt_path=ckpt_path))
 
 
 @parity
@@ -320,4 +323,4 @@ def test_checkpoint_that_does_not_exist(pl, lab, path, error, stage):
     trainer = lab.trainer(max_epochs=1)
     path = str(lab.tmp_path / path) if path.endswith(".ckpt") else path
     with lab.refuses(error):
-        getattr(trainer, stage)(lab.model(), loader(1), ckpt_path=path)
+        getattr(trainer, stage)(lab.model(), rows(1), ckpt_path=path)

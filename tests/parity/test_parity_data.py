@@ -4,7 +4,6 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from parity_harness import loader, parity
 from torch import nn
 from torch.utils.data import (
     BatchSampler,
@@ -14,6 +13,10 @@ from torch.utils.data import (
     TensorDataset,
     WeightedRandomSampler,
 )
+
+from leyden_testing.models import rows
+
+from .parity_harness import parity
 
 LIMITS = [
     {"limit_train_batches": 3},
@@ -63,10 +66,10 @@ def make_indexed_model(lab):
 def test_how_many_batches(pl, lab, options):
     class Data(lab.DataModule):
         def train_dataloader(self):
-            return loader(5, shuffle=True)
+            return rows(5, shuffle=True)
 
         def val_dataloader(self):
-            return loader(3)
+            return rows(3)
 
     lab.trainer(max_epochs=3, **options).fit(lab.model(), datamodule=lab.datamodule(Data))
 
@@ -83,7 +86,7 @@ def test_reloading(pl, lab, epochs):
 
     class Data(lab.DataModule):
         def train_dataloader(self):
-            return loader(3 + self.trainer.current_epoch)
+            return rows(3 + self.trainer.current_epoch)
 
     trainer = lab.trainer(max_epochs=4, reload_dataloaders_every_n_epochs=epochs)
     trainer.fit(lab.model(Model), datamodule=lab.datamodule(Data))
@@ -97,7 +100,7 @@ def test_limits_of_evaluation(pl, lab, stage, limit):
     names = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}
     trainer = lab.trainer(**{names[stage]: limit})
     with lab.refuses("MisconfigurationException") if limit == 0.1 else nullcontext():
-        lab.note("result", getattr(trainer, stage)(lab.model(make_indexed_model(lab)), [loader(4), loader(10)]))
+        lab.note("result", getattr(trainer, stage)(lab.model(make_indexed_model(lab)), [rows(4), rows(10)]))
 
 
 REFUSED = [
@@ -118,14 +121,14 @@ REFUSED = [
 @pytest.mark.parametrize("options", REFUSED, ids=str)
 def test_limits_that_make_no_sense(pl, lab, options):
     with lab.refuses("ValueError" if options == {"val_check_interval": 9} else "MisconfigurationException"):
-        lab.trainer(**options).fit(lab.model(), loader(5), loader(3))
+        lab.trainer(**options).fit(lab.model(), rows(5), rows(3))
 
 
 class Counting:
     """A plain iterable of batches without a length."""
 
     def __init__(self, batches):
-        self.batches = list(loader(batches)) if isinstance(batches, int) else batches
+        self.batches = list(rows(batches)) if isinstance(batches, int) else batches
 
     def __iter__(self):
         return iter(self.batches)
@@ -140,7 +143,7 @@ class Sized(Counting):
 
 class Rows(IterableDataset):
     def __iter__(self):
-        return iter(loader(3).dataset)
+        return iter(rows(3).dataset)
 
 
 ITERABLES = {
@@ -148,10 +151,10 @@ ITERABLES = {
     "without length": lambda: Counting(3),
     "iterable dataset": lambda: DataLoader(Rows(), batch_size=2),
     "batch sampler": lambda: DataLoader(
-        loader(3).dataset, batch_sampler=BatchSampler(SequentialSampler(range(6)), 4, drop_last=True)
+        rows(3).dataset, batch_sampler=BatchSampler(SequentialSampler(range(6)), 4, drop_last=True)
     ),
-    "own sampler": lambda: DataLoader(loader(3).dataset, 2, sampler=WeightedRandomSampler([1.0] * 6, 6)),
-    "no batching": lambda: DataLoader(loader(3).dataset, batch_size=None),
+    "own sampler": lambda: DataLoader(rows(3).dataset, 2, sampler=WeightedRandomSampler([1.0] * 6, 6)),
+    "no batching": lambda: DataLoader(rows(3).dataset, batch_size=None),
 }
 
 
@@ -182,13 +185,13 @@ def test_limits_of_a_loader_without_length(pl, lab, options):
     """A fraction of something unknown is refused."""
     refused = any(isinstance(value, float) for value in options.values())
     with lab.refuses("MisconfigurationException") if refused else nullcontext():
-        lab.trainer(**options).fit(lab.model(), Counting(5), loader(1))
+        lab.trainer(**options).fit(lab.model(), Counting(5), rows(1))
 
 
 COLLECTIONS = {
-    "list": lambda: [loader(2), loader(3)],
-    "dict": lambda: {"a": loader(2), "b": loader(3, batch_size=3)},
-    "nested": lambda: {"a": [loader(2), loader(4)], "b": {"c": loader(3)}},
+    "list": lambda: [rows(2), rows(3)],
+    "dict": lambda: {"a": rows(2), "b": rows(3, batch_size=3)},
+    "nested": lambda: {"a": [rows(2), rows(4)], "b": {"c": rows(3)}},
 }
 
 
@@ -231,7 +234,7 @@ def test_combined_loader_of_iterables_without_length(pl, lab):
 @parity
 def test_combined_loader_of_an_unknown_mode(pl, lab):
     with lab.raises("ValueError"):
-        pl.utilities.CombinedLoader([loader(1)], "longest")
+        pl.utilities.CombinedLoader([rows(1)], "longest")
 
 
 @parity
@@ -242,7 +245,7 @@ def test_evaluation_with_a_combined_loader(pl, lab, mode):
             lab.note(f"batch {batch_idx} of {dataloader_idx}", batch)
             self.log("val", float(batch_idx))
 
-    combined = pl.utilities.CombinedLoader([loader(2), loader(3)], mode)
+    combined = pl.utilities.CombinedLoader([rows(2), rows(3)], mode)
     lab.note("result", lab.trainer().validate(lab.model(Model), combined))
 
 
@@ -253,8 +256,8 @@ def test_several_prediction_loaders(pl, lab):
             return {"sum": batch[0].sum(), "where": (batch_idx, dataloader_idx)}
 
     trainer = lab.trainer()
-    lab.note("predictions", trainer.predict(lab.model(Model), [loader(2), loader(3)]))
-    lab.note("not returned", trainer.predict(lab.model(Model), loader(2), return_predictions=False))
+    lab.note("predictions", trainer.predict(lab.model(Model), [rows(2), rows(3)]))
+    lab.note("not returned", trainer.predict(lab.model(Model), rows(2), return_predictions=False))
 
 
 @parity
@@ -267,18 +270,18 @@ def test_prediction_writer(pl, lab):
             lab.note("epoch", [predictions, batch_indices])
 
     trainer = lab.trainer(callbacks=[Writer("batch_and_epoch")])
-    lab.note("returned", trainer.predict(lab.model(make_indexed_model(lab)), [loader(2), loader(1)]))
+    lab.note("returned", trainer.predict(lab.model(make_indexed_model(lab)), [rows(2), rows(1)]))
 
 
 @parity
 def test_loaders_with_workers(pl, lab):
-    rows = loader(3).dataset
-    lab.trainer(max_epochs=2).fit(lab.model(), DataLoader(rows, 2, shuffle=True, num_workers=1), loader(1))
+    samples = rows(3).dataset
+    lab.trainer(max_epochs=2).fit(lab.model(), DataLoader(samples, 2, shuffle=True, num_workers=1), rows(1))
 
 
 @parity
 def test_a_batch_that_is_none_is_skipped(pl, lab):
-    lab.trainer().fit(lab.model(), Sized([*loader(2), None, *loader(1)]))
+    lab.trainer().fit(lab.model(), Sized([*rows(2), None, *rows(1)]))
 
 
 @parity
@@ -288,17 +291,17 @@ def test_shuffling_of_several_epochs(pl, lab):
             lab.note("batch", batch[0])
             return super().training_step(batch, batch_idx)
 
-    lab.trainer(max_epochs=3).fit(lab.model(Model), loader(3, shuffle=True), loader(2, shuffle=True))
+    lab.trainer(max_epochs=3).fit(lab.model(Model), rows(3, shuffle=True), rows(2, shuffle=True))
 
 
 @parity
 def test_empty_validation_loader(pl, lab):
-    lab.trainer().fit(lab.model(), loader(2), Sized([]))
+    lab.trainer().fit(lab.model(), rows(2), Sized([]))
 
 
 @parity
 def test_empty_training_loader(pl, lab):
-    lab.trainer().fit(lab.model(), Sized([]), loader(2))
+    lab.trainer().fit(lab.model(), Sized([]), rows(2))
 
 
 @parity
@@ -312,8 +315,8 @@ def test_datamodule_by_hand(pl, lab):
 
 @parity
 def test_datamodule_from_datasets(pl, lab):
-    rows = loader(3).dataset
-    data = pl.LightningDataModule.from_datasets(rows, rows, [rows, rows], batch_size=2)
+    samples = rows(3).dataset
+    data = pl.LightningDataModule.from_datasets(samples, samples, [samples, samples], batch_size=2)
     trainer, model = lab.trainer(max_epochs=1), lab.model(make_indexed_model(lab))
     trainer.fit(model, datamodule=data)
     lab.note("test", trainer.test(model, datamodule=data))
@@ -341,7 +344,7 @@ def test_prepare_data_and_setup_run_once_per_stage(pl, lab):
 
 @parity
 def test_attributes_that_hold_the_loaders(pl, lab):
-    train, val, test = loader(2), [loader(1), loader(1)], loader(1)
+    train, val, test = rows(2), [rows(1), rows(1)], rows(1)
     trainer, model = lab.trainer(max_epochs=1), lab.model(make_indexed_model(lab))
     trainer.fit(model, train, val)
     lab.note("is the loader", [trainer.train_dataloader is train, trainer.val_dataloaders is val])
@@ -359,7 +362,7 @@ def test_batches_of_unusual_shape(pl, lab):
         x, y = (torch.stack(column) for column in zip(*rows, strict=True))
         return {"rows": {"x": x, "y": y}, "names": ["a"] * len(rows), "number": 3}
 
-    lab.trainer().fit(lab.model(Model), DataLoader(loader(3).dataset, 2, collate_fn=collate))
+    lab.trainer().fit(lab.model(Model), DataLoader(rows(3).dataset, 2, collate_fn=collate))
 
 
 @parity
@@ -379,7 +382,7 @@ def test_a_sampler_is_told_each_epoch_once(pl, lab):
         def set_epoch(self, epoch):
             told.append(epoch)
 
-    data = loader(4).dataset
+    data = rows(4).dataset
     lab.trainer(max_epochs=3).fit(lab.model(), DataLoader(data, sampler=Told(data), batch_size=2))
     lab.note("told", told)
 
@@ -402,12 +405,12 @@ def test_steps_that_take_any_arguments(pl, lab, stage):
         def predict_step(self, *args, **kwargs):
             return super().predict_step(*args, **kwargs)
 
-    loaders = [loader(2), loader(1)] if stage == "fit" else [loader(2)]
+    loaders = [rows(2), rows(1)] if stage == "fit" else [rows(2)]
     getattr(lab.trainer(), stage)(lab.model(Model), *loaders)
 
 
 @parity
 def test_samplers_of_a_combined_loader(pl, lab):
-    combined = pl.utilities.CombinedLoader({"a": loader(2), "b": [loader(1, shuffle=True), range(3)]}, "min_size")
+    combined = pl.utilities.CombinedLoader({"a": rows(2), "b": [rows(1, shuffle=True), range(3)]}, "min_size")
     for samplers in (combined.sampler, combined.batch_sampler):
         lab.note("samplers", [type(samplers["a"]).__name__, *(type(one).__name__ for one in samplers["b"])])

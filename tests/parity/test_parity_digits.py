@@ -1,10 +1,11 @@
 """The digits of scikit-learn, trained in both frameworks from the same seed: equal to the last bit."""
 
 import torch
-from parity_harness import parity
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
+
+from .parity_harness import parity
 
 
 def digits_parts():

@@ -1,7 +1,10 @@
 """Misuse: both frameworks refuse it with an exception of the same type."""
 
 import pytest
-from parity_harness import loader, parity
+
+from leyden_testing.models import rows
+
+from .parity_harness import parity
 
 
 @parity
@@ -11,7 +14,7 @@ def test_fit_without_what_it_needs(pl, lab, method):
         pass
 
     setattr(Model, method, getattr(pl.LightningModule, method))
-    arguments = [] if method == "train_dataloader" else [loader(1)]
+    arguments = [] if method == "train_dataloader" else [rows(1)]
     with lab.refuses("MisconfigurationException"):
         lab.trainer().fit(lab.model(Model), *arguments)
 
@@ -23,7 +26,7 @@ def test_evaluation_without_a_step(pl, lab, stage):
         pass
 
     with lab.refuses("MisconfigurationException"):
-        getattr(lab.trainer(), stage)(lab.model(Model), loader(1))
+        getattr(lab.trainer(), stage)(lab.model(Model), rows(1))
 
 
 @parity
@@ -38,12 +41,12 @@ def test_validation_loader_without_a_validation_step_is_ignored(pl, lab):
     class Model(lab.Model):
         validation_step = pl.LightningModule.validation_step
 
-    lab.trainer().fit(lab.model(Model), loader(2), loader(1))
+    lab.trainer().fit(lab.model(Model), rows(2), rows(1))
 
 
 @parity
 def test_validation_step_without_a_loader_is_ignored(pl, lab):
-    lab.trainer().fit(lab.model(), loader(2))
+    lab.trainer().fit(lab.model(), rows(2))
 
 
 @parity
@@ -58,21 +61,21 @@ def test_a_loader_that_is_none(pl, lab, stage, data, error):
 @pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
 def test_something_that_is_no_model(pl, lab, stage):
     with lab.refuses("TypeError"):
-        getattr(lab.trainer(), stage)(loader(1), loader(1))
+        getattr(lab.trainer(), stage)(rows(1), rows(1))
 
 
 @parity
 @pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
 def test_loader_and_datamodule_together(pl, lab, stage):
     with lab.refuses("MisconfigurationException"):
-        getattr(lab.trainer(), stage)(lab.model(), loader(1), datamodule=lab.datamodule())
+        getattr(lab.trainer(), stage)(lab.model(), rows(1), datamodule=lab.datamodule())
 
 
 @parity
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
 def test_evaluation_without_a_model_before_any_fit(pl, lab, stage):
     with lab.refuses("TypeError"):
-        getattr(lab.trainer(), stage)(dataloaders=loader(1))
+        getattr(lab.trainer(), stage)(dataloaders=rows(1))
 
 
 ARGUMENTS = [
@@ -141,13 +144,13 @@ def test_step_with_too_many_arguments(pl, lab):
             return self.loss(batch)
 
     with lab.refuses("TypeError"):
-        lab.trainer().fit(lab.model(Model), loader(1))
+        lab.trainer().fit(lab.model(Model), rows(1))
 
 
 @parity
 def test_two_validation_loaders_and_a_step_without_their_index(pl, lab):
     with lab.refuses("RuntimeError"):
-        lab.trainer().validate(lab.model(), [loader(1), loader(1)])
+        lab.trainer().validate(lab.model(), [rows(1), rows(1)])
 
 
 @parity

@@ -5,10 +5,13 @@ import warnings
 
 import pytest
 import torch
-from parity_harness import Lab, loader
 from torch import nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import StepLR
+
+from leyden_testing.models import rows
+
+from .parity_harness import Lab
 
 
 def make_model(lab):
@@ -38,7 +41,7 @@ def train(framework, tmp_path, epochs, ckpt_path=None):
         stopping = lab.pl.callbacks.EarlyStopping("train_loss", patience=9)
         kept = lab.pl.callbacks.ModelCheckpoint(monitor="train_loss", dirpath=tmp_path / "kept")
         trainer = lab.trainer(max_epochs=epochs, callbacks=[stopping, kept], enable_checkpointing=True)
-        trainer.fit(make_model(lab)(), loader(3), loader(1), ckpt_path=ckpt_path)
+        trainer.fit(make_model(lab)(), rows(3), rows(1), ckpt_path=ckpt_path)
         path = tmp_path / f"{framework}-{epochs}.ckpt"
         trainer.save_checkpoint(path)
         return lab, trainer, stopping, path

@@ -2,13 +2,16 @@
 
 import pytest
 import torch
-from parity_harness import loader, parity
+
+from leyden_testing.models import rows
+
+from .parity_harness import parity
 
 DIFFERENCES = {
     "weights": lambda pl, lab: nudged(lab),
     "note": lambda pl, lab: lab.note("framework", pl.__name__),
     "file": lambda pl, lab: (lab.tmp_path / pl.__name__).touch(),
-    "limit": lambda pl, lab: lab.trainer(max_epochs=1 + (pl.__name__ == "leyden")).fit(lab.model(), loader(1)),
+    "limit": lambda pl, lab: lab.trainer(max_epochs=1 + (pl.__name__ == "leyden")).fit(lab.model(), rows(1)),
     "logged": lambda pl, lab: lab.logger.log_metrics({"x": float(pl.__name__ == "leyden")}, step=0),
 }
 

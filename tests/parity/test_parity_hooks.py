@@ -2,19 +2,22 @@
 
 import pytest
 import torch
-from parity_harness import loader, parity
-from parity_hooks import OVERRIDE_POINTS
 from torch import nn
+
+from leyden_testing.models import rows
+
+from .parity_harness import parity
+from .parity_hooks import OVERRIDE_POINTS
 
 
 @parity
 def test_fit_with_validation(pl, lab):
-    lab.trainer().fit(lab.model(), loader(3), loader(2))
+    lab.trainer().fit(lab.model(), rows(3), rows(2))
 
 
 @parity
 def test_fit_without_validation(pl, lab):
-    lab.trainer().fit(lab.model(), loader(3))
+    lab.trainer().fit(lab.model(), rows(3))
 
 
 @parity
@@ -22,22 +25,22 @@ def test_fit_with_every_override_point_overridden(pl, lab):
     """Overridden with a call of ``super()``, so that what the framework does there is the same."""
     steps = ("training_step", "validation_step", "test_step", "predict_step")
     points = [p for p in OVERRIDE_POINTS if p not in steps and not p.endswith("dataloader")]
-    lab.trainer(gradient_clip_val=0.5).fit(lab.model(points=points), loader(3), loader(2))
+    lab.trainer(gradient_clip_val=0.5).fit(lab.model(points=points), rows(3), rows(2))
 
 
 @parity
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
 def test_evaluation_alone(pl, lab, stage):
-    lab.note("result", getattr(lab.trainer(), stage)(lab.model(), loader(3)))
+    lab.note("result", getattr(lab.trainer(), stage)(lab.model(), rows(3)))
 
 
 @parity
 def test_one_trainer_for_all_stages_after_one_another(pl, lab):
     trainer, model = lab.trainer(), lab.model()
-    trainer.fit(model, loader(3), loader(2))
-    lab.note("validate", trainer.validate(model, loader(2)))
-    lab.note("test", trainer.test(model, loader(2)))
-    lab.note("predict", trainer.predict(model, loader(2)))
+    trainer.fit(model, rows(3), rows(2))
+    lab.note("validate", trainer.validate(model, rows(2)))
+    lab.note("test", trainer.test(model, rows(2)))
+    lab.note("predict", trainer.predict(model, rows(2)))
 
 
 @parity
@@ -52,13 +55,13 @@ def test_fit_with_a_datamodule(pl, lab):
 def test_loaders_from_the_model_itself(pl, lab):
     class Model(lab.Model):
         def train_dataloader(self):
-            return loader(3)
+            return rows(3)
 
         def val_dataloader(self):
-            return loader(2)
+            return rows(2)
 
         def test_dataloader(self):
-            return loader(2)
+            return rows(2)
 
     trainer, model = lab.trainer(), lab.model(Model)
     trainer.fit(model)
@@ -82,7 +85,7 @@ def test_transfer_hooks_of_model_and_datamodule(pl, lab):
 
 @parity
 def test_accumulation_over_a_remainder(pl, lab):
-    lab.trainer(accumulate_grad_batches=2).fit(lab.model(), loader(5), loader(1))
+    lab.trainer(accumulate_grad_batches=2).fit(lab.model(), rows(5), rows(1))
 
 
 @parity
@@ -95,9 +98,9 @@ def test_fit_twice_with_one_trainer(pl, lab):
             self.dropout = nn.Identity()
 
     trainer, model = lab.trainer(max_epochs=1), lab.model(Model)
-    trainer.fit(model, loader(2), loader(1))
+    trainer.fit(model, rows(2), rows(1))
     trainer.fit_loop.max_epochs = 2
-    trainer.fit(model, loader(2), loader(1))
+    trainer.fit(model, rows(2), rows(1))
 
 
 @parity
@@ -118,7 +121,7 @@ def test_callbacks_run_in_their_order_with_checkpointing_last(pl, lab):
             lab.note("ran", "second")
 
     trainer = lab.trainer(max_epochs=1, callbacks=[Checkpoint(), Second(), First()], enable_checkpointing=True)
-    trainer.fit(lab.model(), loader(2))
+    trainer.fit(lab.model(), rows(2))
     lab.note("callbacks", [type(callback).__name__ for callback in trainer.callbacks])
 
 
@@ -132,7 +135,7 @@ def test_configure_callbacks_replaces_those_of_the_same_type(pl, lab):
 
     given = [early_stopping("train_loss", patience=1), early_stopping("val_loss", patience=2)]
     trainer = lab.trainer(callbacks=given)
-    trainer.fit(lab.model(Model), loader(2), loader(1))
+    trainer.fit(lab.model(Model), rows(2), rows(1))
     lab.note("callbacks", [type(callback).__name__ for callback in trainer.callbacks])
     lab.note("patience", [callback.patience for callback in trainer.early_stopping_callbacks])
 
@@ -157,7 +160,7 @@ def test_modes_are_restored_per_submodule(pl, lab):
 
     model = lab.model(Model)
     model.frozen.eval()
-    lab.trainer().fit(model, loader(2), loader(1))
+    lab.trainer().fit(model, rows(2), rows(1))
 
 
 @parity
@@ -172,7 +175,7 @@ def test_own_eval_and_train_hooks(pl, lab):
         def validation_step(self, batch, batch_idx):
             lab.note("modes", [self.training, self.dropout.training])
 
-    lab.trainer().fit(lab.model(Model), loader(2), loader(1))
+    lab.trainer().fit(lab.model(Model), rows(2), rows(1))
 
 
 @parity
@@ -188,9 +191,9 @@ def test_train_hooks_that_call_super(pl, lab):
 
     trainer, model = lab.trainer(), lab.model(Model)
     model.dropout.eval()
-    trainer.fit(model, loader(2), loader(1))
+    trainer.fit(model, rows(2), rows(1))
     model.dropout.eval()
-    trainer.test(model, loader(1))
+    trainer.test(model, rows(1))
 
 
 @parity
@@ -204,8 +207,8 @@ def test_gradients_are_off_in_evaluation(pl, lab, inference_mode):
             self.test_step(batch, batch_idx)
 
     trainer, model = lab.trainer(inference_mode=inference_mode), lab.model(Model)
-    trainer.test(model, loader(1))
-    trainer.predict(model, loader(1))
+    trainer.test(model, rows(1))
+    trainer.predict(model, rows(1))
 
 
 @parity
@@ -221,8 +224,8 @@ def test_steps_with_fewer_arguments(pl, lab):
             return self(batch[0])
 
     trainer, model = lab.trainer(), lab.model(Model)
-    trainer.fit(model, loader(2), loader(1))
-    lab.note("predictions", trainer.predict(model, loader(2)))
+    trainer.fit(model, rows(2), rows(1))
+    lab.note("predictions", trainer.predict(model, rows(2)))
 
 
 @parity
@@ -235,7 +238,7 @@ def test_predict_step_is_forward_by_default(pl, lab):
         def forward(self, batch):
             return self.layer(batch[0])
 
-    lab.note("predictions", lab.trainer().predict(lab.model(Model), loader(2)))
+    lab.note("predictions", lab.trainer().predict(lab.model(Model), rows(2)))
 
 
 @parity
@@ -250,8 +253,8 @@ def test_configure_model_makes_layers_before_the_optimizer(pl, lab):
                 self.layer = nn.Linear(4, 2)
 
     trainer, model = lab.trainer(), lab.model(Model)
-    trainer.fit(model, loader(2))
-    trainer.test(model, loader(2))
+    trainer.fit(model, rows(2))
+    trainer.test(model, rows(2))
 
 
 @parity
@@ -282,7 +285,7 @@ def test_outputs_reach_the_batch_end_hooks(pl, lab):
             return {"any": self.loss(batch)}
 
     trainer = lab.trainer(callbacks=[Watch()], accumulate_grad_batches=2)
-    trainer.fit(lab.model(Model), loader(3), loader(1))
+    trainer.fit(lab.model(Model), rows(3), rows(1))
 
 
 @parity
@@ -292,14 +295,14 @@ def test_lambda_callback(pl, lab):
 
     hooks = ("on_train_batch_end", "on_validation_epoch_end", "on_before_optimizer_step", "on_exception")
     callback = pl.callbacks.LambdaCallback(**{hook: say(hook) for hook in hooks})
-    lab.trainer(max_epochs=1, callbacks=[callback]).fit(lab.model(), loader(2), loader(1))
+    lab.trainer(max_epochs=1, callbacks=[callback]).fit(lab.model(), rows(2), rows(1))
 
 
 @parity
 def test_barebones(pl, lab):
     trainer = pl.Trainer(accelerator="cpu", barebones=True, max_epochs=1, default_root_dir=lab.tmp_path)
     lab.trainers.append(trainer)
-    trainer.fit(lab.model(), loader(2), loader(1))
+    trainer.fit(lab.model(), rows(2), rows(1))
     lab.note("callbacks", [type(callback).__name__ for callback in trainer.callbacks])
 
 
@@ -314,7 +317,7 @@ def test_what_the_model_knows_of_its_trainer(pl, lab):
 
     model = lab.model(Model)
     lab.note("before", [model.current_epoch, model.global_step, model.global_rank, model.logger])
-    lab.trainer().fit(model, loader(3))
+    lab.trainer().fit(model, rows(3))
     with lab.raises("RuntimeError"):
         _ = lab.model(Model).trainer
 
@@ -330,7 +333,7 @@ def test_flags_of_the_trainer_in_each_stage(pl, lab):
         on_fit_start = on_validation_start = on_validation_end = on_train_epoch_end = on_fit_end = note
 
     trainer, model = lab.trainer(max_epochs=1, callbacks=[Watch()]), lab.model()
-    trainer.fit(model, loader(1), loader(1))
-    trainer.validate(model, loader(1))
-    trainer.test(model, loader(1))
-    trainer.predict(model, loader(1))
+    trainer.fit(model, rows(1), rows(1))
+    trainer.validate(model, rows(1))
+    trainer.test(model, rows(1))
+    trainer.predict(model, rows(1))

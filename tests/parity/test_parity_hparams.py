@@ -5,8 +5,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from parity_harness import loader, parity
 from torch import nn
+
+from leyden_testing.models import rows
+
+from .parity_harness import parity
 
 FORMS = {
     "all": ((), {}),
@@ -33,7 +36,7 @@ def test_form_of_save_hyperparameters(pl, lab, form):
     model = lab.model(Model, 5, nested={"a": 1}, extra=2)
     lab.note("hparams", dict(model.hparams))
     lab.note("initial", dict(model.hparams_initial))
-    lab.trainer(max_epochs=1).fit(model, loader(1))
+    lab.trainer(max_epochs=1).fit(model, rows(1))
 
 
 @parity
@@ -114,7 +117,7 @@ def make_sized_model(lab):
 def save_trained(lab, model):
     path = lab.tmp_path / "model.ckpt"
     trainer = lab.trainer(max_epochs=1)
-    trainer.fit(model, loader(2))
+    trainer.fit(model, rows(2))
     trainer.save_checkpoint(path)
     return path
 
@@ -174,7 +177,7 @@ def test_strict_loading_as_an_attribute(pl, lab):
 
     path = save_trained(lab, lab.model(Part))
     lab.note("weights", Part.load_from_checkpoint(path).layer.weight)
-    lab.trainer(max_epochs=2).fit(lab.model(Part), loader(2), ckpt_path=path)
+    lab.trainer(max_epochs=2).fit(lab.model(Part), rows(2), ckpt_path=path)
 
 
 @parity

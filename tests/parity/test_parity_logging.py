@@ -5,8 +5,11 @@ import io
 
 import pytest
 import torch
-from parity_harness import loader, parity
 from torchmetrics import MaxMetric, MeanMetric, MeanSquaredError, MetricCollection, SumMetric
+
+from leyden_testing.models import rows
+
+from .parity_harness import parity
 
 
 def make_logging_model(lab, write):
@@ -30,9 +33,9 @@ def make_logging_model(lab, write):
 def train_and_test(lab, write, **options):
     trainer = lab.trainer(**options)
     model = lab.model(make_logging_model(lab, write))
-    trainer.fit(model, loader(5), loader(3))
+    trainer.fit(model, rows(5), rows(3))
     lab.note("fitted", [trainer.callback_metrics, trainer.logged_metrics, trainer.progress_bar_metrics])
-    lab.note("test", trainer.test(model, loader(3)))
+    lab.note("test", trainer.test(model, rows(3)))
 
 
 @parity
@@ -80,8 +83,8 @@ def test_epoch_means_are_weighted_by_batch_size(pl, lab):
         model.log(f"{name}_weighted", loss, on_epoch=True, batch_size=1 + batch_idx)
 
     trainer, model = lab.trainer(), lab.model(make_logging_model(lab, write))
-    rows = loader(7, batch_size=1).dataset
-    trainer.fit(model, torch.utils.data.DataLoader(rows, 3), torch.utils.data.DataLoader(rows, 4))
+    samples = rows(7, batch_size=1).dataset
+    trainer.fit(model, torch.utils.data.DataLoader(samples, 3), torch.utils.data.DataLoader(samples, 4))
 
 
 @parity
@@ -101,8 +104,8 @@ def test_batch_size_is_found_in_any_batch(pl, lab, batch):
             self.log("loss", loss, on_epoch=True)
             return loss
 
-    rows = loader(7, batch_size=1).dataset
-    data = torch.utils.data.DataLoader(rows, 3, collate_fn=collate)
+    samples = rows(7, batch_size=1).dataset
+    data = torch.utils.data.DataLoader(samples, 3, collate_fn=collate)
     lab.trainer(max_epochs=1).fit(lab.model(Model), data)
 
 
@@ -164,7 +167,7 @@ def test_torchmetrics_objects(pl, lab, kind, on_step):
             self.val_metric.update(self.loss(batch))
             self.log("val_metric", self.val_metric)
 
-    lab.trainer().fit(lab.model(Model), loader(3), loader(2))
+    lab.trainer().fit(lab.model(Model), rows(3), rows(2))
 
 
 @parity
@@ -179,7 +182,7 @@ def test_a_collection_of_metrics(pl, lab):
             self.metrics.update(self(x).flatten(), y.flatten())
             self.log_dict(self.metrics)
 
-    lab.trainer().fit(lab.model(Model), loader(3), loader(2))
+    lab.trainer().fit(lab.model(Model), rows(3), rows(2))
 
 
 @parity
@@ -198,7 +201,7 @@ def test_a_metric_logged_from_the_end_of_the_epoch(pl, lab):
         def on_train_epoch_end(self):
             self.log("computed", 1.0)
 
-    lab.trainer().fit(lab.model(Model), loader(3), loader(2))
+    lab.trainer().fit(lab.model(Model), rows(3), rows(2))
 
 
 @parity
@@ -213,8 +216,8 @@ def test_several_evaluation_loaders(pl, lab, add_dataloader_idx):
             self.log("test", self.loss(batch), on_step=True, on_epoch=True)
 
     trainer, model = lab.trainer(), lab.model(Model)
-    trainer.fit(model, loader(3), [loader(2), loader(1)])
-    lab.note("test", trainer.test(model, [loader(1), loader(2)]))
+    trainer.fit(model, rows(3), [rows(2), rows(1)])
+    lab.note("test", trainer.test(model, [rows(1), rows(2)]))
 
 
 LOGGING_HOOKS = [
@@ -256,9 +259,9 @@ def log_in(hook, base):
 def test_logging_in_a_hook_of_a_callback(pl, lab, hook):
     """With the defaults for ``on_step`` and ``on_epoch``, which differ from hook to hook."""
     trainer, model = lab.trainer(callbacks=[log_in(hook, pl.Callback)()]), lab.model()
-    trainer.fit(model, loader(3), loader(2))
+    trainer.fit(model, rows(3), rows(2))
     lab.note("fitted", [trainer.callback_metrics, trainer.logged_metrics])
-    trainer.test(model, loader(2))
+    trainer.test(model, rows(2))
 
 
 @parity
@@ -283,7 +286,7 @@ def test_logging_in_a_hook_of_the_model(pl, lab, hook):
             if name == hook:
                 self.log("value", float(self.trainer.global_step), prog_bar=True)
 
-    lab.trainer().fit(lab.model(Model), loader(3), loader(2))
+    lab.trainer().fit(lab.model(Model), rows(3), rows(2))
 
 
 FORBIDDEN_HOOKS = [
@@ -308,9 +311,9 @@ def test_logging_where_it_has_no_meaning(pl, lab, hook):
     lab.differs("num_training_batches", "Leyden looks at the training loader that was passed before anything runs")
     trainer, model = lab.trainer(max_epochs=1, callbacks=[log_in(hook, pl.Callback)()]), lab.model()
     with lab.raises("MisconfigurationException"):
-        trainer.fit(model, loader(1), loader(1))
-        trainer.test(model, loader(1))
-        trainer.predict(model, loader(1))
+        trainer.fit(model, rows(1), rows(1))
+        trainer.test(model, rows(1))
+        trainer.predict(model, rows(1))
 
 
 NONSENSE = {
@@ -339,14 +342,14 @@ def test_nonsense_is_refused(pl, lab, nonsense):
 
     error, log = NONSENSE[nonsense]
     with lab.refuses(error):
-        lab.trainer().fit(lab.model(Model), loader(2))
+        lab.trainer().fit(lab.model(Model), rows(2))
 
 
 @parity
 def test_several_loggers(pl, lab):
     loggers = [lab.make_logger("first"), lab.make_logger("second")]
     trainer = lab.trainer(logger=loggers, enable_checkpointing=True)
-    trainer.fit(lab.model(), loader(2), loader(1))
+    trainer.fit(lab.model(), rows(2), rows(1))
     lab.note("first", trainer.logger is loggers[0])
 
 
@@ -365,7 +368,7 @@ def test_metrics_straight_to_the_logger(pl, lab):
             self.log("step", 10.0 + batch_idx)
             return super().training_step(batch, batch_idx)
 
-    lab.trainer().fit(lab.model(Model), loader(3))
+    lab.trainer().fit(lab.model(Model), rows(3))
 
 
 @parity
@@ -409,7 +412,7 @@ def test_print_goes_to_standard_output(pl, lab):
 
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        lab.trainer(max_epochs=1).fit(lab.model(Model), loader(1))
+        lab.trainer(max_epochs=1).fit(lab.model(Model), rows(1))
     lab.note("printed", printed.getvalue())
 
 
@@ -429,7 +432,7 @@ def test_a_callback_logs_by_itself(pl, lab, hook):
 
     callback = type("Logs", (pl.Callback,), {hook: log})()
     trainer = lab.trainer(callbacks=[callback])
-    trainer.fit(lab.model(), loader(3), loader(2))
+    trainer.fit(lab.model(), rows(3), rows(2))
     lab.note("metrics", [trainer.callback_metrics, trainer.logged_metrics, trainer.progress_bar_metrics])
 
 
@@ -439,4 +442,4 @@ def test_norms_of_gradients(pl, lab):
         def on_before_optimizer_step(self, optimizer):
             self.log_dict(pl.utilities.grad_norm(self, norm_type=2))
 
-    lab.trainer(max_epochs=1).fit(lab.model(Model), loader(3))
+    lab.trainer(max_epochs=1).fit(lab.model(Model), rows(3))

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
-from parity_harness import loader, parity
 from torch import nn
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import StepLR
+
+from leyden_testing.models import rows
+
+from .parity_harness import parity
 
 
 def make_gan(lab, **flags):
@@ -56,7 +59,7 @@ def make_gan(lab, **flags):
 @parity
 @pytest.mark.parametrize("flags", [{}, {"use_pl_optimizer": False}])
 def test_gan(pl, lab, flags):
-    lab.trainer().fit(lab.model(make_gan(lab, **flags)), loader(3))
+    lab.trainer().fit(lab.model(make_gan(lab, **flags)), rows(3))
 
 
 @parity
@@ -67,13 +70,13 @@ def test_gan_as_a_tuple_of_dicts(pl, lab):
             pairs = zip(optimizers, schedulers, strict=True)
             return tuple({"optimizer": o, "lr_scheduler": {"scheduler": s, "interval": "step"}} for o, s in pairs)
 
-    lab.trainer().fit(lab.model(GAN), loader(3))
+    lab.trainer().fit(lab.model(GAN), rows(3))
 
 
 @parity
 def test_gan_stops_at_max_steps_and_validates_on_the_way(pl, lab):
     """Every step of every optimizer counts towards ``max_steps``."""
-    lab.trainer(max_epochs=5, max_steps=8, val_check_interval=2).fit(lab.model(make_gan(lab)), loader(5), loader(1))
+    lab.trainer(max_epochs=5, max_steps=8, val_check_interval=2).fit(lab.model(make_gan(lab)), rows(5), rows(1))
 
 
 def make_manual(lab):
@@ -98,7 +101,7 @@ def test_accumulation_and_clipping_by_hand(pl, lab):
                 optimizer.zero_grad()
             return loss
 
-    lab.trainer().fit(lab.model(Model), loader(5))
+    lab.trainer().fit(lab.model(Model), rows(5))
 
 
 @parity
@@ -121,7 +124,7 @@ def test_step_with_a_closure_and_one_scheduler(pl, lab):
             optimizer = SGD(self.parameters(), lr=0.1)
             return [optimizer], [StepLR(optimizer, 1)]
 
-    lab.trainer().fit(lab.model(Model), loader(3))
+    lab.trainer().fit(lab.model(Model), rows(3))
 
 
 @parity
@@ -141,7 +144,7 @@ def test_lbfgs_by_hand(pl, lab):
         def configure_optimizers(self):
             return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=2)
 
-    lab.trainer().fit(lab.model(Model), loader(2))
+    lab.trainer().fit(lab.model(Model), rows(2))
 
 
 @parity
@@ -155,14 +158,14 @@ def test_without_a_scheduler_there_is_none(pl, lab):
             self.manual_backward(self.loss(batch))
             optimizer.step()
 
-    lab.trainer(max_epochs=1).fit(lab.model(Model), loader(2))
+    lab.trainer(max_epochs=1).fit(lab.model(Model), rows(2))
 
 
 @parity
 @pytest.mark.parametrize("options", [{"gradient_clip_val": 1.0}, {"accumulate_grad_batches": 2}])
 def test_what_the_trainer_cannot_do_in_manual_mode(pl, lab, options):
     with lab.refuses("MisconfigurationException"):
-        lab.trainer(**options).fit(lab.model(make_manual(lab)), loader(2))
+        lab.trainer(**options).fit(lab.model(make_manual(lab)), rows(2))
 
 
 @parity
@@ -172,4 +175,4 @@ def test_manual_backward_in_automatic_mode(pl, lab):
             self.manual_backward(self.loss(batch))
 
     with lab.raises("MisconfigurationException"):
-        lab.trainer().fit(lab.model(Model), loader(2))
+        lab.trainer().fit(lab.model(Model), rows(2))

@@ -6,8 +6,11 @@ from importlib import import_module
 
 import pytest
 import torch
-from parity_harness import loader, parity
 from torch import nn
+
+from leyden_testing.models import rows
+
+from .parity_harness import parity
 
 
 def exportable(lab):
@@ -67,7 +70,7 @@ def test_buffers_and_tensors_of_the_model_s_own(pl, lab):
             return super().training_step(batch, batch_idx) * self.scale.mean()
 
     model = lab.model(Model)
-    lab.trainer().fit(model, loader(2))
+    lab.trainer().fit(model, rows(2))
     lab.note("kept", [sorted(model.state_dict()), model.scale])
 
 
@@ -79,7 +82,7 @@ def test_all_gather_of_a_collection(pl, lab):
             lab.note("gathered", gathered)
             lab.note("ranks", [self.global_rank, self.local_rank, self.trainer.world_size, self.trainer.node_rank])
 
-    lab.trainer().fit(lab.model(Model), loader(1))
+    lab.trainer().fit(lab.model(Model), rows(1))
 
 
 @parity
@@ -110,7 +113,7 @@ def test_modules_within_a_module_know_the_trainer(pl, lab):
         def forward(self, x):
             return self.layer(x) + self.part(x)
 
-    lab.trainer(max_epochs=2).fit(lab.model(Model), loader(2))
+    lab.trainer(max_epochs=2).fit(lab.model(Model), rows(2))
 
 
 SETTINGS = (
@@ -151,7 +154,7 @@ def test_settings_of_a_trainer_that_has_not_run(pl, lab, options):
 @pytest.mark.parametrize("weights_only", [False, True])
 def test_a_checkpoint_by_hand_and_its_keys(pl, lab, weights_only):
     trainer = lab.trainer(max_epochs=1)
-    trainer.fit(lab.model(), loader(2))
+    trainer.fit(lab.model(), rows(2))
     trainer.save_checkpoint(lab.tmp_path / "run.ckpt", weights_only=weights_only)
     saved = torch.load(lab.tmp_path / "run.ckpt", weights_only=True)
     lab.note("keys", sorted(set(saved) - {"leyden"}))  # beside Lightning's, what an exact resume needs
@@ -188,7 +191,7 @@ def test_deterministic(pl, lab, deterministic):
             lab.note("state", state())
 
     try:
-        lab.trainer(deterministic=deterministic).fit(lab.model(Model), loader(1))
+        lab.trainer(deterministic=deterministic).fit(lab.model(Model), rows(1))
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -203,5 +206,5 @@ def test_what_the_simple_profiler_counts(pl, lab):
                 return super().training_step(batch, batch_idx)
 
     trainer = lab.trainer(profiler="simple", max_epochs=2)
-    trainer.fit(lab.model(Model), loader(3))
+    trainer.fit(lab.model(Model), rows(3))
     lab.note("mine", len(trainer.profiler.recorded_durations["mine"]))

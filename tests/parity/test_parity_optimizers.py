@@ -2,9 +2,12 @@
 
 import pytest
 import torch
-from parity_harness import loader, parity
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR, ReduceLROnPlateau, StepLR
+
+from leyden_testing.models import rows
+
+from .parity_harness import parity
 
 
 def adam_and_decay(model):
@@ -64,7 +67,7 @@ def test_form_of_configure_optimizers(pl, lab, form):
             lab.note("rates", [o.param_groups[0]["lr"] for o in self.trainer.optimizers])
 
     trainer, model = lab.trainer(max_epochs=3), lab.model(Model)
-    trainer.fit(model, loader(3), loader(1))
+    trainer.fit(model, rows(3), rows(1))
     lab.note("optimizers", [type(optimizer).__name__ for optimizer in trainer.optimizers])
     for config in trainer.lr_scheduler_configs:
         lab.note("scheduler", [type(config.scheduler).__name__, config.interval, config.frequency, config.monitor])
@@ -79,7 +82,7 @@ def test_no_optimizer(pl, lab):
         def configure_optimizers(self):
             return None
 
-    lab.trainer().fit(lab.model(Model), loader(3), loader(1))
+    lab.trainer().fit(lab.model(Model), rows(3), rows(1))
 
 
 MISTAKES = {
@@ -106,7 +109,7 @@ def test_mistake_in_configure_optimizers(pl, lab, mistake):
             return MISTAKES[mistake](self)
 
     with lab.refuses("RuntimeError" if mistake == "two optimizers" else "MisconfigurationException"):
-        lab.trainer().fit(lab.model(Model), loader(2), loader(1))
+        lab.trainer().fit(lab.model(Model), rows(2), rows(1))
 
 
 @parity
@@ -117,7 +120,7 @@ def test_clipping(pl, lab, value, algorithm):
             lab.note("before clipping", self.layer.weight.grad)
 
     trainer = lab.trainer(gradient_clip_val=value, gradient_clip_algorithm=algorithm, accumulate_grad_batches=2)
-    trainer.fit(lab.model(Model), loader(3))
+    trainer.fit(lab.model(Model), rows(3))
 
 
 @parity
@@ -128,7 +131,7 @@ def test_own_clipping(pl, lab):
             if self.current_epoch > 0:
                 self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
-    lab.trainer(gradient_clip_val=0.3).fit(lab.model(Model), loader(3))
+    lab.trainer(gradient_clip_val=0.3).fit(lab.model(Model), rows(3))
 
 
 @parity
@@ -137,7 +140,7 @@ def test_own_clipping_without_the_trainers(pl, lab):
         def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
             self.clip_gradients(optimizer, gradient_clip_val=0.1, gradient_clip_algorithm="value")
 
-    lab.trainer().fit(lab.model(Model), loader(3))
+    lab.trainer().fit(lab.model(Model), rows(3))
 
 
 @parity
@@ -146,7 +149,7 @@ def test_lbfgs_steps_with_a_closure(pl, lab):
         def configure_optimizers(self):
             return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=3)
 
-    lab.trainer().fit(lab.model(Model), loader(3))
+    lab.trainer().fit(lab.model(Model), rows(3))
 
 
 @parity
@@ -158,7 +161,7 @@ def test_own_optimizer_step_every_second_batch(pl, lab):
             else:
                 optimizer_closure()
 
-    lab.trainer().fit(lab.model(Model), loader(5))
+    lab.trainer().fit(lab.model(Model), rows(5))
 
 
 @parity
@@ -169,7 +172,7 @@ def test_own_optimizer_step_with_warm_up(pl, lab):
             for group in optimizer.param_groups:
                 group["lr"] = 0.1 * min(1.0, (self.trainer.global_step + 1) / 4)
 
-    lab.trainer().fit(lab.model(Model), loader(3))
+    lab.trainer().fit(lab.model(Model), rows(3))
 
 
 @parity
@@ -179,7 +182,7 @@ def test_own_optimizer_step_without_the_closure_is_refused(pl, lab):
             """Forgets the closure."""
 
     with lab.refuses("MisconfigurationException"):
-        lab.trainer().fit(lab.model(Model), loader(2))
+        lab.trainer().fit(lab.model(Model), rows(2))
 
 
 @parity
@@ -192,7 +195,7 @@ def test_own_zero_grad_and_backward(pl, lab):
         def backward(self, loss):
             (loss * 2).backward()
 
-    lab.trainer(accumulate_grad_batches=2).fit(lab.model(Model), loader(3))
+    lab.trainer(accumulate_grad_batches=2).fit(lab.model(Model), rows(3))
 
 
 @parity
@@ -205,7 +208,7 @@ def test_own_scheduler_step(pl, lab):
             lab.note("rate", scheduler.get_last_lr())
             scheduler.step()
 
-    lab.trainer().fit(lab.model(Model), loader(3))
+    lab.trainer().fit(lab.model(Model), rows(3))
 
 
 @parity
@@ -218,7 +221,7 @@ def test_one_cycle_over_the_estimated_steps(pl, lab):
             schedule = OneCycleLR(optimizer, max_lr=0.5, total_steps=steps)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    lab.trainer(accumulate_grad_batches=2).fit(lab.model(Model), loader(5))
+    lab.trainer(accumulate_grad_batches=2).fit(lab.model(Model), rows(5))
 
 
 @parity
@@ -229,7 +232,7 @@ def test_estimated_stepping_batches(pl, lab, options):
             lab.note("estimated", self.trainer.estimated_stepping_batches)
             self.trainer.should_stop = True
 
-    lab.trainer(**options).fit(lab.model(Model), loader(5))
+    lab.trainer(**options).fit(lab.model(Model), rows(5))
 
 
 @parity
@@ -239,7 +242,7 @@ def test_scheduler_per_step_with_accumulation(pl, lab):
             return scheduled(interval="step")(self)
 
     monitor = pl.callbacks.LearningRateMonitor(logging_interval="step")
-    lab.trainer(accumulate_grad_batches=2, callbacks=[monitor]).fit(lab.model(Model), loader(5))
+    lab.trainer(accumulate_grad_batches=2, callbacks=[monitor]).fit(lab.model(Model), rows(5))
 
 
 @parity
@@ -250,7 +253,7 @@ def test_learning_rate_monitor(pl, lab, interval):
             return two_schedulers(self)
 
     monitor = pl.callbacks.LearningRateMonitor(logging_interval=interval, log_momentum=True)
-    lab.trainer(callbacks=[monitor]).fit(lab.model(Model), loader(3))
+    lab.trainer(callbacks=[monitor]).fit(lab.model(Model), rows(3))
 
 
 @parity
@@ -263,7 +266,7 @@ def test_what_training_step_returns(pl, lab, returned):
                 return None
             return {"loss": loss, "extra": torch.ones(1)} if returned == "with extra" else {"loss": loss}
 
-    lab.trainer(accumulate_grad_batches=2).fit(lab.model(Model), loader(4), loader(1))
+    lab.trainer(accumulate_grad_batches=2).fit(lab.model(Model), rows(4), rows(1))
 
 
 @parity
@@ -274,7 +277,7 @@ def test_training_step_returns_nonsense(pl, lab, returned):
             return returned
 
     with lab.refuses("MisconfigurationException"):
-        lab.trainer().fit(lab.model(Model), loader(2))
+        lab.trainer().fit(lab.model(Model), rows(2))
 
 
 @parity
@@ -284,7 +287,7 @@ def test_detect_anomaly(pl, lab):
             return self.loss(batch) * torch.sqrt(self.layer.weight.sum() * 0 - 1)
 
     with lab.raises("RuntimeError"):
-        lab.trainer(detect_anomaly=True).fit(lab.model(Model), loader(2))
+        lab.trainer(detect_anomaly=True).fit(lab.model(Model), rows(2))
 
 
 @parity
@@ -295,5 +298,5 @@ def test_a_callback_assigns_other_optimizers(pl, lab):
                 trainer.optimizers = [Adam(pl_module.parameters(), lr=0.5)]
 
     trainer = lab.trainer(max_epochs=3, callbacks=[Change()])
-    trainer.fit(lab.model(), loader(3))
+    trainer.fit(lab.model(), rows(3))
     lab.note("optimizer", [type(optimizer).__name__ for optimizer in trainer.optimizers])

@@ -5,7 +5,10 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from parity_harness import loader, parity
+
+from leyden_testing.models import rows
+
+from .parity_harness import parity
 
 
 @parity
@@ -25,7 +28,7 @@ from parity_harness import loader, parity
     ids=str,
 )
 def test_limit(pl, lab, options):
-    lab.trainer(**options).fit(lab.model(), loader(3), loader(1))
+    lab.trainer(**options).fit(lab.model(), rows(3), rows(1))
 
 
 @parity
@@ -44,7 +47,7 @@ def test_should_stop_set_in_a_hook(pl, lab, options, hook):
             trainer.should_stop = True
 
     setattr(Stop, hook, stop)
-    lab.trainer(max_epochs=4, callbacks=[Stop()], **options).fit(lab.model(), loader(3), loader(1))
+    lab.trainer(max_epochs=4, callbacks=[Stop()], **options).fit(lab.model(), rows(3), rows(1))
 
 
 def make_scripted_model(lab, values):
@@ -76,9 +79,7 @@ EARLY_STOPPING = {
 def test_early_stopping(pl, lab, case):
     options, values = EARLY_STOPPING[case]
     stopping = pl.callbacks.EarlyStopping("val", **options)
-    lab.trainer(max_epochs=6, callbacks=[stopping]).fit(
-        lab.model(make_scripted_model(lab, values)), loader(1), loader(1)
-    )
+    lab.trainer(max_epochs=6, callbacks=[stopping]).fit(lab.model(make_scripted_model(lab, values)), rows(1), rows(1))
     lab.note("stopped", [stopping.stopped_epoch, stopping.wait_count, stopping.best_score])
     lab.note("state", {key: value for key, value in stopping.state_dict().items() if key != "stopping_reason_message"})
     lab.note("key", stopping.state_key)
@@ -88,7 +89,7 @@ def test_early_stopping(pl, lab, case):
 def test_early_stopping_waits_for_min_epochs(pl, lab):
     stopping = pl.callbacks.EarlyStopping("val", patience=0)
     trainer = lab.trainer(max_epochs=6, min_epochs=4, callbacks=[stopping])
-    trainer.fit(lab.model(make_scripted_model(lab, [1.0, 2.0, 3.0])), loader(2), loader(1))
+    trainer.fit(lab.model(make_scripted_model(lab, [1.0, 2.0, 3.0])), rows(2), rows(1))
 
 
 @parity
@@ -96,7 +97,7 @@ def test_early_stopping_waits_for_min_epochs(pl, lab):
 def test_early_stopping_on_a_metric_that_is_missing(pl, lab, strict):
     trainer = lab.trainer(callbacks=[pl.callbacks.EarlyStopping("none", strict=strict)])
     with lab.raises("RuntimeError") if strict else nullcontext():
-        trainer.fit(lab.model(), loader(1), loader(1))
+        trainer.fit(lab.model(), rows(1), rows(1))
 
 
 @parity
@@ -112,7 +113,7 @@ def test_minus_one_skips_the_rest_of_the_epoch(pl, lab, batch):
         def on_train_batch_start(self, batch_, batch_idx):
             return -1 if batch_idx == batch else None
 
-    lab.trainer().fit(lab.model(Model), loader(4), loader(1))
+    lab.trainer().fit(lab.model(Model), rows(4), rows(1))
 
 
 @parity
@@ -121,9 +122,9 @@ def test_fast_dev_run(pl, lab, n):
     """No logger, no checkpoints, no early stopping; n batches of each kind."""
     callbacks = [pl.callbacks.EarlyStopping("val_loss"), pl.callbacks.ModelCheckpoint(monitor="val_loss")]
     trainer, model = lab.trainer(fast_dev_run=n, callbacks=callbacks, enable_checkpointing=True), lab.model()
-    trainer.fit(model, loader(4), loader(3))
-    lab.note("test", trainer.test(model, loader(4)))
-    lab.note("predict", trainer.predict(model, loader(4)))
+    trainer.fit(model, rows(4), rows(3))
+    lab.note("test", trainer.test(model, rows(4)))
+    lab.note("predict", trainer.predict(model, rows(4)))
     lab.note("limits", [trainer.max_epochs, trainer.max_steps, trainer.num_sanity_val_steps])
     lab.note("logger", type(trainer.logger).__name__)
 
@@ -164,7 +165,7 @@ def test_an_error_ends_the_run(pl, lab, where):
         return original(self, batch, batch_idx)
 
     setattr(Failing, where, signatures.get(where, lambda self, batch, batch_idx: fail(self, batch, batch_idx)))
-    arguments = [loader(2), loader(2)] if stage == "fit" else [loader(2)]
+    arguments = [rows(2), rows(2)] if stage == "fit" else [rows(2)]
     with lab.raises("ZeroDivisionError"):
         getattr(lab.trainer(), stage)(lab.model(Failing), *arguments)
 
@@ -178,14 +179,14 @@ def test_an_interrupt_ends_the_run(pl, lab):
             return super().training_step(batch, batch_idx)
 
     with lab.raises("SystemExit"):
-        lab.trainer().fit(lab.model(Interrupted), loader(3), loader(1))
+        lab.trainer().fit(lab.model(Interrupted), rows(3), rows(1))
 
 
 @parity
 def test_timer(pl, lab):
     """Time runs out at once, so that nothing depends on the machine's speed."""
     timer = pl.callbacks.Timer(duration={"seconds": 0}, interval="step")
-    lab.trainer(max_epochs=3, callbacks=[timer]).fit(lab.model(), loader(3), loader(1))
+    lab.trainer(max_epochs=3, callbacks=[timer]).fit(lab.model(), rows(3), rows(1))
     lab.note("trained", timer.start_time("train") is not None)
 
 
@@ -196,13 +197,13 @@ def test_loss_that_is_not_a_number_trains_on(pl, lab):
             loss = super().training_step(batch, batch_idx)
             return loss * float("nan") if batch_idx == 1 else loss
 
-    lab.trainer(max_epochs=1).fit(lab.model(Model), loader(3))
+    lab.trainer(max_epochs=1).fit(lab.model(Model), rows(3))
 
 
 @parity
 def test_signal_handlers_are_given_back(pl, lab):
     before = signal.getsignal(signal.SIGTERM)
-    lab.trainer(max_epochs=1).fit(lab.model(), loader(1))
+    lab.trainer(max_epochs=1).fit(lab.model(), rows(1))
     lab.note("same", signal.getsignal(signal.SIGTERM) is before)
 
 
@@ -213,5 +214,5 @@ def test_grad_mode_is_given_back(pl, lab):
             raise ZeroDivisionError
 
     with lab.raises("ZeroDivisionError"):
-        lab.trainer().validate(lab.model(Failing), loader(1))
+        lab.trainer().validate(lab.model(Failing), rows(1))
     lab.note("mode", [torch.is_grad_enabled(), torch.is_inference_mode_enabled()])

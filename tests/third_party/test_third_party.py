@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clean_environment import CleanEnvironment, build_wheels, run
+
+from leyden_testing.clean_environment import CleanEnvironment, build_wheels, run
 
 ROOT = Path(__file__).parents[2]
 FOREIGN = ROOT / "examples" / "third_party"

@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from leyden import accelerators, callbacks, core, fabric, loggers, plugins, profilers, strategies, utilities
+from leyden import accelerators, callbacks, fabric, loggers, plugins, profilers, strategies, utilities
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.interfaces.component import Component
 from leyden.module import LightningModule
+from leyden.plugin_system.catalogue import published_by
 from leyden.plugin_system.hooks import hookimpl
-from leyden.plugin_system.registry import published_by
+from leyden.plugin_system.windows import submodule
 from leyden.trainer import Trainer
 from leyden.utilities.rng import seed_everything
 
@@ -22,7 +23,6 @@ __all__ = [
     "__version__",
     "accelerators",
     "callbacks",
-    "core",
     "fabric",
     "hookimpl",
     "loggers",
@@ -35,7 +35,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What stands here in Lightning and is a plugin's in Leyden, found on first use."""
+    """What an installed plugin brings to stand here: a part of the hand-written loop's, or a module."""
     if name in dir(fabric) or published_by("fabric", name)[0]:
         return getattr(fabric, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return submodule(__name__, name)

@@ -5,4 +5,4 @@ from leyden.plugin_system.windows import window
 
 __all__ = ["Callback"]
 
-__getattr__, __dir__ = window(__name__, ("callback",), __all__)
+__getattr__, __dir__ = window(__name__, "callback")

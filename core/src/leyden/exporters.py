@@ -2,4 +2,4 @@
 
 from leyden.plugin_system.windows import window
 
-__getattr__, __dir__ = window(__name__, ("exporter",), ())
+__getattr__, __dir__ = window(__name__, "exporter")

@@ -5,4 +5,4 @@ from leyden.utilities.rng import seed_everything
 
 __all__ = ["seed_everything"]
 
-__getattr__, __dir__ = window(__name__, ("fabric",), __all__)
+__getattr__, __dir__ = window(__name__, "fabric")

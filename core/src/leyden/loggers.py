@@ -5,4 +5,4 @@ from leyden.plugin_system.windows import window
 
 __all__ = ["DummyLogger", "Logger", "as_mapping", "flatten_params", "rank_zero_experiment"]
 
-__getattr__, __dir__ = window(__name__, ("logger", "logger_part"), __all__)
+__getattr__, __dir__ = window(__name__, "logger", "logger_part")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import getmembers
 from itertools import chain
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from leyden.interfaces.logger import Logger
+    from leyden.interfaces.runner import Runner
     from leyden.trainer import Trainer
 
 
@@ -61,7 +62,7 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._trainer: Trainer | None = None
+        self._runner: Runner | None = None
         self._toggled: dict[Tensor, bool] = {}
 
     # -- what a model overrides -------------------------------------------------------------------------
@@ -167,15 +168,14 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
             MisconfigurationException: It has no meaning in the hook that runs, or differs from an earlier call.
             ValueError: The value is no single number.
         """
-        trainer = self._trainer
-        if trainer is None:
+        if self._runner is None:
             rank_zero_warn(f"self.log({name!r}, …) does nothing: the module is not attached to a Trainer.")
             return
         options = LogOptions(
             prog_bar, logger, on_step, on_epoch, reduce_fx, enable_graph, sync_dist, sync_dist_group,
             add_dataloader_idx, metric_attribute, rank_zero_only,
         )  # fmt: skip
-        trainer.logging.log(name, value, options, batch_size)
+        self._runner.log(name, value, options, batch_size)
 
     def log_dict(
         self,
@@ -201,10 +201,7 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print once, on rank 0, without tearing the progress bar."""
-        if self._trainer is None:
-            print(*args, **kwargs)
-        else:
-            self._trainer.print(*args, **kwargs)
+        (print if self._runner is None else self._runner.print)(*args, **kwargs)
 
     # -- manual optimisation ----------------------------------------------------------------------------
 
@@ -214,12 +211,13 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
         Args:
             use_pl_optimizer: Wrapped, so that its ``step`` counts and calls the hooks; else PyTorch's own objects.
         """
-        optimizers = self.trainer.wrapped_optimizers if use_pl_optimizer else self.trainer.optimizers
+        runner = self._require_runner()
+        optimizers = runner.wrapped_optimizers if use_pl_optimizer else runner.optimizers
         return optimizers[0] if len(optimizers) == 1 else list(optimizers)
 
     def lr_schedulers(self) -> Any:
         """None, the scheduler, or the list of several."""
-        schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+        schedulers = self._require_runner().lr_schedulers
         return (schedulers[0] if len(schedulers) == 1 else schedulers) if schedulers else None
 
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -228,7 +226,7 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
             raise MisconfigurationException(
                 "manual_backward is for manual optimisation; set self.automatic_optimization = False in __init__."
             )
-        self.trainer.step.backward(loss, *args, **kwargs)
+        self._require_runner().backward(loss, *args, **kwargs)
 
     def clip_gradients(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -240,11 +238,11 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
             gradient_clip_val: The bound; by default the Trainer's; nothing happens without one.
             gradient_clip_algorithm: "norm" (of all gradients together, the default) or "value" (of each element).
         """
-        self.trainer.step.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        self._require_runner().clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def toggle_optimizer(self, optimizer: Any) -> None:
         """Require gradients for this optimizer's parameters and for no other's; see :meth:`untoggle_optimizer`."""
-        for other in self.trainer.optimizers:
+        for other in self._require_runner().optimizers:
             for parameter in _parameters(other):
                 self._toggled.setdefault(parameter, parameter.requires_grad)
                 parameter.requires_grad = False
@@ -275,21 +273,30 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
         Raises:
             RuntimeError: There is none yet.
         """
-        if self._trainer is None and not self._is_scripting:
-            raise RuntimeError(f"{type(self).__qualname__} is not attached to a Trainer.")
-        return self._trainer  # type: ignore[return-value]  # None while scripting
+        if self._is_scripting and self._runner is None:
+            return None  # type: ignore[return-value]
+        return self._require_runner().trainer  # type: ignore[no-any-return]
 
     @trainer.setter
     def trainer(self, trainer: Trainer | None) -> None:
+        self._attach(trainer.run if trainer is not None else None)
+
+    def _attach(self, runner: Runner | None) -> None:
+        """Let this module, and those in it, know who runs them."""
         for module in self.modules():
             if isinstance(module, LightningModule):
-                module._trainer = trainer
+                module._runner = runner
+
+    def _require_runner(self) -> Runner:
+        if self._runner is None:
+            raise RuntimeError(f"{type(self).__qualname__} is not attached to a Trainer.")
+        return self._runner
 
     @property
     def device(self) -> torch.device:
         """The device of the run that is under way, else that of the parameters."""
-        if self._trainer is not None and self._trainer.is_running:
-            return self._trainer.strategy.root_device
+        if self._runner is not None and self._runner.is_running:
+            return self._runner.strategy.root_device
         tensor: Tensor | None = next(chain(self.parameters(), self.buffers()), None)
         return tensor.device if tensor is not None else torch.device("cpu")
 
@@ -301,48 +308,48 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
     @property
     def fabric(self) -> Any:
         """The Fabric whose hand-written loop runs this module; None under a Trainer."""
-        return getattr(self._trainer, "fabric", None)
+        return self._runner.fabric if self._runner is not None else None
 
     @property
     def device_mesh(self) -> Any:
         """The ``DeviceMesh`` of the run's strategy, for ``configure_model``; None where it has none."""
-        return getattr(self._trainer.strategy, "device_mesh", None) if self._trainer is not None else None
+        return getattr(self._runner.strategy, "device_mesh", None) if self._runner is not None else None
 
     @property
     def current_epoch(self) -> int:
         """Epochs finished so far; 0 without a Trainer."""
-        return self._trainer.current_epoch if self._trainer is not None else 0
+        return self._runner.current_epoch if self._runner is not None else 0
 
     @property
     def global_step(self) -> int:
         """Optimizer steps taken so far; 0 without a Trainer."""
-        return self._trainer.global_step if self._trainer is not None else 0
+        return self._runner.global_step if self._runner is not None else 0
 
     @property
     def global_rank(self) -> int:
         """This process among all; 0 without a Trainer."""
-        return self._trainer.global_rank if self._trainer is not None else 0
+        return self._runner.strategy.global_rank if self._runner is not None else 0
 
     @property
     def local_rank(self) -> int:
         """This process on its node; 0 without a Trainer."""
-        return self._trainer.local_rank if self._trainer is not None else 0
+        return self._runner.strategy.local_rank if self._runner is not None else 0
 
     @property
     def logger(self) -> Logger | None:
         """The first logger, or None."""
-        return self._trainer.logger if self._trainer is not None else None
+        return next(iter(self.loggers), None)
 
     @property
-    def loggers(self) -> list[Logger]:
+    def loggers(self) -> Sequence[Logger]:
         """All loggers."""
-        return self._trainer.loggers if self._trainer is not None else []
+        return self._runner.loggers if self._runner is not None else []
 
     # -- the rest ---------------------------------------------------------------------------------------
 
     def all_gather(self, data: Any, group: Any | None = None, sync_grads: bool = False) -> Any:
         """Gather tensors, or a collection of them, from all processes: a new first dimension of the world's size."""
-        gather = self.trainer.strategy.all_gather
+        gather = self._require_runner().strategy.all_gather
         return tree_map(lambda x: gather(torch.as_tensor(x, device=self.device), group, sync_grads), data)
 
     def freeze(self) -> Self:
@@ -354,7 +361,7 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
         return self.requires_grad_(True).train()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_trainer": None}
+        return {**self.__dict__, "_runner": None}
 
 
 # TorchScript would compile every property; those of the user's own classes it may.

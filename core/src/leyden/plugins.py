@@ -8,4 +8,4 @@ from leyden.plugin_system.windows import window
 
 __all__ = ["CheckpointIO", "Environment", "Precision", "Record"]
 
-__getattr__, __dir__ = window(__name__, ("precision", "checkpoint_io", "environment"), __all__)
+__getattr__, __dir__ = window(__name__, "precision", "checkpoint_io", "environment")

@@ -5,4 +5,4 @@ from leyden.plugin_system.windows import window
 
 __all__ = ["PassThroughProfiler", "Profiler"]
 
-__getattr__, __dir__ = window(__name__, ("profiler",), __all__)
+__getattr__, __dir__ = window(__name__, "profiler")

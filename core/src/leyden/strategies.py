@@ -6,4 +6,4 @@ from leyden.plugin_system.windows import window
 
 __all__ = ["Launcher", "Strategy"]
 
-__getattr__, __dir__ = window(__name__, ("strategy",), __all__)
+__getattr__, __dir__ = window(__name__, "strategy")

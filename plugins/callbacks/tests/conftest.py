@@ -14,19 +14,9 @@ import torch
 
 import leyden
 from leyden.interfaces.logger import Logger
+from leyden_testing.training import quiet_trainer
 
-torch.set_num_threads(1)
 BATCHES = 6
-
-
-@pytest.fixture
-def lightning() -> ModuleType:
-    """pytorch-lightning, with the warnings of its import silenced."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import pytorch_lightning
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    return pytorch_lightning
 
 
 def make_model(
@@ -141,16 +131,8 @@ def fit(
     with warnings.catch_warnings():
         if library is not leyden:
             warnings.simplefilter("ignore")
-        trainer = Recording(
-            accelerator="cpu",
-            devices=1,
-            default_root_dir=str(root),
-            callbacks=callbacks,
-            logger=logger,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            **{"max_epochs": 2, **arguments},
-        )
+        options = {"devices": 1, "max_epochs": 2, "enable_checkpointing": None, **arguments}
+        trainer = quiet_trainer(str(root), Recording, callbacks=callbacks, logger=logger, **options)
         try:
             trainer.fit(model, make_loader(), make_loader(2) if validate else None, ckpt_path=ckpt_path)
         except ArithmeticError as raised:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import leyden
 from leyden.callbacks import EarlyStopping, ModelCheckpoint, Timer
@@ -17,15 +16,14 @@ from leyden.interfaces.strategy import Strategy
 class Paired(Strategy):
     """Rank 0 of two; the other rank's vote is ``vote``."""
 
-    vote = 0.0
+    vote = False
 
     @property
     def world_size(self) -> int:
         return 2
 
-    def reduce(self, tensor: torch.Tensor, op: str = "mean", group: Any = None) -> torch.Tensor:
-        other = torch.full_like(tensor, self.vote)
-        return torch.maximum(tensor, other) if op == "max" else torch.minimum(tensor, other)
+    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
+        return (decision and self.vote) if all else (decision or self.vote)
 
 
 class Second(Paired):
@@ -43,8 +41,8 @@ class Second(Paired):
         return self.sent.get(type(value), value)
 
 
-@pytest.mark.parametrize(("vote", "epochs"), [(0.0, 3), (1.0, 1)])
-def test_all_stop_when_one_wants_to(tmp_path: Path, small: Any, vote: float, epochs: int) -> None:
+@pytest.mark.parametrize(("vote", "epochs"), [(False, 3), (True, 1)])
+def test_all_stop_when_one_wants_to(tmp_path: Path, small: Any, vote: bool, epochs: int) -> None:
     strategy = Paired()
     strategy.vote = vote
     stopping = EarlyStopping("score")
@@ -55,8 +53,8 @@ def test_all_stop_when_one_wants_to(tmp_path: Path, small: Any, vote: float, epo
     assert trainer.current_epoch == epochs
 
 
-@pytest.mark.parametrize(("vote", "kept"), [(0.0, "epoch=0-step=6.ckpt"), (1.0, "epoch=1-step=12.ckpt")])
-def test_a_checkpoint_replaces_another_when_all_agree(tmp_path: Path, small: Any, vote: float, kept: str) -> None:
+@pytest.mark.parametrize(("vote", "kept"), [(False, "epoch=0-step=6.ckpt"), (True, "epoch=1-step=12.ckpt")])
+def test_a_checkpoint_replaces_another_when_all_agree(tmp_path: Path, small: Any, vote: bool, kept: str) -> None:
     strategy = Paired()
     strategy.vote = vote
     checkpoint = ModelCheckpoint(tmp_path / "kept", monitor="score")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 import leyden
 from leyden.utilities.warnings import PossibleUserWarning
+from leyden_testing.models import rows
+from leyden_testing.training import quiet_trainer
 
 
 class Model(leyden.LightningModule):
@@ -45,20 +48,10 @@ class Model(leyden.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def rows(batches: int, **options: Any) -> DataLoader[Any]:
-    return DataLoader(TensorDataset(torch.ones(2 * batches, 4)), 2, **options)
-
-
 @pytest.fixture
 def trainer(tmp_path: Path) -> Callable[..., leyden.Trainer]:
     """Makes a quiet Trainer."""
-    quiet = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
-
-    def make(**options: Any) -> leyden.Trainer:
-        arguments = {"accelerator": "cpu", "max_epochs": 1, "default_root_dir": tmp_path, **dict.fromkeys(quiet, False)}
-        return leyden.Trainer(**{**arguments, **options})
-
-    return make
+    return partial(quiet_trainer, tmp_path)
 
 
 def said(run: Callable[[], Any]) -> list[str]:
@@ -157,3 +150,107 @@ def test_what_may_be_shuffled(trainer: Any) -> None:
     assert said(lambda: trainer().fit(Model(), rows(2, shuffle=True), rows(1))) == []
     assert said(lambda: trainer().validate(Model(), DataLoader(data, sampler=Own(data)))) == []
     assert said(lambda: trainer(barebones=True).validate(Model(), rows(2, shuffle=True))) == []
+
+
+# -- waiting for data -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that only moves when it is told to, and a machine of four processors."""
+    now = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    return now
+
+
+class Slow(TensorDataset):
+    """Rows that take so many seconds each.
+
+    Args:
+        clock: Where they take them.
+        seconds: How many; of the first row another number may be said.
+        first: That number.
+    """
+
+    def __init__(self, clock: list[float], seconds: float, first: float | None = None) -> None:
+        super().__init__(torch.ones(40, 4))
+        self.clock, self.seconds, self.first = clock, seconds, seconds if first is None else first
+
+    def __getitem__(self, index: int) -> Any:
+        self.clock[0] += self.seconds if index else self.first
+        return super().__getitem__(index)
+
+
+def model_of(clock: list[float], seconds: float) -> Model:
+    """A model whose step takes so long."""
+
+    class Steps(Model):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            clock[0] += seconds
+            return super().training_step(batch, batch_idx)
+
+    return Steps()
+
+
+def test_training_that_waits_for_its_data(trainer: Any, clock: list[float]) -> None:
+    """Where Lightning says of every loader with few workers that they may be too few, Leyden measures."""
+    run = trainer(max_epochs=2)
+    (text,) = said(lambda: run.fit(model_of(clock, 0.2), DataLoader(Slow(clock, 0.3), 2), rows(1)))
+    assert "does not have many workers (num_workers=0), and training waits 75% of its time for batches" in text
+    assert text.startswith("the train_dataloaders that were passed gave")
+    assert run.global_step == 40
+
+
+def test_one_slow_loader_among_several_is_found(trainer: Any, clock: list[float]) -> None:
+    class Of(Model):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            return super().training_step(batch["slow"], batch_idx)
+
+    loaders = {"none": [torch.ones(1)] * 20, "slow": DataLoader(Slow(clock, 0.3), 2)}
+    (text,) = said(lambda: trainer().fit(Of(), loaders, rows(1)))
+    assert "does not have many workers" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds_of_loading", "seconds_of_steps", "workers", "processors", "barebones"),
+    [
+        (0.1, 0.3, 0, 4, False), (0.02, 0, 0, 4, False), (0.3, 0, 1, 4, False), (0.3, 0, 0, 1, False),
+        (0.3, 0, 0, 4, True),
+    ],
+    ids=["long steps", "short epoch", "a worker", "one processor", "barebones"],
+)  # fmt: skip
+def test_training_that_does_not_wait_or_can_not_help_it(
+    trainer: Any,
+    clock: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    seconds_of_loading: float,
+    seconds_of_steps: float,
+    workers: int,
+    processors: int,
+    barebones: bool,
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: processors)
+    loader = DataLoader(Slow(clock, seconds_of_loading), 2, num_workers=workers)
+    run = trainer(barebones=barebones)
+    assert said(lambda: run.fit(model_of(clock, seconds_of_steps), loader, rows(1))) == []
+
+
+def test_the_first_batch_may_take_its_time(trainer: Any, clock: list[float]) -> None:
+    """Files are opened and indices read with it."""
+    loader = DataLoader(Slow(clock, 0.1, first=60), 2)
+    assert said(lambda: trainer().fit(model_of(clock, 0.3), loader, rows(1))) == []
+
+
+def test_only_the_first_epoch_is_watched(trainer: Any, clock: list[float]) -> None:
+    class SlowLater(Slow):
+        passes = 0
+
+        def __getitems__(self, indices: list[int]) -> list[Any]:
+            self.passes += 0 in indices
+            self.clock[0] += 0.6 * (self.passes > 1)
+            return [super(Slow, self).__getitem__(index) for index in indices]
+
+    loader = DataLoader(SlowLater(clock, 0), 2)
+    assert said(lambda: trainer(max_epochs=2).fit(model_of(clock, 0), loader, rows(1))) == []
+    assert clock[0] == pytest.approx(112)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import leyden
+from leyden_testing.training import quiet_trainer
 
 STAGES = ["fit", "validate", "test", "predict"]
 
@@ -29,10 +30,7 @@ class Keeper(leyden.Callback):
 
 
 def make_trainer(root: Path, *callbacks: Any, **options: Any) -> leyden.Trainer:
-    return leyden.Trainer(
-        accelerator="cpu", devices=1, default_root_dir=root, callbacks=list(callbacks), logger=False, max_epochs=1,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=bool(callbacks), **options,
-    )  # fmt: skip
+    return quiet_trainer(root, callbacks=list(callbacks), enable_checkpointing=bool(callbacks), **options)
 
 
 @pytest.fixture

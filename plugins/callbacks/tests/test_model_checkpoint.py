@@ -14,6 +14,7 @@ import torch
 import leyden
 from leyden.callbacks import Checkpoint, EarlyStopping, LambdaCallback, ModelCheckpoint
 from leyden.utilities import MisconfigurationException
+from leyden_testing.training import quiet_trainer
 
 
 def files(directory: Path) -> list[str]:
@@ -125,7 +126,7 @@ def test_a_metric_that_was_never_logged(
     tmp_path: Path, small: Any, arguments: dict[str, Any], run: dict[str, Any]
 ) -> None:
     model = small.make_model(leyden, scores=[1.0] * 4, validates=run.get("validate", True))
-    sentence = r"ModelCheckpoint\(monitor='train_los'\).*never logged.*'train_loss'.*did you mean 'train_loss'\?"
+    sentence = r"ModelCheckpoint monitors 'train_los', which was not logged.*'train_loss'.*did you mean 'train_loss'\?"
     with pytest.raises(MisconfigurationException, match=sentence):
         small.fit(
             leyden, tmp_path, [ModelCheckpoint(tmp_path / "kept", monitor="train_los", **arguments)], model=model, **run
@@ -135,7 +136,7 @@ def test_a_metric_that_was_never_logged(
 def test_a_metric_that_validation_will_bring_is_waited_for(tmp_path: Path, small: Any) -> None:
     checkpoint = ModelCheckpoint(tmp_path / "kept", monitor="score", save_on_train_epoch_end=True, save_top_k=-1)
     model = small.make_model(leyden, scores=[1.0, 2.0])
-    with pytest.warns(UserWarning, match="monitor='score'"):
+    with pytest.warns(UserWarning, match="monitors 'score'"):
         small.fit(leyden, tmp_path, [checkpoint], model=model, max_epochs=3, check_val_every_n_epoch=2)
     assert files(tmp_path / "kept") == ["epoch=1-step=12.ckpt", "epoch=2-step=18.ckpt"]
 
@@ -183,10 +184,9 @@ def failing_trainer(fail_from: int) -> Any:
 @pytest.mark.parametrize("arguments", [{}, {"monitor": "score", "save_top_k": 2}, {"monitor": "score"}])
 def test_nothing_moves_when_saving_fails(tmp_path: Path, small: Any, arguments: dict[str, Any]) -> None:
     checkpoint = ModelCheckpoint(tmp_path / "kept", save_last=True, **arguments)
-    trainer = failing_trainer(fail_from=3)(
-        accelerator="cpu", default_root_dir=tmp_path, callbacks=[checkpoint], logger=False, max_epochs=3,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
+    trainer = quiet_trainer(
+        tmp_path, failing_trainer(fail_from=3), callbacks=[checkpoint], max_epochs=3, enable_checkpointing=True
+    )
     with pytest.raises(OSError, match="no space left"):
         trainer.fit(small.make_model(leyden, [3.0, 2.0, 1.0]), small.make_loader(), small.make_loader(2))
     kept = tmp_path / "kept"
@@ -213,10 +213,7 @@ def test_the_link_points_to_a_file_at_any_moment(tmp_path: Path, small: Any) -> 
 
             self.strategy.checkpoint_io.remove_checkpoint = watched
 
-    trainer = Watching(
-        accelerator="cpu", default_root_dir=tmp_path, callbacks=[checkpoint], logger=False, max_epochs=3,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
+    trainer = quiet_trainer(tmp_path, Watching, callbacks=[checkpoint], max_epochs=3, enable_checkpointing=True)
     trainer.fit(small.make_model(leyden, validates=False), small.make_loader())
     assert whole[0] is False  # the first checkpoint is written before the link to it
     assert len(whole) >= 5

@@ -12,6 +12,7 @@ import torch
 import leyden
 from leyden.callbacks import BasePredictionWriter
 from leyden.utilities import MisconfigurationException
+from leyden_testing.training import quiet_trainer
 
 
 def make_writer(base: Any, interval: str) -> Any:
@@ -37,10 +38,7 @@ def predict(library: Any, root: Path, writer: Any, small: Any, loaders: Any, **a
     with warnings.catch_warnings():
         if library is not leyden:
             warnings.simplefilter("ignore")
-        trainer = library.Trainer(
-            accelerator="cpu", devices=1, default_root_dir=str(root), callbacks=[writer], logger=False,
-            enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
-        )  # fmt: skip
+        trainer = quiet_trainer(root, library.Trainer, devices=1, callbacks=[writer])
         return trainer.predict(small.make_model(library), loaders, **arguments)
 
 

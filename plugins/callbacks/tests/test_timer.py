@@ -59,9 +59,13 @@ def test_durations(duration: Any, seconds: float | None, lightning: Any) -> None
     assert lightning.callbacks.Timer(duration).time_remaining() == seconds
 
 
-@pytest.mark.parametrize("duration", ["1:00", "00:00:1:00", "an hour", 3600, {"fortnights": 1}])
+def test_a_duration_may_be_written_as_that_of_the_trainer() -> None:
+    assert Timer("0:1:2:3").time_remaining() == 3723
+
+
+@pytest.mark.parametrize("duration", ["1:00", "an hour", 3600, {"fortnights": 1}])
 def test_durations_that_are_not_understood(duration: Any) -> None:
-    with pytest.raises(MisconfigurationException, match="Timer\\(duration="):
+    with pytest.raises(MisconfigurationException, match=r"^Timer: duration=.* is no duration; write"):
         Timer(duration)
 
 

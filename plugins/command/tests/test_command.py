@@ -11,11 +11,11 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from fake_plugins import PluginSite, new_plugin_site
 
 import leyden as pl
-from leyden.plugin_system.manager import discover
+from leyden.plugin_system.discovery import discover
 from leyden_command.main import COMMANDS, main
+from leyden_testing.fake_plugins import PluginSite, new_plugin_site
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from fake_plugins import PluginSite, new_plugin_site
 
 import leyden as pl
-from leyden.plugin_system.manager import discover
+from leyden.plugin_system.discovery import discover
 from leyden_command import checks, distributions
 from leyden_command.checks import Device, Problem
 from leyden_command.main import main
+from leyden_testing.fake_plugins import PluginSite, new_plugin_site
 
 
 @pytest.fixture
@@ -111,8 +111,8 @@ def test_leyden_s_own_distributions_are_of_one_version_and_have_their_entry_poin
     assert problem.description.startswith(f"{name} is 0.0.1, but leyden-core is {pl.__version__}")
     assert problem.fix == f'pip install --upgrade "{name}=={pl.__version__}"'
 
-    records = [record for record in discover().records if record.distribution != name]
-    monkeypatch.setattr(discover(), "records", records)
+    infos = [info for info in discover().infos if info.distribution != name]
+    monkeypatch.setattr(discover(), "infos", infos)
     (problem,) = found(checks.entry_points)
     assert problem.fix == f"pip install --force-reinstall --no-deps {name}"
 
@@ -218,7 +218,7 @@ def test_defaults_that_nobody_brings(plugin_site: PluginSite, monkeypatch):
     monkeypatch.setenv("LEYDEN_PLUGINS", "cpu")
     monkeypatch.setattr(checks, "devices", lambda manager: [Device("cpu", 2, ["32-true"])])
     assert {problem.fix for problem in found(checks.roles)} == {"unset LEYDEN_PLUGINS_AUTOLOAD"}
-    discover().records[:] = discover().active  # as if the others were not installed
+    discover().infos[:] = discover().active  # as if the others were not installed
     fixes = {problem.description.rpartition("default ")[2]: problem.fix for problem in found(checks.roles)}
     assert fixes == {
         "checkpoint": "pip install leyden-callbacks",

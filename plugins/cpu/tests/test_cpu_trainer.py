@@ -6,8 +6,7 @@ import torch
 import leyden as pl
 from leyden.accelerators import CPUAccelerator
 from leyden.utilities import MisconfigurationException
-
-QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+from leyden_testing.training import quiet_trainer
 
 
 class Model(pl.LightningModule):
@@ -28,7 +27,7 @@ class Model(pl.LightningModule):
 @pytest.mark.parametrize("devices", [1, "auto"])
 def test_it_trains(tmp_path, accelerator, devices):
     model = Model()
-    trainer = pl.Trainer(accelerator=accelerator, devices=devices, max_steps=2, default_root_dir=tmp_path, **QUIET)
+    trainer = quiet_trainer(tmp_path, accelerator=accelerator, devices=devices, max_steps=2)
     trainer.fit(model, torch.utils.data.DataLoader(torch.ones(4, 4), 2))
     assert type(trainer.accelerator) is CPUAccelerator
     assert (model.devices, trainer.global_step) == ({"cpu"}, 2)
@@ -36,10 +35,10 @@ def test_it_trains(tmp_path, accelerator, devices):
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has a faster device")
 def test_it_is_chosen_where_there_is_nothing_faster(tmp_path):
-    assert type(pl.Trainer(default_root_dir=tmp_path, **QUIET).accelerator) is CPUAccelerator
+    assert type(quiet_trainer(tmp_path, accelerator="auto").accelerator) is CPUAccelerator
 
 
 @pytest.mark.parametrize("devices", [-1, [0], 0])
 def test_devices_that_make_no_sense_are_refused(tmp_path, devices):
     with pytest.raises(MisconfigurationException, match="a device is a process"):
-        pl.Trainer(accelerator="cpu", devices=devices, default_root_dir=tmp_path, **QUIET)
+        quiet_trainer(tmp_path, devices=devices)

@@ -13,14 +13,9 @@ import torch
 
 import leyden as pl
 from leyden.loggers import CSVLogger
+from leyden_testing.training import loader, quiet_trainer
 
-QUIET = {
-    "accelerator": "cpu",
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "num_sanity_val_steps": 0,
-    "log_every_n_steps": 1,
-}
+LOGGED = {"num_sanity_val_steps": 0, "log_every_n_steps": 1}
 
 
 def make_model(framework):
@@ -50,25 +45,20 @@ def make_model(framework):
     return Model()
 
 
-def loader():
-    data = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
-    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(data), batch_size=2)
-
-
 def steps(log_dir, name):
     with open(Path(log_dir, "metrics.csv"), newline="") as file:
         return [int(row["step"]) for row in csv.DictReader(file) if row[name]]
 
 
 def test_a_run_writes_the_files_that_lightning_writes(tmp_path):
-    arguments = {**QUIET, "max_epochs": 2, "log_every_n_steps": 3, "enable_checkpointing": False}
+    arguments = {**LOGGED, "max_epochs": 2, "log_every_n_steps": 3}
     directories = {}
 
     def run(framework, name, logger):
-        trainer = framework.Trainer(default_root_dir=tmp_path / name, logger=logger(tmp_path / name), **arguments)
+        trainer = quiet_trainer(tmp_path / name, framework.Trainer, logger=logger(tmp_path / name), **arguments)
         model = make_model(framework)
-        trainer.fit(model, loader(), loader())
-        trainer.test(model, loader(), verbose=False)
+        trainer.fit(model, loader(16), loader(16))
+        trainer.test(model, loader(16), verbose=False)
         directories[name] = Path(trainer.log_dir)
 
     run(pl, "ours", CSVLogger)
@@ -86,10 +76,10 @@ def test_a_run_writes_the_files_that_lightning_writes(tmp_path):
 
 
 def test_it_has_a_name(tmp_path):
-    trainer = pl.Trainer(max_epochs=1, default_root_dir=tmp_path, logger="csv", enable_checkpointing=False, **QUIET)
+    trainer = quiet_trainer(tmp_path, logger="csv", **LOGGED)
     assert type(trainer.logger) is CSVLogger
     assert list(tmp_path.iterdir()) == []
-    trainer.fit(make_model(pl), loader(), loader())
+    trainer.fit(make_model(pl), loader(16), loader(16))
     assert steps(tmp_path / "lightning_logs" / "version_0", "val_loss") == [7]
 
 
@@ -99,22 +89,15 @@ def test_what_was_logged_before_an_error_is_kept(tmp_path):
             if batch_idx == 5:
                 raise RuntimeError("the sixth batch")
 
-    trainer = pl.Trainer(
-        max_epochs=1,
-        default_root_dir=tmp_path,
-        logger="csv",
-        callbacks=[Breaks()],
-        enable_checkpointing=False,
-        **QUIET,
-    )
+    trainer = quiet_trainer(tmp_path, logger="csv", callbacks=[Breaks()], **LOGGED)
     with pytest.raises(RuntimeError, match="the sixth batch"):
-        trainer.fit(make_model(pl), loader(), loader())
+        trainer.fit(make_model(pl), loader(16), loader(16))
     assert steps(trainer.log_dir, "loss_step") == [0, 1, 2, 3, 4]
 
 
 def test_a_trial_run_leaves_no_files(tmp_path):
-    trainer = pl.Trainer(fast_dev_run=True, default_root_dir=tmp_path, logger="csv", **QUIET)
-    trainer.fit(make_model(pl), loader(), loader())
+    trainer = quiet_trainer(tmp_path, fast_dev_run=True, logger="csv", **LOGGED)
+    trainer.fit(make_model(pl), loader(16), loader(16))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,10 +5,10 @@ import random
 import numpy as np
 import pytest
 import torch
-from ddp_model import Model, quiet
 from torch.utils.data import DataLoader, Dataset
 
 import leyden as pl
+from leyden_testing.reporting import Model, quiet
 
 
 class Augmented(Dataset):

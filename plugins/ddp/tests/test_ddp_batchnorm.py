@@ -6,12 +6,13 @@ import pickle
 import pytest
 import torch
 import torch.distributed as dist
-from ddp_model import Model, Rows, alone, loader, quiet
-from forked import by_hand, codes
 from torch import nn
 
 from leyden.strategies import DDPStrategy
 from leyden_ddp.batchnorm import SynchronisedBatchNorm, synchronise_batchnorm
+from leyden_testing.forking import by_hand, codes
+from leyden_testing.reporting import Model, alone, loader, quiet
+from leyden_testing.training import Rows
 
 HOST = torch.device("cpu")
 # the plain layer, the shape of a sample, samples of the two processes

@@ -4,10 +4,11 @@ import warnings
 
 import pytest
 import torch
-from ddp_model import Model, Validated, alone, equal, loader, quiet
 from torch import nn
 
 from leyden.callbacks import ModelCheckpoint
+from leyden_testing.reporting import Model, Validated, alone, loader, quiet
+from leyden_testing.training import same_weights
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The checkpoint holds the state of callbacks", "ignore:Checkpoint directory .* is not empty"
@@ -53,7 +54,7 @@ def test_a_resumed_run_is_the_same_on_every_rank(tmp_path, step, accumulate):
         for parameter in resumed.parameters():
             parameter.zero_()
     again.fit(resumed, loader(12, shuffle=True), loader(5), ckpt_path=path)
-    assert equal(whole, resumed)
+    assert same_weights(whole, resumed)
     for before, after in zip(uninterrupted, other.reports(), strict=True):
         assert before["drawn"][-len(after["drawn"]) :] == after["drawn"]
         assert before["seen"]["train"][-len(after["seen"]["train"]) :] == after["seen"]["train"]
@@ -120,7 +121,7 @@ def test_lightning_loads_what_several_processes_saved_and_the_reverse(tmp_path):
     ours = Model()
     again, _ = quiet(tmp_path / "ours", max_epochs=2)
     again.fit(ours, loader(8, shuffle=True), ckpt_path=callback.best_model_path)
-    assert equal(ours.layer, theirs.layer)
+    assert same_weights(ours.layer, theirs.layer)
     third, _ = quiet(tmp_path / "third", max_epochs=3)
     third.fit(ours, loader(8, shuffle=True), ckpt_path=path)
     assert third.global_step == 6
@@ -147,4 +148,4 @@ def test_saving_in_the_parent_keeps_the_weights_and_says_what_is_missing(tmp_pat
     with pytest.warns(UserWarning, match="optimizers ended with them: the checkpoint has the weights alone"):
         trainer.save_checkpoint(tmp_path / "by_hand.ckpt")
     again = Model.load_from_checkpoint(tmp_path / "by_hand.ckpt")
-    assert equal(again, model)
+    assert same_weights(again, model)

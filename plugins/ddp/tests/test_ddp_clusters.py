@@ -9,16 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from breaking import Breaking, is_alive
-from ddp_model import Model, Validated, alone, equal, loader, quiet
-from forked import Forked, by_hand, codes, free_port, wait_for
-from networks import Networks, why_no_networks
 
 from leyden import hookimpl
 from leyden.callbacks import ModelCheckpoint
 from leyden.plugins import SLURMEnvironment
 from leyden.utilities.exceptions import SIGTERMException
 from leyden_ddp.strategy import DDPStrategy
+from leyden_testing.breaking import Breaking
+from leyden_testing.forking import Forked, by_hand, codes, is_alive, wait_for
+from leyden_testing.ranks import free_port
+from leyden_testing.reporting import Model, Validated, alone, loader, quiet
+from leyden_testing.training import same_weights
+
+from .networks import Networks, why_no_networks
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The checkpoint holds the state of callbacks", "ignore:Checkpoint directory .* is not empty"
@@ -94,7 +97,7 @@ class TestSIGTERM:
         resumed = Signalled()
         [path] = tmp_path.glob("*.ckpt")
         quiet(tmp_path, **options)[0].fit(resumed, loader(24, shuffle=True), loader(6), ckpt_path=path)
-        assert equal(resumed, uninterrupted(tmp_path / "whole", val_check_interval=2))
+        assert same_weights(resumed, uninterrupted(tmp_path / "whole", val_check_interval=2))
 
     def test_in_the_last_batch_is_obeyed_too(self, tmp_path):
         with pytest.raises(SIGTERMException):
@@ -111,7 +114,7 @@ class TestSIGTERM:
         for rank in (0, 1):
             wait_for(tmp_path / f"ready-{rank}")
         os.kill(process.pid, signal.SIGTERM)
-        assert process.wait(10) == 143
+        assert process.wait() == 143
         assert len(set(ends(tmp_path))) == 1
 
     def test_in_an_evaluation_ends_it_when_its_pass_is_over(self, tmp_path):
@@ -211,7 +214,7 @@ class TestTorchrun:
             quiet(tmp_path, strategy="ddp")[0].fit(model, loader(16), loader(16))
 
         process = Forked(lambda: self.launch(script), tmp_path / "said")
-        assert codes([process], 20) == [1]
+        assert codes([process]) == [1]
         assert not any(map(is_alive, model.pids()))
         reasons = {"raises": "Broken: ('it broke', 7)", "is killed": "Signal 9 (SIGKILL)"}
         assert reasons[how] in process.said
@@ -306,7 +309,7 @@ class TestNodes:
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         model = Breaking(tmp_path / "run", "training_step", how, rank=3)
         nodes = [self.node(tmp_path, rank, model, loader(8), variables=meeting) for rank in (0, 1)]
-        assert codes(nodes, 10) == [1, 1]
+        assert codes(nodes) == [1, 1]
         assert "PeerFailedError: Rank 3 failed first:" in nodes[0].said
         if how == "raises":
             assert "Rank 3 failed:" in nodes[1].said
@@ -350,7 +353,7 @@ def test_other_plugins_in_one_rank_are_refused(tmp_path, case):
         quiet(tmp_path, strategy="ddp", plugins=plugins)[0].fit(Model(), loader(4))
 
     processes = by_hand(script, tmp_path)
-    assert codes(processes, 10) == [1, 1]
+    assert codes(processes) == [1, 1]
     said = processes[0].said.splitlines()[-1]
     assert "MisconfigurationException: The plugins of rank 1 are not those of rank 0, or not in the same order:" in said
     if case == "missing in one":
@@ -363,12 +366,12 @@ def test_plugins_of_another_version_in_one_rank_are_refused(tmp_path):
     def script():
         trainer, _ = quiet(tmp_path, strategy="ddp")
         if trainer.global_rank == 1:
-            record = next(record for record in trainer.plugin_manager.records if record.name == "ddp")
+            record = next(record for record in trainer.plugin_manager.infos if record.name == "ddp")
             record.version = "0.0.9"
         trainer.fit(Model(), loader(4))
 
     processes = by_hand(script, tmp_path)
-    assert codes(processes, 10) == [1, 1]
+    assert codes(processes) == [1, 1]
     assert (
         "rank 0 has plugin 'ddp' of leyden-ddp 0.1.0 where rank 1 has plugin 'ddp' of leyden-ddp 0.0.9"
         in processes[0].said

@@ -9,9 +9,6 @@ from datetime import timedelta
 
 import pytest
 import torch
-from breaking import WAYS, BadRows, Breaking, Broken, break_in, is_alive
-from ddp_model import Model, Validated, loader, quiet
-from forked import Forked, by_hand, codes, wait_for
 from torch import nn
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.utils.data import DataLoader
@@ -21,11 +18,17 @@ from leyden.utilities.rank_zero import rank_zero_only
 from leyden_cpu.accelerator import CPUAccelerator
 from leyden_ddp.failure import PeerFailedError
 from leyden_ddp.strategy import DDPStrategy
+from leyden_testing.breaking import WAYS, BadRows, Breaking, Broken, break_in
+from leyden_testing.forking import PATIENCE, Forked, by_hand, codes, is_alive, wait_for, wait_for_end
+from leyden_testing.reporting import Model, Validated, loader, quiet
 
 WITHIN_FIT = [
     "setup", "on_train_batch_start", "training_step", "backward", "on_train_batch_end", "validation_step",
     "on_train_end", "on_fit_end",
 ]  # fmt: skip
+TORN = pytest.mark.flaky(
+    reruns=1, reason="PyTorch may notice a killed worker by its torn connection first, and then doesn't name it"
+)
 
 
 class TestOneRankRaises:
@@ -65,7 +68,9 @@ class TestOneRankRaises:
         assert "Rank 1 failed" in str(error)
         assert "nobody else knows this type" in str(error)
 
-    @pytest.mark.parametrize(("how", "said"), [("raises", "it broke"), ("is killed", "DataLoader worker")])
+    @pytest.mark.parametrize(
+        ("how", "said"), [("raises", "it broke"), pytest.param("is killed", "DataLoader worker", marks=TORN)]
+    )
     def test_because_of_a_worker_of_its_loader(self, tmp_path, how, said):
         train = DataLoader(BadRows(how), 2, num_workers=1)
         error = break_in(Breaking(tmp_path / "run", "nowhere"), train)
@@ -129,7 +134,7 @@ class TestOneRankIsKilled:
         error = break_in(Breaking(tmp_path / "run", "training_step", "exits"))
         assert isinstance(error, ProcessExitedException)
         assert error.exit_code == 3
-        assert "The process of rank 1 ended with code 3 without a word" in str(error)
+        assert "The process of rank 1 ended with code 3 without an error message" in str(error)
 
     def test_and_the_others_workers_are_ended_too(self, tmp_path):
         class Stuck(Breaking):
@@ -241,14 +246,14 @@ class TestStartedByHand:
         assert "Broken: ('it broke', 7)" in said[0]
         assert "Broken: ('it broke', 7)" in said[1]
         assert "PeerFailedError" not in said[1]
-        line = "[rank2]: Rank 2 ends, as rank 1 failed: breaking.Broken: ('it broke', 7)"
+        line = "[rank2]: Rank 2 ends, as rank 1 failed: leyden_testing.breaking.Broken: ('it broke', 7)"
         assert said[2].strip() == line
 
     @pytest.mark.parametrize("rank", [0, 1])
     def test_one_is_killed(self, tmp_path, rank):
         model = Breaking(tmp_path / "run", "backward", "is killed", rank)
         processes = by_hand(together(tmp_path, model), tmp_path)
-        assert sorted(codes(processes, 10)) == [-9, 1]
+        assert sorted(codes(processes)) == [-9, 1]
         said = processes[1 - rank].said
         assert f"The process of rank {rank} ({processes[rank].pid}) was killed" in said
         assert "TCPStore" not in said  # no pages of C++ frames
@@ -268,7 +273,7 @@ class TestStartedByHand:
             wait_for(model.directory / f"ready-{rank}")
         for process in processes:
             os.kill(process.pid, signal.SIGINT)
-        assert codes(processes, 10) == [1, 1]
+        assert codes(processes) == [1, 1]
         assert "KeyboardInterrupt" in model.told(1)
 
     @pytest.mark.parametrize(
@@ -293,12 +298,12 @@ class TestStartedByHand:
                     wait_for(tmp_path / "begun-0")
                 return
             process = int(wait_for(tmp_path / "pid"))
-            while when == "before" and is_alive(process):
-                time.sleep(0.01)
+            if when == "before":
+                wait_for_end(process)
             quiet(tmp_path, strategy=Telling())[0].validate(Validated(), loader(4), verbose=False)
 
         processes = by_hand(script, tmp_path)
-        assert codes(processes, 10) == [1, 0]
+        assert codes(processes) == [1, 0]
         assert said in processes[0].said
 
 
@@ -309,15 +314,15 @@ class TestNotAllCome:
         return lambda: quiet(directory, strategy=strategy, **options)[0].fit(Model(), loader(16))
 
     def test_the_missing_are_named_on_rank_0_only(self, tmp_path):
-        processes = by_hand(self.meeting(tmp_path, devices=4), tmp_path, [0, 1], 4)
-        assert codes(processes, 10) == [1, 1]
-        assert "After 1 s, 2 of 4 processes have come; missing: rank 2, 3." in processes[0].said
+        processes = by_hand(self.meeting(tmp_path, seconds=5, devices=4), tmp_path, [0, 1], 4)
+        assert codes(processes) == [1, 1]
+        assert "After 5 s, 2 of 4 processes have come; missing: rank 2, 3." in processes[0].said
         assert processes[1].said == ""
 
     def test_without_rank_0(self, tmp_path):
         [process] = by_hand(self.meeting(tmp_path), tmp_path, [1])
-        assert process.wait(10) == 1
-        assert "Rank 1 does not reach rank 0 at 127.0.0.1:" in process.said
+        assert process.wait() == 1
+        assert "Rank 1 has not reached rank 0 at 127.0.0.1:" in process.said
         assert "[E" not in process.said  # PyTorch's own words
 
     def test_one_raises_before(self, tmp_path):
@@ -327,7 +332,7 @@ class TestNotAllCome:
             self.meeting(tmp_path)()
 
         processes = by_hand(script, tmp_path)
-        assert codes(processes, 10) == [1, 1]
+        assert codes(processes) == [1, 1]
         assert "missing: rank 1" in processes[0].said
 
     @pytest.mark.parametrize("how", ["raises", "is killed"])
@@ -341,7 +346,7 @@ class TestNotAllCome:
         began = time.monotonic()
         with pytest.raises(Broken if how == "raises" else ProcessExitedException):
             quiet(tmp_path, accelerator=Bad())[0].fit(Model(), loader(16))
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < PATIENCE
 
 
 def test_a_process_whose_starter_is_gone_waits_for_nobody(tmp_path):
@@ -359,8 +364,4 @@ def test_a_process_whose_starter_is_gone_waits_for_nobody(tmp_path):
         start, tmp_path / "said", LOCAL_RANK="1", RANK="1", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="9"
     )
     assert starter.wait() == 0
-    child = int(wait_for(tmp_path / "child"))
-    until = time.monotonic() + 10
-    while is_alive(child):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    wait_for_end(int(wait_for(tmp_path / "child")))

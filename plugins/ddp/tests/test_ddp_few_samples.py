@@ -5,13 +5,13 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from ddp_model import Model, Validated, alone, loader, quiet
 from torch.utils.data import DataLoader, IterableDataset
 
 import leyden as pl
 from leyden.callbacks import BasePredictionWriter, EarlyStopping, ModelCheckpoint
 from leyden.plugins import Record
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.reporting import Model, Validated, alone, loader, quiet
 
 
 class Logging(Validated):

@@ -12,9 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from breaking import Breaking, Broken, is_alive
-from ddp_model import Model, Rows, Validated, alone, close, loader, quiet
-from forked import Forked, codes, free_port, wait_for
 from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 from torch.utils.data import DataLoader
@@ -24,14 +21,18 @@ from leyden.callbacks import EarlyStopping, ModelCheckpoint
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_ddp import launchers
 from leyden_ddp.strategy import DDPStrategy
+from leyden_testing.breaking import Breaking, Broken
+from leyden_testing.forking import PATIENCE, Forked, codes, is_alive, wait_for, wait_for_end
+from leyden_testing.ranks import free_port
+from leyden_testing.reporting import Model, Validated, alone, loader, quiet
+from leyden_testing.training import Rows, same_weights
 
 SCRIPT = """
 import json, os, sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
 import torch
-from breaking import Breaking
-from ddp_model import Validated, loader, quiet
+from leyden_testing.breaking import Breaking
+from leyden_testing.reporting import Validated, loader, quiet
 
 def main(how, folder):
     folder = Path(folder)
@@ -47,13 +48,13 @@ def main(how, folder):
     if "TORCHELASTIC_RUN_ID" not in os.environ:  # whose processes are all of one run
         single, _ = quiet(folder, devices=1, strategy="auto")
         losses = single.validate(again, loader(7), verbose=False)
-    report = {{
+    report = {
         "argv": sys.argv[1:], "steps": [first.global_step, other.global_step], "options": sys.warnoptions,
         "tested": results[0]["test_loss"], "predicted": sum(map(len, predictions)),
         "alone": [loss["val_loss"] for loss in losses],
         "weights": again.layer[0].weight.tolist(), "cwd": os.getcwd(), "parent": os.getppid(), "pid": os.getpid(),
-    }}
-    (folder / f"report-{{first.global_rank}}.json").write_text(json.dumps(report))
+    }
+    (folder / f"report-{first.global_rank}.json").write_text(json.dumps(report))
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
@@ -68,7 +69,7 @@ def package(tmp_path):
     for part in ("package", "package/inner"):
         (tmp_path / part / "__init__.py").touch()
     script = tmp_path / "package" / "inner" / "train.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    script.write_text(SCRIPT)
     return script
 
 
@@ -120,9 +121,8 @@ def test_the_readmes_script(tmp_path):
 
 INTERACTIVE = """
 import sys
-sys.path.insert(0, {tests!r})
 from pathlib import Path
-from ddp_model import Model, loader, quiet
+from leyden_testing.reporting import Model, loader, quiet
 quiet(Path({folder!r}), strategy={strategy!r})[0].fit(Model(), loader(4))
 print("fitted")
 """
@@ -132,7 +132,7 @@ print("fitted")
 def test_a_script_without_a_guard_is_told_that_spawn_needs_one(tmp_path):
     (tmp_path / "train.py").write_text(
         "import leyden as pl\n"
-        "from leyden.demos.boring_classes import BoringModel\n"
+        "from leyden.demos import BoringModel\n"
         "trainer = pl.Trainer(accelerator='cpu', devices=2, strategy='ddp_spawn', fast_dev_run=True)\n"
         "trainer.fit(BoringModel())\n"
     )
@@ -143,16 +143,16 @@ def test_a_script_without_a_guard_is_told_that_spawn_needs_one(tmp_path):
 
 @pytest.mark.slow
 def test_what_is_no_script_is_told_to_take_ddp_notebook(tmp_path):
-    text = INTERACTIVE.format(tests=str(Path(__file__).parent), folder=str(tmp_path), strategy="ddp")
+    text = INTERACTIVE.format(folder=str(tmp_path), strategy="ddp")
     result = run("-c", text, cwd=tmp_path, code=1)
     assert result.stderr.count("Traceback") == 1
-    assert "This program is no script that could be run again" in result.stderr
+    assert "This program is no script that can be run again" in result.stderr
     assert "write strategy='ddp_notebook'" in result.stderr
 
 
 @pytest.mark.slow
 def test_ddp_notebook_trains_what_is_typed(tmp_path):
-    text = INTERACTIVE.format(tests=str(Path(__file__).parent), folder=str(tmp_path), strategy="ddp_notebook")
+    text = INTERACTIVE.format(folder=str(tmp_path), strategy="ddp_notebook")
     assert "fitted" in run("-i", "-", cwd=tmp_path, input=text + "exit()\n").stdout
 
 
@@ -190,7 +190,7 @@ class _Popen:
         return self.returncode
 
     def wait(self, timeout=None):
-        until = time.monotonic() + (60 if timeout is None else timeout)
+        until = time.monotonic() + (PATIENCE if timeout is None else timeout)
         while self.poll() is None:
             if time.monotonic() > until:
                 raise subprocess.TimeoutExpired("script", timeout)
@@ -225,16 +225,22 @@ class TestScriptRunAgain:
             trainer, _ = quiet(tmp_path, strategy="ddp")
             trainer.fit(Model(), loader(4))
             if trainer.global_rank == 1:
-                time.sleep(1)
+                wait_for(tmp_path / "go on")
                 (tmp_path / "late").write_text("done")
+            else:
+                (tmp_path / "ended").write_text("as far as the script goes")
 
-        assert start(script).wait(10) == 0
+        process = start(script)
+        wait_for(tmp_path / "ended")
+        assert is_alive(process.pid)
+        (tmp_path / "go on").write_text("now")
+        assert process.wait() == 0
         assert (tmp_path / "late").exists()
 
     def test_rank_0_is_killed(self, tmp_path, start):
         model = Breaking(tmp_path / "run", "training_step", "is killed", rank=0)
         process = start(lambda: quiet(tmp_path, strategy="ddp")[0].fit(model, loader(16), loader(16)))
-        assert process.wait(10) == -signal.SIGKILL
+        assert process.wait() == -signal.SIGKILL
         self.ends(tmp_path)
         assert "Rank 1 ends, as rank 0 failed: The process of rank 0" in other(tmp_path)
 
@@ -246,22 +252,19 @@ class TestScriptRunAgain:
                 os.environ["MASTER_PORT"] = str(free_port())
             quiet(tmp_path, strategy="ddp")[0].fit(Model(), loader(16))
 
-        assert start(script).wait(10) == -signal.SIGKILL
+        assert start(script).wait() == -signal.SIGKILL
         self.ends(tmp_path)
         assert re.search(r"The process \d+, which started this one for its run, is gone", other(tmp_path))
 
     @staticmethod
     def kill_when_started(directory):
-        wait_for(directory / "said-1", 0.3) if (directory / "said-1").exists() else wait_for(directory / "started")
+        wait_for(directory / "started")
         os.kill(os.getpid(), signal.SIGKILL)
 
     @staticmethod
     def ends(directory):
         """The other process comes to its end."""
-        pid, until = int((directory / "started").read_text()), time.monotonic() + 10
-        while is_alive(pid):
-            assert time.monotonic() < until
-            time.sleep(0.02)
+        wait_for_end(int((directory / "started").read_text()))
 
     def test_it_fails_before_they_have_met(self, tmp_path, start):
         def script():
@@ -270,7 +273,7 @@ class TestScriptRunAgain:
             quiet(tmp_path, strategy="ddp")[0].fit(Model(), loader(16))
 
         process = start(script)
-        assert process.wait(10) == 1
+        assert process.wait() == 1
         assert "ImportError: a module of rank 1 is missing" in other(tmp_path)
         assert "MeetingError: The process of local rank 1 ended with code 1 before the run began;" in process.said
 
@@ -278,7 +281,7 @@ class TestScriptRunAgain:
     def test_it_fails(self, tmp_path, start, where):
         model = Breaking(tmp_path / "run", where)
         process = start(lambda: quiet(tmp_path, strategy="ddp")[0].fit(model, loader(16), loader(16)))
-        assert process.wait(10) == 1
+        assert process.wait() == 1
         assert "Broken: ('it broke', 7)" in other(tmp_path)
         said = (
             "PeerFailedError: Rank 1 failed"
@@ -296,7 +299,7 @@ class TestScriptRunAgain:
             trainer.validate(Validated(), loader(4), verbose=False)
 
         process = start(script)
-        assert process.wait(12) == 1
+        assert process.wait() == 1
         assert "Broken: ('in what comes after', 1)" in process.said
         assert re.search("[Rr]ank 0 has ended its program", other(tmp_path))
 
@@ -312,7 +315,7 @@ class TestScriptRunAgain:
             wait_for(model.directory / f"ready-{rank}")
         for pid in (process.pid, int((tmp_path / "started").read_text())):
             os.kill(pid, signal.SIGINT)
-        assert process.wait(10) == 1
+        assert process.wait() == 1
         self.ends(tmp_path)
         assert "Traceback" not in process.said + other(tmp_path)
 
@@ -323,7 +326,7 @@ class TestScriptRunAgain:
             def on_train_start(self):
                 (tmp_path / f"asked-{self.global_rank}").write_text(" ".join(os.environ[name] for name in names))
 
-        assert start(lambda: quiet(tmp_path, strategy="ddp")[0].fit(Asking(), loader(4))).wait(10) == 0
+        assert start(lambda: quiet(tmp_path, strategy="ddp")[0].fit(Asking(), loader(4))).wait() == 0
         assert [(tmp_path / f"asked-{rank}").read_text() for rank in (0, 1)] == [
             "0 0 2 0 127.0.0.1",
             "1 1 2 0 127.0.0.1",
@@ -409,7 +412,7 @@ def test_forked_runs_see_the_weights_of_those_before(tmp_path):
         trainer, _ = quiet(tmp_path)
         trainer.fit(together, loader(16), loader(4))
         alone(tmp_path / "alone").fit(single, loader(16, 4), loader(4))
-    assert close(together, single)
+    assert same_weights(together, single, 1e-6)
 
 
 class Plain:
@@ -584,5 +587,5 @@ def test_a_port_in_use(tmp_path):
             script, tmp_path / "said", LOCAL_RANK="0", RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
             MASTER_PORT=str(port),
         )  # fmt: skip
-        assert process.wait(10) == 1
+        assert process.wait() == 1
     assert f"Port {port} of 127.0.0.1, where the processes should meet, is in use" in process.said

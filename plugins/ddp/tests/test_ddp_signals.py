@@ -5,11 +5,12 @@ import threading
 
 import pytest
 import torch
-from ddp_model import Model, Validated, alone, equal, loader
 
 import leyden as pl
 from leyden.plugins import SLURMEnvironment
 from leyden.utilities.exceptions import SIGTERMException
+from leyden_testing.reporting import Model, Validated, alone, loader
+from leyden_testing.training import same_weights
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def test_a_trainer_in_another_thread_leaves_signals_alone(tmp_path, called):
 def test_without_the_plugin_signals_are_left_alone(tmp_path, called):
     trainer = alone(tmp_path, callbacks=[Raise("on_after_backward", at=1)])
     trainer.plugin_manager = trainer.plugin_manager.extended([])
-    trainer.plugin_manager.records = [r for r in trainer.plugin_manager.records if r.name != "ddp"]
+    trainer.plugin_manager.infos = [r for r in trainer.plugin_manager.infos if r.name != "ddp"]
     trainer.fit(Model(), loader(8))
     assert (trainer.received_sigterm, trainer.global_step, called) == (False, 4, [signal.SIGTERM])
 
@@ -166,7 +167,7 @@ def test_a_job_that_may_run_again_is_saved_and_goes_on(tmp_path, called, task, n
     assert trainer.ckpt_path == str(tmp_path / "hpc_ckpt_1.ckpt")
     whole = Model()
     alone(tmp_path / "whole", max_epochs=2).fit(whole, loader(8))
-    assert equal(model, whole)
+    assert same_weights(model, whole)
     trainer.test(model, loader(2), verbose=False)  # with the weights that it is given
     assert trainer.ckpt_path is None
 

@@ -5,13 +5,14 @@ from functools import partial
 
 import pytest
 import torch
-from ddp_model import Model, Validated, alone, close, equal, loader, quiet
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.utils.data import WeightedRandomSampler
 
 import leyden as pl
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.reporting import Model, Validated, alone, loader, quiet
+from leyden_testing.training import same_weights
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 ADAM = partial(torch.optim.Adam, lr=0.05)
@@ -33,8 +34,8 @@ def test_the_weights_are_those_of_one_process_on_the_same_global_batch(tmp_path,
     trainer, reporter = quiet(tmp_path, max_epochs=2, **options)
     trainer.fit(together, loader(16))
     alone(tmp_path / "alone", max_epochs=2, **options).fit(single, loader(16, 4))
-    assert close(together, single, tolerance)
-    assert not close(together, Model(optimizer), 10 * tolerance)
+    assert same_weights(together, single, tolerance)
+    assert not same_weights(together, Model(optimizer), 10 * tolerance)
     ranks = reporter.reports()
     assert ranks[0]["weights"] == ranks[1]["weights"]
     assert trainer.global_step == ranks[0]["steps"] == ranks[1]["steps"]
@@ -66,7 +67,7 @@ def test_the_weights_are_lightnings_to_the_last_bit(tmp_path, optimizer):
             enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
         )  # fmt: skip
         peer.fit(Theirs(), loader(22, shuffle=True))
-    assert equal(ours.layer, theirs.layer)
+    assert same_weights(ours.layer, theirs.layer)
     assert peer.global_step == 0  # Lightning forgets it in the parent, Leyden does not
 
 
@@ -181,7 +182,7 @@ def test_manual_optimisation_of_two_optimizers(tmp_path):
     trainer, reporter = quiet(tmp_path, strategy="ddp_fork_find_unused_parameters_true")
     trainer.fit(together, loader(16))
     alone(tmp_path / "alone").fit(single, loader(16, 4))
-    assert close(together, single)
+    assert same_weights(together, single, 1e-6)
     assert trainer.global_step == 8
     ranks = reporter.reports()
     assert ranks[0]["weights"] == ranks[1]["weights"]
@@ -212,7 +213,7 @@ def test_static_graph(tmp_path):
     together, single = Model(), Model()
     quiet(tmp_path, strategy=DDPStrategy(start_method="fork", static_graph=True))[0].fit(together, loader(16))
     alone(tmp_path / "alone").fit(single, loader(16, 4))
-    assert close(together, single)
+    assert same_weights(together, single, 1e-6)
 
 
 class Collectives(Model):

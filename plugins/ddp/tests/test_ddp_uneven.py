@@ -4,12 +4,13 @@ from functools import partial
 
 import pytest
 import torch
-from ddp_model import Model, close, equal, quiet
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from leyden.callbacks import ModelCheckpoint
 from leyden_ddp.strategy import DDPStrategy
+from leyden_testing.reporting import Model, quiet
+from leyden_testing.training import same_weights
 
 
 def rows_of(rank, count):
@@ -88,8 +89,8 @@ def test_join_has_the_weights_of_the_mean_over_those_that_have_a_batch(tmp_path,
     model, expected = kind(), joined()
     trainer, reporter = trainer_of(tmp_path, "join")
     trainer.fit(model, batches_of(dataset))
-    assert close(model, expected)
-    assert not close(model, Model(), 1e-3)
+    assert same_weights(model, expected, 1e-6)
+    assert not same_weights(model, Model(), 1e-3)
     ranks = reporter.reports()
     assert ranks[0]["weights"] == ranks[1]["weights"]
     assert trainer.global_step == 5
@@ -123,7 +124,7 @@ def test_a_run_goes_on_among_batches_that_a_process_repeats(tmp_path, dataset, p
     saving = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
     whole, _ = fit("whole", callbacks=[saving], enable_checkpointing=True)
     resumed, (first, second) = fit("resumed", tmp_path / "step=4.ckpt")
-    assert equal(resumed, whole)
+    assert same_weights(resumed, whole)
     assert first == [[1], [0], [1], [2], [0], [1]]
     assert second == [[4], [0], [1], [2], [3], [4]]
 

@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 
 from leyden.interfaces.environment import Environment
-from leyden.plugin_system.registry import Registry
+from leyden.plugin_system.discovery import discover
 from leyden.plugins import (
     KubeflowEnvironment,
     LightningEnvironment,
@@ -119,10 +119,10 @@ def lightning():
 @pytest.mark.parametrize("cls", ALL)
 def test_each_is_an_environment_found_by_name_and_class_name(cls):
     assert issubclass(cls, Environment)
-    part = Registry().get("environment", cls.__name__)
+    part = discover().component("environment", cls.__name__)
     assert part.load() is cls
     assert part.name in ("torchrun", "slurm", "lsf", "mpi", "kubeflow", "local")
-    assert Registry().get("environment", part.name) is part
+    assert discover().component("environment", part.name) is part
 
 
 def test_lightning_s_name_of_the_local_environment_works():
@@ -131,7 +131,7 @@ def test_lightning_s_name_of_the_local_environment_works():
 
 def found():
     """The names of the environments that apply, in the order of their priorities."""
-    parts = sorted(Registry().components("environment"), key=lambda part: -part.options["priority"])
+    parts = sorted(discover().components("environment"), key=lambda part: -part.options["priority"])
     return [part.name for part in parts if part.load().detect()]
 
 

@@ -17,7 +17,7 @@ folder, without, lightning = sys.argv[1:]
 if without:
     sys.modules[without] = None
 import torch.distributed as dist
-from leyden.plugin_system.registry import Registry
+from leyden.plugin_system.discovery import discover
 
 def facts(environment):
     return {
@@ -28,7 +28,7 @@ def facts(environment):
         "node rank": environment.node_rank(),
     }
 
-found = [part for part in Registry().components("environment") if part.load().detect()]
+found = [part for part in discover().components("environment") if part.load().detect()]
 part = max(found, key=lambda part: part.options["priority"])
 environment = part.build()
 answer = {"name": part.name, **facts(environment)}

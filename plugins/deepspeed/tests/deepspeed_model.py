@@ -1,4 +1,4 @@
-"""A small model, rows for it, and Trainers of two forked processes under DeepSpeed, of which one builds nothing."""
+"""A small model and one that builds nothing at first, and Trainers of two forked processes under DeepSpeed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
 
 import leyden as pl
 from leyden_deepspeed.strategy import DeepSpeedStrategy
+from leyden_testing.training import quiet_trainer
 
 
 def adamw(parameters: Any) -> Any:
@@ -69,19 +69,9 @@ class BuiltLater(Model):
             super().build()
 
 
-def loader(count: int, batch_size: int = 2, **options: Any) -> DataLoader[Any]:
-    generator = torch.Generator().manual_seed(count)
-    rows = torch.randn(count, 6, generator=generator)
-    return DataLoader(TensorDataset(rows[:, :4], rows[:, 4:]), batch_size, **options)
-
-
 def quiet(tmp_path: Path, **options: Any) -> pl.Trainer:
-    """A Trainer that logs, saves and shows nothing."""
-    arguments: dict[str, Any] = {
-        "accelerator": "cpu", "max_epochs": 2, "logger": False, "enable_checkpointing": False,
-        "enable_progress_bar": False, "enable_model_summary": False, "default_root_dir": tmp_path,
-    }  # fmt: skip
-    return pl.Trainer(**{**arguments, **options})
+    """A quiet Trainer for two epochs."""
+    return quiet_trainer(tmp_path, **{"max_epochs": 2, **options})
 
 
 def together(tmp_path: Path, strategy: Any = None, **options: Any) -> pl.Trainer:
@@ -94,14 +84,3 @@ def together(tmp_path: Path, strategy: Any = None, **options: Any) -> pl.Trainer
     """
     made = DeepSpeedStrategy(start_method="fork", **(strategy or {}))
     return quiet(tmp_path, devices=2, strategy=made, **options)
-
-
-def close(one: nn.Module, other: nn.Module, tolerance: float = 1e-6) -> bool:
-    """Whether two modules have the same weights, but for the order in which floating-point numbers were added."""
-    pairs = zip(one.parameters(), other.parameters(), strict=True)
-    return all(torch.allclose(a, b, rtol=0, atol=tolerance) for a, b in pairs)
-
-
-def equal(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two modules have the same weights to the last bit."""
-    return close(one, other, 0.0)

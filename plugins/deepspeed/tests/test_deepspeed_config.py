@@ -8,13 +8,15 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from deepspeed_model import Model, loader, quiet
 
 import leyden as pl
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_deepspeed import config as configuration
 from leyden_deepspeed import consolidate
 from leyden_deepspeed.strategy import DeepSpeedStrategy
+from leyden_testing.training import loader
+
+from .deepspeed_model import Model, quiet
 
 KNOWN = {
     "accumulate_grad_batches": 1, "gradient_clip_val": None, "precision": "32-true", "batch_size": 4, "world_size": 2,
@@ -118,7 +120,7 @@ def test_what_is_wrong_with_arguments_or_files_is_said(tmp_path):
     with pytest.raises(MisconfigurationException, match=r"broken\.json' is no JSON"):
         DeepSpeedStrategy(tmp_path / "broken.json")
     (tmp_path / "list.json").write_text("[1]")
-    with pytest.raises(MisconfigurationException, match=r"holds no object, but \[1\]"):
+    with pytest.raises(MisconfigurationException, match=r"must be a JSON object, and is \[1\]"):
         DeepSpeedStrategy(tmp_path / "list.json")
 
 
@@ -161,7 +163,7 @@ def test_float16_scales_the_loss_as_asked(precision):
         ({"bf16": {"enabled": True}}, {}, "bf16.enabled=True, but the Trainer's precision is '32-true'"),
         ({"bf16": {"enabled": False}}, {"precision": "bf16-mixed"}, "bf16.enabled=False, but .* 'bf16-mixed'"),
         ({"fp16": {"enabled": True}}, {"precision": "bf16-mixed"}, "fp16.enabled=True, but .* 'bf16-mixed'"),
-        ({}, {"precision": "64-true"}, "'64-true' is nothing that DeepSpeed computes in"),
+        ({}, {"precision": "64-true"}, "'64-true' is not supported by DeepSpeed"),
         ({"managed_gradient_accumulation": False}, {}, "managed_gradient_accumulation=false"),
     ],
 )
@@ -177,7 +179,7 @@ def test_disagreement_is_said_when_the_trainer_is_made(tmp_path):
             tmp_path, devices=2, accumulate_grad_batches=2,
             strategy=DeepSpeedStrategy({"gradient_accumulation_steps": 4}),
         )  # fmt: skip
-    with pytest.raises(MisconfigurationException, match='"value" is nothing that DeepSpeed does'):
+    with pytest.raises(MisconfigurationException, match='"value" is not supported by DeepSpeed'):
         quiet(tmp_path, devices=2, strategy="deepspeed", gradient_clip_val=1.0, gradient_clip_algorithm="value")
     with pytest.raises(MisconfigurationException, match="precision='64-true'"):
         quiet(tmp_path, devices=2, strategy="deepspeed", precision="64-true")
@@ -208,7 +210,7 @@ def test_a_checkpoint_that_is_not_to_be_unpickled_or_is_anothers_is_refused(tmp_
 
 
 def test_fabric_is_told_to_take_the_twin():
-    with pytest.raises(MisconfigurationException, match="this is a Linear; under Fabric write strategy='zero_2'"):
+    with pytest.raises(MisconfigurationException, match="this is a Linear; with Fabric write strategy='zero_2'"):
         DeepSpeedStrategy().setup_module(torch.nn.Linear(1, 1))
     assert issubclass(Model, pl.LightningModule)
 

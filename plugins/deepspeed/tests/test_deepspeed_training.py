@@ -7,13 +7,15 @@ from functools import partial
 
 import pytest
 import torch
-from deepspeed_model import BuiltLater, Model, close, equal, loader, quiet, together
 from torch.utils.data import DataLoader, IterableDataset
 
-from leyden.plugin_system.registry import Registry
+from leyden.plugin_system.discovery import discover
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_ddp.strategy import DDPStrategy
 from leyden_deepspeed.strategy import DeepSpeedStrategy
+from leyden_testing.training import loader, same_weights
+
+from .deepspeed_model import BuiltLater, Model, quiet, together
 
 pytestmark = [
     pytest.mark.slow,
@@ -69,8 +71,8 @@ def alone(tmp_path, model=None, rows=16, **options):
 def test_the_weights_are_those_of_one_process(tmp_path, stage):
     model, trainer = fitted(tmp_path, STAGES[stage])
     expected, single = alone(tmp_path / "alone")
-    assert close(model, expected)
-    assert not close(model, Model(), 0.01)
+    assert same_weights(model, expected, 1e-6)
+    assert not same_weights(model, Model(), 0.01)
     assert trainer.global_step == single.global_step == 8
     for name in ("train_loss", "val_loss"):
         assert float(trainer.callback_metrics[name]) == pytest.approx(float(single.callback_metrics[name]), rel=1e-5)
@@ -83,8 +85,8 @@ def test_accumulated_and_clipped(tmp_path, stage):
     options = {"accumulate_grad_batches": 2, "gradient_clip_val": 0.1}
     model, trainer = fitted(tmp_path, STAGES[stage], Model(SGD), rows=12, **options)
     expected, single = alone(tmp_path / "alone", Model(SGD), rows=12, **options)
-    assert close(model, expected)
-    assert not close(model, alone(tmp_path / "other", Model(SGD), rows=12)[0], 1e-3)
+    assert same_weights(model, expected, 1e-6)
+    assert not same_weights(model, alone(tmp_path / "other", Model(SGD), rows=12)[0], 1e-3)
     assert trainer.global_step == single.global_step == 4  # three batches an epoch: the last is stepped on alone
 
 
@@ -93,20 +95,20 @@ def test_accumulated_and_clipped(tmp_path, stage):
 def test_sixteen_bits(tmp_path, stage, precision):
     model, _ = fitted(tmp_path, STAGES[stage], precision=precision)
     expected, _ = alone(tmp_path / "alone")
-    assert close(model.float(), expected, 2e-2)
-    assert not equal(model, expected)
-    assert not close(model, Model(), 0.05)
+    assert same_weights(model.float(), expected, 2e-2)
+    assert not same_weights(model, expected)
+    assert not same_weights(model, Model(), 0.05)
 
 
 @pytest.mark.parametrize(("stage", "twin"), [("1", "zero_1"), ("2", "zero_2"), ("3", "zero_3")])
 def test_the_weights_are_those_of_the_native_twin(tmp_path, stage, twin):
     pytest.importorskip("leyden_sharded")
     model, _ = fitted(tmp_path, STAGES[stage], gradient_clip_val=0.5)
-    strategy = Registry().get("strategy", twin).build(start_method="fork")
+    strategy = discover().component("strategy", twin).build(start_method="fork")
     other = Model()
     trainer = quiet(tmp_path / "twin", devices=2, strategy=strategy, gradient_clip_val=0.5)
     trainer.fit(other, loader(16), loader(6))
-    assert close(model, other)
+    assert same_weights(model, other, 1e-6)
     assert trainer.global_step == 8
 
 
@@ -131,7 +133,7 @@ def test_ranks_with_fewer_batches_join_as_under_ddp(tmp_path, stage):
         trainer = quiet(tmp_path / name, devices=2, strategy=strategy)
         trainer.fit(models[name], DataLoader(Fewer(), 1), loader(4))
         assert trainer.global_step == 10
-    assert close(models["deepspeed"], models["ddp"])
+    assert same_weights(models["deepspeed"], models["ddp"], 1e-6)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
@@ -142,7 +144,7 @@ def test_stage_3_builds_in_parts(tmp_path, precision):
 
     model, trainer = fitted(tmp_path, STAGES["3"], Looking(), precision=precision)
     expected, _ = alone(tmp_path / "alone")
-    assert close(model, expected, 1e-6 if precision == "32-true" else 2e-2)
+    assert same_weights(model, expected, 1e-6 if precision == "32-true" else 2e-2)
     trained = model.state_dict()
     results = trainer.test(model, loader(6), verbose=False)
     assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items())
@@ -169,7 +171,7 @@ def test_optimizer_and_scheduler_of_deepspeeds_own(tmp_path):
     assert trainer.global_step == 4
     # DeepSpeed's own count of steps begins at -1
     assert float(trainer.callback_metrics["rate"]) == pytest.approx(0.03)
-    assert not close(model, Model(), 0.01)
+    assert not same_weights(model, Model(), 0.01)
 
 
 class ByHand(Model):
@@ -190,7 +192,7 @@ class ByHand(Model):
 def test_manual_optimisation(tmp_path, stage):
     model, trainer = fitted(tmp_path, STAGES[stage], ByHand())
     expected, _ = alone(tmp_path / "alone", ByHand())
-    assert close(model, expected)
+    assert same_weights(model, expected, 1e-6)
     assert trainer.global_step == 8
 
 
@@ -217,7 +219,7 @@ def test_hooks_and_a_step_of_the_users_own(tmp_path):
 
     model, _ = fitted(tmp_path, STAGES["2"], Warming())
     called.clear()
-    assert close(model, alone(tmp_path / "alone", Warming())[0])
+    assert same_weights(model, alone(tmp_path / "alone", Warming())[0], 1e-6)
 
 
 class Skipping(Model):
@@ -246,7 +248,7 @@ def two(parameters):
         (Skipping(), None, "training_step returned None to skip the batch"),
         (Clipping(), None, "Clipping overrides configure_gradient_clipping"),
         (ClippingByHand(), None, "clip_gradients finds no gradients"),
-        (ByHand(two), None, "takes one optimizer.* there are 2: SGD, SGD"),
+        (ByHand(two), None, "needs exactly one optimizer.* there are 2: SGD, SGD"),
         (Model(), {"optimizer": {"type": "AdamW"}}, "there are 2: AdamW, that of its config"),
         (Model(), {"train_micro_batch_size_per_gpu": 7}, "gpu=7, but the loader's batch_size is 2"),
     ],
@@ -262,4 +264,4 @@ def test_a_second_fit_goes_on_with_the_weights_of_the_first(tmp_path):
     fitted(tmp_path, STAGES["2"], model, max_epochs=1)
     expected, _ = alone(tmp_path / "alone", Model(SGD_PLAIN), max_epochs=1)
     alone(tmp_path / "alone", expected, max_epochs=1)
-    assert close(model, expected)
+    assert same_weights(model, expected, 1e-6)

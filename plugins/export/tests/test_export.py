@@ -15,14 +15,14 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from fake_plugins import new_plugin_site
-from small_model import quiet_trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
 import leyden as pl
 import leyden_export
+from leyden_testing.fake_plugins import new_plugin_site
+from leyden_testing.training import quiet_trainer
 
 # Warnings of PyTorch about TorchScript and in its ONNX exporter; one test checks that users see them.
 pytestmark = [

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 import torch._dynamo  # DistributedDataParallel imports it, and each forked process would anew
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch import nn
+from torch.utils.data import DataLoader
 
 from leyden.fabric import Fabric
+from leyden_testing.training import Rows, weights
 
 OPTIMIZERS = {
     "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
@@ -22,31 +23,14 @@ OPTIMIZERS = {
 }
 
 
-def rows(count: int = 32) -> TensorDataset:
+def rows(count: int = 32) -> Rows:
     """Random rows; the last column is the row's number."""
-    generator = torch.Generator().manual_seed(count)
-    x, y = torch.randn(count, 4, generator=generator), torch.randn(count, 2, generator=generator)
-    return TensorDataset(x, y, torch.arange(count))
+    return Rows(count, numbered=True)
 
 
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
-
-
-def weights(module: nn.Module) -> dict[str, Any]:
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    """Whether two states are equal to the last bit."""
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def close(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float) -> bool:
-    """Whether two states are equal, but for the order in which floating-point numbers were added."""
-    pairs = [(one[name].double(), other[name].double()) for name in one]
-    return one.keys() == other.keys() and all(torch.allclose(a, b, rtol=0, atol=tolerance) for a, b in pairs)
 
 
 def train(fabric: Any, options: dict[str, Any]) -> dict[str, Any]:

@@ -6,10 +6,11 @@ import sys
 
 import pytest
 import torch
-from fabric_loop import network
 
 from leyden.fabric import Fabric
 from leyden.loggers import CSVLogger
+
+from .fabric_loop import network
 
 
 def logged(directory):
@@ -112,7 +113,7 @@ class TestCallbacks:
         assert callback.calls == [("setup", "FabricModule"), ("step", "SGD")]
 
     def test_what_can_not_be_called_is_said(self):
-        with pytest.warns(UserWarning, match="Counting.not_a_method can't be called"):
+        with pytest.warns(UserWarning, match="Counting.not_a_method is no method"):
             Fabric(accelerator="cpu", callbacks=[Counting()]).call("not_a_method")
 
 

@@ -4,7 +4,6 @@ import warnings
 
 import pytest
 import torch
-from fabric_loop import by_hand, network, rows, same, train, weights
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -12,6 +11,9 @@ from leyden.fabric import Fabric
 from leyden.interfaces.strategy import Strategy
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_precision.mixed import MixedPrecision
+from leyden_testing.training import same_weights, weights
+
+from .fabric_loop import by_hand, network, rows, train
 
 CASES = {
     "SGD": {},
@@ -35,15 +37,15 @@ def their_fabric(**options):
 def test_the_loop_is_the_one_of_plain_pytorch(case):
     ours, plain = train(Fabric(accelerator="cpu"), CASES[case]), by_hand(CASES[case])
     assert ours["losses"] == plain["losses"]
-    assert same(ours["weights"], plain["weights"])
-    assert not same(ours["weights"], weights(network()))
+    assert same_weights(ours["weights"], plain["weights"])
+    assert not same_weights(ours["weights"], weights(network()))
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_loop_is_lightnings(case):
     ours, theirs = train(Fabric(accelerator="cpu"), CASES[case]), train(their_fabric(), CASES[case])
     assert ours["losses"] == theirs["losses"]
-    assert same(ours["weights"], theirs["weights"])
+    assert same_weights(ours["weights"], theirs["weights"])
 
 
 @pytest.mark.parametrize("precision", [None, 32, "64-true", 64, "bf16-mixed", "bf16-true", "16-true"])
@@ -52,7 +54,7 @@ def test_every_precision_is_lightnings(precision):
     ours = train(Fabric(accelerator="cpu", precision=precision), options)
     theirs = train(their_fabric(precision=precision), options)
     assert ours["losses"] == theirs["losses"]
-    assert same(ours["weights"], theirs["weights"])
+    assert same_weights(ours["weights"], theirs["weights"])
 
 
 class Probe(nn.Module):
@@ -109,7 +111,7 @@ class TestScaler:
         norm = fabric.clip_gradients(model, optimizer, max_norm=1.0)
         optimizer.step()
         assert not torch.isfinite(norm)
-        assert same(weights(module), before)
+        assert same_weights(weights(module), before)
         with pytest.raises(RuntimeError, match="non-finite"):
             fabric.clip_gradients(model, optimizer, max_norm=1.0, error_if_nonfinite=True)
 
@@ -228,7 +230,7 @@ def test_a_closure_is_evaluated_by_the_optimizer():
     model, optimizer = fabric.setup(ours, torch.optim.LBFGS(ours.parameters(), lr=0.1))
     losses = run(model, optimizer, fabric.backward)
     assert losses == run(plain, torch.optim.LBFGS(plain.parameters(), lr=0.1), torch.Tensor.backward)
-    assert same(weights(ours), weights(plain))
+    assert same_weights(weights(ours), weights(plain))
 
 
 @pytest.mark.parametrize("made", ["before", "after"])
@@ -304,3 +306,34 @@ class WholeStep(Strategy):
 def test_what_can_not_work_is_refused(options, says):
     with pytest.raises(MisconfigurationException, match=says):
         Fabric(**{"accelerator": "cpu", **options})
+
+    def test_the_strategy_of_the_optimizer_clips(self):
+        class Clipping(Strategy):
+            def clip_gradients(self, parameters, clip_val, algorithm):
+                super().clip_gradients(parameters, clip_val, algorithm)
+                return torch.tensor(7.0)
+
+        fabric = Fabric(accelerator="cpu", strategy=Clipping())
+        model, optimizer = fabric.setup(module := network(), torch.optim.SGD(module.parameters(), lr=0.1))
+        fabric.backward(model(torch.ones(2, 4)).sum())
+        assert fabric.clip_gradients(model, optimizer, max_norm=1.0) == 7.0
+
+
+class TestTheEnd:
+    @pytest.mark.parametrize("takes_error", [True, False])
+    def test_the_strategy_is_given_the_error_of_a_failed_run_if_it_takes_one(self, takes_error):
+        ends = []
+
+        class TakesError(Strategy):
+            def teardown(self, module=None, error=None):
+                ends.append(error)
+
+        class TakesModuleOnly(Strategy):
+            def teardown(self, module=None):
+                ends.append(None)
+
+        fabric = Fabric(accelerator="cpu", strategy=TakesError() if takes_error else TakesModuleOnly())
+        with pytest.raises(ZeroDivisionError) as raised:
+            fabric.launch(lambda fabric: 1 / 0)
+        fabric.launch(lambda fabric: None)
+        assert ends == [raised.value if takes_error else None, None]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from fabric_loop import close, fail, network, rows, train, weights
 from torch import nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
@@ -16,6 +15,9 @@ import leyden as pl
 from leyden.fabric import Fabric
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_precision.mixed import MixedPrecision
+from leyden_testing.training import same_weights, weights
+
+from .fabric_loop import OPTIMIZERS, fail, network, rows, train
 
 HERE = Path(__file__).parent
 CASES = {
@@ -44,8 +46,8 @@ def test_the_weights_are_those_of_one_process_on_the_same_global_batch(case):
 
     together = pair(**numbers()).launch(train, options)
     alone = Fabric(accelerator="cpu", **numbers()).launch(train, options)
-    assert close(together["weights"], alone["weights"], tolerance)
-    assert not close(together["weights"], weights(network()), 10 * tolerance)
+    assert same_weights(together["weights"], alone["weights"], tolerance)
+    assert not same_weights(together["weights"], weights(network()), 10 * tolerance)
     assert torch.equal(*together["gathered"])
 
 
@@ -88,7 +90,7 @@ def test_processes_start_in_every_way(tmp_path, command):
     assert result.returncode == 0, result.stdout + result.stderr
     written = json.loads(out.read_text())
     expected = Fabric(accelerator="cpu").launch(train, {})["weights"]
-    assert close({name: torch.tensor(value) for name, value in written["weights"].items()}, expected, 1e-6)
+    assert same_weights({name: torch.tensor(value) for name, value in written["weights"].items()}, expected, 1e-6)
     assert written["gathered"][0] == written["gathered"][1]
 
 
@@ -112,7 +114,7 @@ class TestFailure:
             ("raise", "these rows are bad"),
             ("fewer", "Rank 1 ended its run after 2|Connection closed by peer"),
             ("at the end", "these rows are bad"),
-            ("killed", "was killed, or ended without a word|SIGKILL"),
+            ("killed", "was killed, or ended without an error message|SIGKILL"),
         ],
     )
     def test_of_one_rank_of_a_function_reaches_the_caller(self, how, says):
@@ -279,7 +281,7 @@ def adversaries(fabric):
 
 def test_several_modules_have_their_gradients_averaged():
     together, alone = pair().launch(adversaries), Fabric(accelerator="cpu").launch(adversaries)
-    assert close(together, alone, 1e-6)
+    assert same_weights(together, alone, 1e-6)
 
 
 class Manual(pl.LightningModule):
@@ -317,7 +319,7 @@ def lightning_loop(fabric, automatic):
 @pytest.mark.parametrize("automatic", [True, False])
 def test_a_lightning_modules_own_step_is_trained(automatic):
     together, alone = pair().launch(lightning_loop, automatic), Fabric(accelerator="cpu").launch(lightning_loop, True)
-    assert close(together, alone, 1e-6)
+    assert same_weights(together, alone, 1e-6)
 
 
 def past_the_wrapper(fabric):
@@ -395,11 +397,9 @@ def plain_loop(fabric):
 
 
 def test_a_compiled_module_is_compiled_within_what_the_strategy_adds(monkeypatch):
-    import fabric_loop
-
-    monkeypatch.setitem(fabric_loop.OPTIMIZERS, "plain", lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    monkeypatch.setitem(OPTIMIZERS, "plain", lambda parameters: torch.optim.SGD(parameters, lr=0.1))
     expected = Fabric(accelerator="cpu").launch(plain_loop)["weights"]
     for fabric in (Fabric(accelerator="cpu"), pair()):
         graphs, found = fabric.launch(compiled_loop)
         assert graphs == 1
-        assert close(found, expected, 1e-6)
+        assert same_weights(found, expected, 1e-6)

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from fabric_loop import network, rows, same, weights
 from torch import nn
 from torch.utils.data import DataLoader
 
 from leyden.checkpoint.file import TorchCheckpointIO
 from leyden.fabric import Fabric
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.training import same_weights, weights
+
+from .fabric_loop import network, rows
 
 
 def ready(fabric):
@@ -58,7 +60,7 @@ def test_a_loop_goes_on_as_if_it_had_not_stopped(tmp_path, devices, precision):
     path = tmp_path / "state.ckpt"
     whole = fabric().launch(interrupted, path, "whole")
     fabric().launch(interrupted, path, "first")
-    assert same(fabric().launch(interrupted, path, "rest"), whole)
+    assert same_weights(fabric().launch(interrupted, path, "rest"), whole)
 
 
 def test_a_checkpoint_of_two_processes_is_one_of_plain_pytorch(tmp_path):
@@ -89,12 +91,12 @@ def test_lightnings_and_ours_load_each_others(tmp_path):
         our_model, our_optimizer = ours.setup(twin, torch.optim.SGD(twin.parameters(), lr=1.0))
         state = {"model": our_model, "optimizer": our_optimizer, "step": 0}
         ours.load(tmp_path / "theirs.ckpt", state)
-        assert same(weights(twin), weights(module))
+        assert same_weights(weights(twin), weights(module))
         assert (state["step"], state["optimizer"].param_groups[0]["momentum"]) == (3, 0.9)
         ours.save(tmp_path / "ours.ckpt", state)
         nn.init.zeros_(module[0].weight)
         theirs.load(tmp_path / "ours.ckpt", {"model": model, "optimizer": optimizer})
-        assert same(weights(module), weights(twin))
+        assert same_weights(weights(module), weights(twin))
 
 
 class TestSave:
@@ -181,7 +183,7 @@ class TestRaw:
         model, optimizer = fabric.setup(twin, torch.optim.SGD(twin.parameters(), lr=0.1))
         fabric.load_raw(tmp_path / "model.pt", model)
         fabric.load_raw(tmp_path / "optimizer.pt", optimizer)
-        assert same(weights(twin), weights(module))
+        assert same_weights(weights(twin), weights(module))
         assert optimizer.param_groups[0]["lr"] == 0.7
 
     def test_into_something_without_a_state_it_is_not(self, tmp_path):

@@ -1,16 +1,18 @@
 """What set-up returns stands for the user's module, optimizer and loader, and refuses what would go wrong."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
-from fabric_loop import network, rows
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import leyden as pl
 from leyden.fabric import Fabric, is_wrapped
 from leyden.interfaces.strategy import Strategy
+
+from .fabric_loop import network, rows
 
 
 @pytest.fixture
@@ -222,6 +224,18 @@ class TestLoader:
         assert first != second
         again = fabric.setup_dataloaders(DataLoader(Noisy(torch.ones(3)), 3))
         assert [value.item() for value in next(iter(again))] == first
+
+    def test_plugins_may_put_another_loader_in_its_place(self):
+        def leyden_prepare_loader(owner, loader, training):
+            seen.append((owner, training))
+            return DataLoader(loader.dataset, 4)
+
+        seen, given = [], DataLoader(rows(), 8)
+        plugin = SimpleNamespace(leyden_prepare_loader=pl.hookimpl(leyden_prepare_loader))
+        fabric = Fabric(accelerator="cpu", devices=1, plugins=[plugin])
+        assert fabric.setup_dataloaders(given).batch_size == 4
+        assert given.batch_size == 8
+        assert seen == [(fabric, True)]
 
     def test_what_is_no_loader_is_refused(self, fabric):
         with pytest.raises(TypeError, match="given a list"):

@@ -11,18 +11,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 import leyden as pl
 from leyden.utilities import MisconfigurationException
+from leyden_testing.models import rows
+from leyden_testing.training import quiet_trainer, same_weights
 
 MOMENTS = [("on_train_batch_end", 7), ("on_validation_end", 10), ("on_train_epoch_end", 10), ("on_train_end", 15)]
-
-
-def rows(batches: int = 5) -> Any:
-    generator = torch.Generator().manual_seed(batches)
-    data = [torch.randn(2 * batches, size, generator=generator) for size in (4, 2)]
-    return DataLoader(TensorDataset(*data), batch_size=2)
 
 
 def twin(library: Any, manual: bool = False) -> tuple[Any, Any]:
@@ -66,9 +61,7 @@ def twin(library: Any, manual: bool = False) -> tuple[Any, Any]:
 
 
 def trainer_of(library: Any, root: Path, **options: Any) -> Any:
-    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    options = {"max_epochs": 3, "accelerator": "cpu", "devices": 1, **dict.fromkeys(quiet, False), **options}
-    return library.Trainer(default_root_dir=root, **options)
+    return quiet_trainer(root, library.Trainer, **{"max_epochs": 3, "devices": 1, **options})
 
 
 def train(
@@ -88,12 +81,8 @@ def train(
         model = Model()
         options: dict[str, Any] = {} if validates else {"limit_val_batches": 0}
         trainer = trainer_of(library, root, callbacks=[SaveOnce(root / "middle.ckpt", *moment)], **options)
-        trainer.fit(model, rows(), rows(2), ckpt_path=ckpt_path)
+        trainer.fit(model, rows(5), rows(2), ckpt_path=ckpt_path)
     return model, trainer
-
-
-def same(one: nn.Module, other: nn.Module) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("moment", [MOMENTS[0], *MOMENTS[2:]], ids=str)
@@ -106,7 +95,7 @@ def test_training_goes_on_in_the_other(tmp_path, writer, reader, moment):
         whole, _ = train(reader, tmp_path, ckpt_path=tmp_path / "own" / "middle.ckpt")
     model, trainer = train(reader, tmp_path, ckpt_path=tmp_path / "middle.ckpt")
     assert (trainer.current_epoch, trainer.global_step) == (3, 15)
-    assert same(model, whole)
+    assert same_weights(model, whole)
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 * 0.9**15)
 
 
@@ -148,9 +137,9 @@ def test_weights_alone_are_evaluated_and_loaded_in_the_other_and_no_fit_goes_on_
         model = Model()
         trainer_of(library, tmp_path).test(model, rows(2), ckpt_path=path, verbose=False)
         for loaded in (model, Model.load_from_checkpoint(path)):
-            assert same(loaded, trained)
+            assert same_weights(loaded, trained)
         with pytest.raises(Exception, match=r"weights alone|contains only the model"):
-            trainer_of(library, tmp_path).fit(Model(), rows(), ckpt_path=path)
+            trainer_of(library, tmp_path).fit(Model(), rows(5), ckpt_path=path)
 
 
 def test_the_place_is_there_for_the_hooks_of_others(tmp_path):
@@ -161,7 +150,7 @@ def test_the_place_is_there_for_the_hooks_of_others(tmp_path):
             checkpoint["mine"] = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]
 
     trainer = trainer_of(pl, tmp_path, max_epochs=2, limit_val_batches=0)
-    trainer.fit(Model(), rows(), rows(2))
+    trainer.fit(Model(), rows(5), rows(2))
     for weights_only in (False, True):
         trainer.save_checkpoint(tmp_path / "a.ckpt", weights_only=weights_only)
         assert torch.load(tmp_path / "a.ckpt", weights_only=True)["mine"] == 2
@@ -181,4 +170,4 @@ def test_a_layout_that_lightning_had_before_is_refused_with_the_way_out(tmp_path
     ):
         train("leyden", tmp_path, ckpt_path=tmp_path / "old.ckpt")
     old, middle = (twin(pl)[0].load_from_checkpoint(tmp_path / f"{name}.ckpt") for name in ("old", "middle"))
-    assert same(old, middle)
+    assert same_weights(old, middle)

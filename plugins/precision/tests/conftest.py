@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -15,9 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
+from leyden_testing.training import quiet_trainer
 
-torch.set_num_threads(1)
-QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
 
 
@@ -25,16 +22,6 @@ CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch
 def device(request: pytest.FixtureRequest) -> str:
     """The accelerator's name, which is also the device type."""
     return str(request.param)
-
-
-@pytest.fixture
-def lightning() -> ModuleType:
-    """pytorch-lightning, with the warnings of its import silenced."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import pytorch_lightning
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    return pytorch_lightning
 
 
 def make_model_class(library: ModuleType) -> Any:
@@ -91,7 +78,7 @@ def trainer(tmp_path: Path) -> Callable[..., Any]:
     """A function that makes a quiet Trainer for two epochs."""
 
     def make(device: str = "cpu", library: ModuleType = leyden, **arguments: Any) -> Any:
-        defaults = {"accelerator": device, "devices": 1, "max_epochs": 2, "default_root_dir": tmp_path}
-        return library.Trainer(**{**QUIET, **defaults, **arguments})
+        defaults = {"accelerator": device, "devices": 1, "max_epochs": 2}
+        return quiet_trainer(tmp_path, library.Trainer, **{**defaults, **arguments})
 
     return make

@@ -5,6 +5,7 @@ import torch
 
 import leyden as pl
 from leyden.profilers import PassThroughProfiler, SimpleProfiler
+from leyden_testing.training import quiet_trainer
 
 
 class Model(pl.LightningModule):
@@ -27,17 +28,7 @@ class Model(pl.LightningModule):
 
 
 def fit(tmp_path, profiler):
-    trainer = pl.Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        default_root_dir=tmp_path,
-        profiler=profiler,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
+    trainer = quiet_trainer(tmp_path, max_epochs=2, profiler=profiler, num_sanity_val_steps=0)
     trainer.fit(
         Model(), torch.utils.data.DataLoader(torch.ones(6, 4), 2), torch.utils.data.DataLoader(torch.ones(4, 4))
     )

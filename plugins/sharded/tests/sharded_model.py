@@ -1,4 +1,4 @@
-"""A small model, rows for it, and Trainers of every strategy that log, save and show nothing."""
+"""A small model for loaders of `leyden_testing`, and Trainers of every strategy that log, save and show nothing."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.utils.data import DataLoader, TensorDataset
 
 import leyden as pl
 from leyden_ddp.strategy import DDPStrategy
 from leyden_sharded.fsdp import FSDPStrategy
 from leyden_sharded.zero_1 import ZeRO1Strategy
+from leyden_testing.training import quiet_trainer
 
 STRATEGIES = {
     "ddp": lambda **options: DDPStrategy(**options),
@@ -65,35 +64,13 @@ class Model(pl.LightningModule):
         return self.make(self.parameters())
 
 
-def rows(count: int, batch_size: int = 2, **options: Any) -> DataLoader[Any]:
-    """A loader of random rows, the same for the same count."""
-    generator = torch.Generator().manual_seed(count)
-    x, y = torch.randn(count, 4, generator=generator), torch.randn(count, 2, generator=generator)
-    return DataLoader(TensorDataset(x, y), batch_size, **options)
-
-
 def quiet(root: Path, strategy: Any = "auto", devices: int = 1, **options: Any) -> pl.Trainer:
-    """A Trainer with everything turned off that is not asked for; ``strategy`` may be a name of STRATEGIES."""
-    arguments: dict[str, Any] = {
-        "accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_checkpointing": False,
-        "enable_progress_bar": False, "enable_model_summary": False, "default_root_dir": root,
-    }  # fmt: skip
+    """A quiet Trainer; ``strategy`` may be a name of STRATEGIES."""
     strategy = STRATEGIES[strategy]() if isinstance(strategy, str) and strategy in STRATEGIES else strategy
-    return pl.Trainer(strategy=strategy, devices=devices, **{**arguments, **options})
-
-
-def whole_state(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of a module's state, whole."""
-    state = {name: v.full_tensor() if isinstance(v, DTensor) else v for name, v in module.state_dict().items()}
-    return {name: value.detach().clone() for name, value in state.items()}
+    return quiet_trainer(root, strategy=strategy, devices=devices, **options)
 
 
 def furthest(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     """The greatest difference of any element of two states."""
     assert one.keys() == other.keys()
     return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    """Whether two states are equal to the last bit."""
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

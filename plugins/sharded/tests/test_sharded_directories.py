@@ -5,12 +5,11 @@ import pickle
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from sharded_model import STRATEGIES, Model, quiet, rows, same, whole_state
-from sharded_ranks import on_ranks
 
 from leyden.callbacks import ModelCheckpoint
 from leyden.checkpoint.file import TorchCheckpointIO
@@ -18,6 +17,11 @@ from leyden.utilities.exceptions import CheckpointCorruptedError
 from leyden_sharded import directory
 from leyden_sharded.background import Background, RemovingLater
 from leyden_sharded.consolidate import main
+from leyden_testing import training
+from leyden_testing.ranks import on_ranks
+from leyden_testing.training import loader, same_weights
+
+from .sharded_model import STRATEGIES, Model, quiet
 
 
 def sharded(**options):
@@ -28,10 +32,10 @@ def fit_and_save(root, devices, names=("run.ckpt",), strategy=sharded):
     """Train, and save under each name; returns the weights."""
     model = Model(torch.optim.Adam)
     trainer = quiet(root, strategy(), devices)
-    trainer.fit(model, rows(8), rows(4))
+    trainer.fit(model, loader(8), loader(4))
     for name in names:
         trainer.save_checkpoint(root / name)
-    return whole_state(model)
+    return training.weights(model)
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +56,10 @@ def validate(root, devices, path, strategy=sharded):
     """The weights after loading, or what is said of the checkpoint."""
     model = Model()
     try:
-        quiet(root, strategy(), devices).validate(model, rows(4), ckpt_path=path, verbose=False)
+        quiet(root, strategy(), devices).validate(model, loader(4), ckpt_path=path, verbose=False)
     except (CheckpointCorruptedError, RuntimeError) as error:
         return str(error)
-    return whole_state(model)
+    return training.weights(model)
 
 
 def test_a_directory_has_a_file_of_each_process_and_nothing_unfinished(saved):
@@ -106,11 +110,11 @@ def test_a_checkpoint_of_another_model_is_refused_with_its_keys(tmp_path, saved)
         model = Model()
         model.layers[2] = torch.nn.Linear(9, 2, bias=False)
         with pytest.raises(RuntimeError, match=r"Unexpected key.*layers\.2\.bias"):
-            quiet(tmp_path, sharded(), 2).validate(model, rows(4), ckpt_path=saved[0], verbose=False)
+            quiet(tmp_path, sharded(), 2).validate(model, loader(4), ckpt_path=saved[0], verbose=False)
         model = Model()
         model.layers[2] = torch.nn.Linear(9, 3)
         with pytest.raises(RuntimeError, match=r"size mismatch for layers\.2\.weight"):
-            quiet(tmp_path, sharded(), 2).validate(model, rows(4), ckpt_path=saved[0], verbose=False)
+            quiet(tmp_path, sharded(), 2).validate(model, loader(4), ckpt_path=saved[0], verbose=False)
 
     on_ranks(2, load)
 
@@ -118,8 +122,8 @@ def test_a_checkpoint_of_another_model_is_refused_with_its_keys(tmp_path, saved)
 def test_what_a_killed_save_leaves_is_passed_over_and_removed_by_the_next(tmp_path, copied, saved):
     shutil.copytree(copied / "shards-1", copied / "shards-2")
     (copied / "shards-2" / ".metadata").unlink()
-    assert same(on_ranks(2, validate, tmp_path, 2, copied)[0], saved[1])
-    assert same(on_ranks(2, fit_and_save, tmp_path, 2)[0], saved[1])
+    assert same_weights(on_ranks(2, validate, tmp_path, 2, copied)[0], saved[1])
+    assert same_weights(on_ranks(2, fit_and_save, tmp_path, 2)[0], saved[1])
     assert sorted(path.name for path in copied.iterdir()) == ["leyden.ckpt", "shards-3"]
 
 
@@ -129,7 +133,7 @@ def both_kinds_at_one_place(root):
     for strategy in (STRATEGIES["zero_3"], sharded, STRATEGIES["zero_3"]):
         weights = fit_and_save(root, 2, strategy=strategy)
         kinds.append((root / "run.ckpt").is_dir())
-        assert same(validate(root, 2, root / "run.ckpt", strategy), weights)
+        assert same_weights(validate(root, 2, root / "run.ckpt", strategy), weights)
     return kinds
 
 
@@ -139,7 +143,7 @@ def test_a_file_and_a_directory_replace_each_other(tmp_path):
 
 
 def save_over_a_foreign_directory(root):
-    with pytest.raises(IsADirectoryError, match="no checkpoint that could be replaced"):
+    with pytest.raises(IsADirectoryError, match="no checkpoint, so it is not replaced"):
         fit_and_save(root, 1, ["mine"], STRATEGIES["zero_3"])
 
 
@@ -157,9 +161,9 @@ def keep_the_best(root, is_async):
     trainer = quiet(
         root, sharded(async_save=is_async), 2, callbacks=[callback], max_epochs=3, enable_checkpointing=True
     )
-    trainer.fit(model, rows(8), rows(4))
+    trainer.fit(model, loader(8), loader(4))
     best = callback.best_model_path
-    results = trainer.test(model, rows(4), ckpt_path="best", verbose=False)
+    results = trainer.test(model, loader(4), ckpt_path="best", verbose=False)
     return os.path.basename(best), float(callback.best_model_score), results[0]["test_loss"]
 
 
@@ -185,12 +189,39 @@ def fail_to_finish(root):
     strategy = sharded(async_save=True)
     trainer = quiet(root, strategy, 2, callbacks=[callback], max_epochs=2, enable_checkpointing=True)
     with pytest.raises(BaseException, match="no space left"):
-        trainer.fit(model, rows(8), rows(4))
+        trainer.fit(model, loader(8), loader(4))
     return list(root.rglob("leyden.ckpt"))
 
 
 def test_a_background_save_that_fails_is_said(tmp_path):
     assert on_ranks(2, fail_to_finish, tmp_path) == [[], []]
+
+
+def fail_beside_a_save(root):
+    """The disk is full when the background save ends, and the run fails for a reason of its own."""
+
+    def full(*_):
+        raise OSError("no space left")
+
+    class Failing(Model):
+        def training_step(self, batch, batch_idx):
+            if self.current_epoch == 1:
+                raise ArithmeticError("the step can't be computed")
+            return super().training_step(batch, batch_idx)
+
+    directory.finish = full
+    callback = ModelCheckpoint(root, save_top_k=-1)
+    trainer = quiet(root, sharded(async_save=True), 2, callbacks=[callback], max_epochs=2, enable_checkpointing=True)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(BaseException, match="can't be computed"):
+            trainer.fit(Failing(), loader(8), loader(4))
+    return [str(warning.message) for warning in said if "not whole" in str(warning.message)]
+
+
+def test_a_background_save_that_fails_in_a_failed_run_is_a_warning_beside_the_runs_own_error(tmp_path):
+    said = on_ranks(2, fail_beside_a_save, tmp_path)
+    assert said == [["The checkpoint that was being saved is not whole: no space left"], []]
 
 
 def test_nothing_is_removed_after_a_save_that_failed(tmp_path):
@@ -223,11 +254,11 @@ def test_a_directory_becomes_a_file_that_every_strategy_loads_and_a_directory_ag
     ]
     subprocess.run(command, check=True)
     checkpoint = torch.load(tmp_path / "whole.ckpt", weights_only=True)
-    assert same(checkpoint["state_dict"], weights)
+    assert same_weights(checkpoint["state_dict"], weights)
     assert set(checkpoint["optimizer_states"][0]["state"][0]) == {"step", "exp_avg", "exp_avg_sq"}
-    assert same(validate(tmp_path, 1, tmp_path / "whole.ckpt", lambda: "auto"), weights)
+    assert same_weights(validate(tmp_path, 1, tmp_path / "whole.ckpt", lambda: "auto"), weights)
     assert main([str(tmp_path / "whole.ckpt"), str(tmp_path / "again.ckpt")]) == 0
-    assert same(on_ranks(2, validate, tmp_path, 2, tmp_path / "again.ckpt")[0], weights)
+    assert same_weights(on_ranks(2, validate, tmp_path, 2, tmp_path / "again.ckpt")[0], weights)
     assert capfd.readouterr().out == ""
 
 

@@ -6,12 +6,14 @@ Rajbhandari et al., 2020, arXiv:1910.02054, §5; here in float32 with Adam: Ψ p
 
 import pytest
 import torch
-from sharded_model import Model, quiet, rows
-from sharded_ranks import on_ranks
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 import leyden as pl
+from leyden_testing.ranks import on_ranks
+from leyden_testing.training import loader
+
+from .sharded_model import Model, quiet
 
 SIDE, LAYERS = 64, 8
 SIZE = SIDE * SIDE * LAYERS  # Ψ
@@ -54,7 +56,7 @@ class Measure(pl.Callback):
 
 def measure(root, strategy, world):
     callback, model = Measure(), Even()
-    quiet(root, strategy, world, max_steps=1, callbacks=[callback]).fit(model, rows(2 * world), rows(2 * world))
+    quiet(root, strategy, world, max_steps=1, callbacks=[callback]).fit(model, loader(2 * world), loader(2 * world))
     return callback.parameters, callback.gradients, callback.optimizer, model.within_step
 
 

@@ -4,8 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-from sharded_model import Model, furthest, quiet, rows, same, whole_state
-from sharded_ranks import on_ranks
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -13,6 +11,11 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 from leyden.strategies import FSDPStrategy, ModelParallelStrategy
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing import training
+from leyden_testing.ranks import on_ranks
+from leyden_testing.training import loader, same_weights
+
+from .sharded_model import Model, furthest, quiet
 
 ADAM = partial(torch.optim.Adam, lr=0.05)
 
@@ -59,16 +62,16 @@ def train_parallel(root, kind, sizes, batch_size):
         strategy = ModelParallelStrategy(*sizes, save_distributed_checkpoint=case == "plain") if sizes else "auto"
         world = sizes[0] * sizes[1] if sizes else 1
         trainer = quiet(root, strategy, world, max_epochs=2, **options)
-        trainer.fit(model, rows(16, batch_size), rows(8, batch_size))
-        found[case] = whole_state(model)
+        trainer.fit(model, loader(16, batch_size), loader(8, batch_size))
+        found[case] = training.weights(model)
         if sizes:
             trainer.save_checkpoint(root / case)
             resumed = kind()
             again = ModelParallelStrategy(*sizes)
             quiet(root, again, world, max_epochs=2, **options).fit(
-                resumed, rows(16, batch_size), rows(8, batch_size), ckpt_path=root / case
+                resumed, loader(16, batch_size), loader(8, batch_size), ckpt_path=root / case
             )
-            assert same(found[case], whole_state(resumed))
+            assert same_weights(found[case], training.weights(resumed))
     return found
 
 
@@ -87,8 +90,8 @@ def test_tensor_parallel_training_is_that_of_one_process(tmp_path, kind, sizes):
         for case in CASES:
             assert furthest(found[case], alone[case]) < 1e-5, case
     model = Wide()
-    quiet(tmp_path).validate(model, rows(4), ckpt_path=tmp_path / "accumulated", verbose=False)
-    assert same(whole_state(model), together[0]["accumulated"])
+    quiet(tmp_path).validate(model, loader(4), ckpt_path=tmp_path / "accumulated", verbose=False)
+    assert same_weights(training.weights(model), together[0]["accumulated"])
 
 
 def resume_within_an_accumulation(root):
@@ -103,15 +106,15 @@ def resume_within_an_accumulation(root):
     for source in (None, path):
         model, strategy = Saving(), ModelParallelStrategy(1, 2, save_distributed_checkpoint=False)
         trainer = quiet(root, strategy, 2, accumulate_grad_batches=3)
-        trainer.fit(model, rows(12), rows(4), ckpt_path=source)
-        ends.append(whole_state(model))
+        trainer.fit(model, loader(12), loader(4), ckpt_path=source)
+        ends.append(training.weights(model))
     return ends
 
 
 def test_a_tensor_parallel_run_goes_on_within_an_accumulation(tmp_path):
     for uninterrupted, resumed in on_ranks(2, resume_within_an_accumulation, tmp_path):
-        assert same(uninterrupted, resumed)
-        assert not same(uninterrupted, whole_state(Wide()))
+        assert same_weights(uninterrupted, resumed)
+        assert not same_weights(uninterrupted, training.weights(Wide()))
 
 
 def see_batches(root, sizes):
@@ -124,7 +127,7 @@ def see_batches(root, sizes):
             return super().training_step(batch, batch_idx)
 
     model = Seeing()
-    quiet(root, ModelParallelStrategy(*sizes), 2).fit(model, rows(8, 2, shuffle=True), rows(4))
+    quiet(root, ModelParallelStrategy(*sizes), 2).fit(model, loader(8, 2, shuffle=True), loader(4))
     return seen, model.device_mesh.mesh_dim_names
 
 
@@ -141,17 +144,17 @@ def train_replicas(root, options):
     with torch.no_grad():
         model.scale.add_(torch.distributed.get_rank() if torch.distributed.is_initialized() else 0)
     trainer = quiet(root, FSDPStrategy(sharding_strategy="HYBRID_SHARD", **options), 4, max_epochs=2)
-    trainer.fit(model, rows(16), rows(8))
+    trainer.fit(model, loader(16), loader(8))
     weight = model.layers[0].weight
-    return whole_state(model), [str(placement) for placement in weight.placements], tuple(weight.device_mesh.shape)
+    return training.weights(model), [str(placement) for placement in weight.placements], tuple(weight.device_mesh.shape)
 
 
 @pytest.mark.slow
 def test_replicas_of_a_divided_model_stay_equal(tmp_path):
     single = Model(ADAM)
-    quiet(tmp_path, max_epochs=2).fit(single, rows(16, 8), rows(8))
+    quiet(tmp_path, max_epochs=2).fit(single, loader(16, 8), loader(8))
     for state, placements, shape in on_ranks(4, train_replicas, tmp_path, {"device_mesh": (2, 2)}):
-        assert furthest(state, whole_state(single)) < 1e-6
+        assert furthest(state, training.weights(single)) < 1e-6
         assert placements == ["R", "S(0)"]
         assert shape == (2, 2)
 

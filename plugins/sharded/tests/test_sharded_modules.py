@@ -6,8 +6,6 @@ import functools
 import numpy
 import pytest
 import torch
-from sharded_model import Model, furthest, quiet, rows, same, whole_state
-from sharded_ranks import on_ranks
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy, size_based_auto_wrap_policy
@@ -17,6 +15,11 @@ from torch.utils.data import DataLoader, IterableDataset
 from leyden.strategies import FSDPStrategy
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_sharded.units import units
+from leyden_testing import training
+from leyden_testing.ranks import on_ranks
+from leyden_testing.training import loader, same_weights
+
+from .sharded_model import Model, furthest, quiet
 
 
 class Blocks(nn.Module):
@@ -87,8 +90,8 @@ class Deep(Model):
 def train_deep(root, options):
     model = Deep()
     torch.manual_seed(1)
-    quiet(root, FSDPStrategy(**options), 2, num_sanity_val_steps=0).fit(model, rows(8), rows(4))
-    return whole_state(model), model.layers[1].calls
+    quiet(root, FSDPStrategy(**options), 2, num_sanity_val_steps=0).fit(model, loader(8), loader(4))
+    return training.weights(model), model.layers[1].calls
 
 
 def test_activations_are_computed_again_where_asked(tmp_path):
@@ -97,7 +100,7 @@ def test_activations_are_computed_again_where_asked(tmp_path):
         return train_deep(tmp_path, {}), train_deep(tmp_path, again)
 
     for (kept, once), (computed, twice) in on_ranks(2, both):
-        assert same(kept, computed)
+        assert same_weights(kept, computed)
         assert (once, twice) == (3, 5)  # 2 training batches and 1 of validation
 
 
@@ -148,17 +151,17 @@ class LateOnHost(Late):
 
 def start(root, kind, strategy):
     model = kind()
-    quiet(root, strategy, 2, limit_train_batches=0).fit(model, rows(4), rows(4))
-    return whole_state(model), [*model.layers[1].offset.tolist(), *model.layers[1].given.tolist()]
+    quiet(root, strategy, 2, limit_train_batches=0).fit(model, loader(4), loader(4))
+    return training.weights(model), [*model.layers[1].offset.tolist(), *model.layers[1].given.tolist()]
 
 
 @pytest.mark.parametrize("strategy", ["zero_2", "zero_3 by layer", "zero_3_offload"])
 def test_a_model_on_the_meta_device_starts_with_the_values_of_rank_0(tmp_path, strategy):
     host = LateOnHost()
-    quiet(tmp_path, limit_train_batches=0).fit(host, rows(4), rows(4))
+    quiet(tmp_path, limit_train_batches=0).fit(host, loader(4), loader(4))
     for kind in (Late, LateOnHost):
         for state, buffers in on_ranks(2, start, tmp_path, kind, strategy):
-            assert same(state, whole_state(host))
+            assert same_weights(state, training.weights(host))
             assert buffers == [0.5, 0.5, 0.5, 0.0, 1.0, 2.0]
 
 
@@ -169,20 +172,20 @@ def init_on_meta(root, path):
         model = Model()
     devices = {parameter.device.type for parameter in model.parameters()}
     with pytest.raises(MisconfigurationException, match=r"^scale: made on the meta device"):
-        trainer.validate(model, rows(4), verbose=False)
+        trainer.validate(model, loader(4), verbose=False)
     with trainer.init_module(empty_init=True):
         model = Model()
-    trainer.validate(model, rows(4), ckpt_path=path, verbose=False)
-    return devices, whole_state(model)
+    trainer.validate(model, loader(4), ckpt_path=path, verbose=False)
+    return devices, training.weights(model)
 
 
 def test_a_parameter_without_values_is_named_unless_a_checkpoint_has_them(tmp_path):
     source = quiet(tmp_path)
-    source.fit(Model(), rows(4), rows(4))
+    source.fit(Model(), loader(4), loader(4))
     source.save_checkpoint(tmp_path / "run.ckpt")
     for devices, state in on_ranks(2, init_on_meta, tmp_path, tmp_path / "run.ckpt"):
         assert devices == {"meta"}
-        assert same(state, whole_state(source.lightning_module))
+        assert same_weights(state, training.weights(source.lightning_module))
 
 
 # -- dividing ---------------------------------------------------------------------------------------------------
@@ -200,9 +203,11 @@ class Tied(Model):
 
 def train_tied(root, strategy):
     model = Tied()
-    quiet(root, strategy, 1 if strategy == "auto" else 2).fit(model, rows(8, 4 if strategy == "auto" else 2), rows(4))
+    quiet(root, strategy, 1 if strategy == "auto" else 2).fit(
+        model, loader(8, 4 if strategy == "auto" else 2), loader(4)
+    )
     assert model.head.weight is model.embedding.weight
-    return whole_state(model)
+    return training.weights(model)
 
 
 def test_tied_parameters_stay_tied(tmp_path):
@@ -219,20 +224,20 @@ class UsersOwn(Model):
 def train_users_own(root):
     model = UsersOwn()
     trainer = quiet(root, "zero_3", 2)
-    trainer.fit(model, rows(8), rows(4))
+    trainer.fit(model, loader(8), loader(4))
     parts = [name for name, part in model.named_modules() if isinstance(part, FSDPModule)]
     divided = all(isinstance(parameter, DTensor) for parameter in model.parameters())
     with pytest.warns(UserWarning, match="not used") if trainer.is_global_zero else contextlib.nullcontext():
-        quiet(root, "zero_3 by layer", 2).fit(UsersOwn(), rows(8), rows(4))
-    return parts, divided, whole_state(model)
+        quiet(root, "zero_3 by layer", 2).fit(UsersOwn(), loader(8), loader(4))
+    return parts, divided, training.weights(model)
 
 
 def test_what_configure_model_has_divided_stays_so_and_the_rest_is_divided_too(tmp_path):
     single = Model()
-    quiet(tmp_path).fit(single, rows(8, 4), rows(4))
+    quiet(tmp_path).fit(single, loader(8, 4), loader(4))
     for rank, (parts, divided, state) in enumerate(on_ranks(2, train_users_own, tmp_path)):
         assert (parts, divided) == (["layers.0"], True), rank
-        assert furthest(state, whole_state(single)) < 1e-6
+        assert furthest(state, training.weights(single)) < 1e-6
 
 
 class Reaching(Model):
@@ -243,8 +248,8 @@ class Reaching(Model):
 def test_a_parameter_that_is_used_while_it_is_divided_is_explained(tmp_path):
     def reach():
         with pytest.raises(MisconfigurationException, match=r"leave it out of auto_wrap_policy, or name the method"):
-            quiet(tmp_path, "zero_3 by layer", 2).fit(Reaching(), rows(8), rows(4))
-        quiet(tmp_path, "zero_3", 2).fit(Reaching(), rows(8), rows(4))
+            quiet(tmp_path, "zero_3 by layer", 2).fit(Reaching(), loader(8), loader(4))
+        quiet(tmp_path, "zero_3", 2).fit(Reaching(), loader(8), loader(4))
 
     on_ranks(2, reach)
 
@@ -260,7 +265,7 @@ def test_an_optimizer_of_parameters_that_are_gone_is_refused(tmp_path):
 
     def early():
         with pytest.raises(MisconfigurationException, match="make it in configure_optimizers"):
-            quiet(tmp_path, "zero_3", 2).fit(Early(), rows(8), rows(4))
+            quiet(tmp_path, "zero_3", 2).fit(Early(), loader(8), loader(4))
 
     on_ranks(2, early)
 
@@ -285,9 +290,9 @@ def fail_and_train(root, strategy, batch_size):
     """A run that fails within an accumulation, and one after it."""
     model, devices = Sampling(), 1 if strategy == "auto" else 2
     with pytest.raises(ArithmeticError):
-        quiet(root, strategy, devices, accumulate_grad_batches=3).fit(model, rows(12, batch_size), rows(4))
-    quiet(root, strategy, devices, accumulate_grad_batches=3).fit(model, rows(12, batch_size), rows(4))
-    return {**whole_state(model), "sample": model.sample, "later": model(torch.ones(1, 4)).detach()}
+        quiet(root, strategy, devices, accumulate_grad_batches=3).fit(model, loader(12, batch_size), loader(4))
+    quiet(root, strategy, devices, accumulate_grad_batches=3).fit(model, loader(12, batch_size), loader(4))
+    return {**training.weights(model), "sample": model.sample, "later": model(torch.ones(1, 4)).detach()}
 
 
 def test_a_run_after_one_that_failed_is_refused_where_pytorch_can_not_start_afresh(tmp_path):
@@ -320,42 +325,42 @@ class Stream(IterableDataset):
 def evaluate(root, strategy):
     """Evaluate where ranks have different numbers of batches, before training, within it and after it."""
     model, trainer = Model(), quiet(root, strategy, 2, max_epochs=2)
-    before = trainer.validate(model, rows(5, 1), verbose=False)[0]["val_loss"]
-    trainer.fit(model, rows(8), rows(5, 1))
+    before = trainer.validate(model, loader(5, 1), verbose=False)[0]["val_loss"]
+    trainer.fit(model, loader(8), loader(5, 1))
     within = float(trainer.callback_metrics["val_loss"])
-    after = trainer.test(model, rows(5, 1), verbose=False)[0]["test_loss"]
-    predicted = len(trainer.predict(model, rows(5, 1)))
+    after = trainer.test(model, loader(5, 1), verbose=False)[0]["test_loss"]
+    predicted = len(trainer.predict(model, loader(5, 1)))
     trainer.validate(model, DataLoader(Stream(), 1), verbose=False)
     trainer.fit_loop.max_epochs = 3
-    trainer.fit(model, rows(8), rows(4))
-    return before, within, after, predicted, whole_state(model)
+    trainer.fit(model, loader(8), loader(4))
+    return before, within, after, predicted, training.weights(model)
 
 
 @pytest.mark.parametrize("strategy", ["zero_2", "zero_3 by layer", "zero_3_offload"])
 def test_uneven_evaluation_neither_waits_nor_changes_anything(tmp_path, strategy):
     first, second = on_ranks(2, evaluate, tmp_path, strategy)
     model, trainer = Model(), quiet(tmp_path, max_epochs=2)
-    expected = trainer.validate(model, rows(5, 1), verbose=False)[0]["val_loss"]
-    trainer.fit(model, rows(8, 4), rows(5, 1))
+    expected = trainer.validate(model, loader(5, 1), verbose=False)[0]["val_loss"]
+    trainer.fit(model, loader(8, 4), loader(5, 1))
     ended = float(trainer.callback_metrics["val_loss"])
     trainer.fit_loop.max_epochs = 3
-    trainer.fit(model, rows(8, 4), rows(4))
+    trainer.fit(model, loader(8, 4), loader(4))
     for before, within, after, _, state in (first, second):
         assert before == pytest.approx(expected)
         assert within == pytest.approx(ended)
         assert after == pytest.approx(ended)
-        assert furthest(state, whole_state(model)) < 1e-6
+        assert furthest(state, training.weights(model)) < 1e-6
     assert (first[3], second[3]) == (3, 2)
 
 
 def test_a_module_of_the_users_is_whole_again_after_a_spawned_run(tmp_path):
     model = Model()
     trainer = quiet(tmp_path, FSDPStrategy(start_method="fork", auto_wrap_policy={nn.Linear}), 2)
-    trainer.fit(model, rows(8), rows(4))
+    trainer.fit(model, loader(8), loader(4))
     single = Model()
-    quiet(tmp_path).fit(single, rows(8, 4), rows(4))
+    quiet(tmp_path).fit(single, loader(8, 4), loader(4))
     assert type(model.layers[0]) is nn.Linear
-    assert furthest(whole_state(model), whole_state(single)) < 1e-6
+    assert furthest(training.weights(model), training.weights(single)) < 1e-6
 
 
 def test_metrics_that_are_objects_are_kept_on_every_rank(tmp_path):
@@ -371,7 +376,7 @@ def test_metrics_that_are_objects_are_kept_on_every_rank(tmp_path):
             self.log("error", self.error)
 
     def measure():
-        return quiet(tmp_path, "zero_3 by layer", 2).validate(Measured(), rows(6), verbose=False)[0]["error"]
+        return quiet(tmp_path, "zero_3 by layer", 2).validate(Measured(), loader(6), verbose=False)[0]["error"]
 
-    single = quiet(tmp_path).validate(Measured(), rows(6), verbose=False)[0]["error"]
+    single = quiet(tmp_path).validate(Measured(), loader(6), verbose=False)[0]["error"]
     assert on_ranks(2, measure) == [pytest.approx(single), pytest.approx(single)]

@@ -4,13 +4,16 @@ from functools import partial
 
 import pytest
 import torch
-from sharded_model import STRATEGIES, Model, quiet, rows, same, whole_state
-from sharded_ranks import on_ranks
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 import leyden as pl
 from leyden_sharded.tensors import gathered
+from leyden_testing import training
+from leyden_testing.ranks import on_ranks
+from leyden_testing.training import loader, same_weights
+
+from .sharded_model import STRATEGIES, Model, quiet
 
 SIXTEEN = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 KINDS = {
@@ -45,22 +48,22 @@ def fit(root, strategy, devices, ckpt_path=None, saves=None, **options):
     torch.manual_seed(1)
     arguments = {"max_epochs": 2, "accumulate_grad_batches": 3, "gradient_clip_val": 1.0, **options}
     trainer = quiet(root, strategy, devices, callbacks=[SaveAt(saves or {})], **arguments)
-    trainer.fit(model, rows(20, 2, shuffle=True), rows(4), ckpt_path=ckpt_path)
+    trainer.fit(model, loader(20, 2, shuffle=True), loader(4), ckpt_path=ckpt_path)
     return trainer, model
 
 
 def resumed_twice(root, kind):
     """The weights at the end of a run, and of those resumed within an accumulation and after a step of it."""
     paths = {2: str(root / "within.ckpt"), 8: str(root / "after.ckpt")}
-    ends = [whole_state(fit(root, KINDS[kind](), 2, saves=paths)[1])]
-    return ends + [whole_state(fit(root, KINDS[kind](), 2, ckpt_path=path)[1]) for path in paths.values()]
+    ends = [training.weights(fit(root, KINDS[kind](), 2, saves=paths)[1])]
+    return ends + [training.weights(fit(root, KINDS[kind](), 2, ckpt_path=path)[1]) for path in paths.values()]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("ddp", "zero_3", "zero_3_offload")])
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, kind):
     for uninterrupted, within, after in on_ranks(2, resumed_twice, tmp_path, kind):
-        assert same(uninterrupted, within)
-        assert same(uninterrupted, after)
+        assert same_weights(uninterrupted, within)
+        assert same_weights(uninterrupted, after)
 
 
 def test_an_accumulation_goes_on_under_another_strategy(tmp_path):
@@ -68,7 +71,7 @@ def test_an_accumulation_goes_on_under_another_strategy(tmp_path):
         path = str(tmp_path / f"{first}-{second}.ckpt")
         whole, _ = fit(tmp_path, KINDS[first](), 2, saves={2: path}, max_steps=1)
         model = fit(tmp_path, KINDS[second](), 2, ckpt_path=path, max_steps=1)[1]
-        return whole_state(whole.lightning_module), whole_state(model)
+        return training.weights(whole.lightning_module), training.weights(model)
 
     def both():
         return [run("ddp", "zero_3 by layer"), run("zero_3 by layer", "ddp")]
@@ -83,7 +86,7 @@ def states_of(trainer, model):
     strategy = trainer.strategy
     keep = strategy.is_global_zero
     optimizer = gathered(strategy.optimizer_state_dict(trainer.optimizers[0]), keep)
-    return whole_state(model), optimizer
+    return training.weights(model), optimizer
 
 
 def save_with(root, kinds, devices):
@@ -113,9 +116,9 @@ LOADING = ["ddp", "zero_1", "zero_2", "sharded"]
 
 def assert_equal_states(found, saved):
     weights, optimizer = found
-    assert same(weights, saved[0])
+    assert same_weights(weights, saved[0])
     for number, values in saved[1]["state"].items():
-        assert same(optimizer["state"][number], values)
+        assert same_weights(optimizer["state"][number], values)
     assert [group["lr"] for group in optimizer["param_groups"]] == [0.05]
 
 
@@ -144,4 +147,4 @@ def test_plain_pytorch_loads_a_full_checkpoint(tmp_path):
     model.load_state_dict(checkpoint["state_dict"])
     plain = torch.optim.Adam(model.parameters())
     plain.load_state_dict(checkpoint["optimizer_states"][0])
-    assert_equal_states((whole_state(model), plain.state_dict()), (weights, optimizer))
+    assert_equal_states((training.weights(model), plain.state_dict()), (weights, optimizer))

@@ -4,15 +4,19 @@ from functools import partial
 
 import pytest
 import torch
-from sharded_model import FSDP, STRATEGIES, Model, furthest, quiet, rows, same, whole_state
-from sharded_ranks import on_ranks
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 import leyden as pl
+from leyden.interfaces.precision import Precision
 from leyden.plugins import MixedPrecision
 from leyden.strategies import ModelParallelStrategy
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing import training
+from leyden_testing.ranks import on_ranks
+from leyden_testing.training import loader, same_weights
+
+from .sharded_model import FSDP, STRATEGIES, Model, furthest, quiet
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 ADAM = partial(torch.optim.Adam, lr=0.05)
@@ -54,9 +58,9 @@ def train(root, strategy, batch_size, cases=tuple(CASES)):
         options = {name: value() if callable(value) else value for name, value in options.items()}
         model = Model(optimizer)
         trainer = quiet(root, strategy, devices=1 if strategy == "auto" else 2, max_epochs=2, **options)
-        trainer.fit(model, rows(16, batch_size), rows(6, batch_size))
+        trainer.fit(model, loader(16, batch_size), loader(6, batch_size))
         assert trainer.global_step == (4 if case == "accumulated" else 8)
-        found[case] = whole_state(model)
+        found[case] = training.weights(model)
     return found
 
 
@@ -76,29 +80,29 @@ def alone(tmp_path_factory):
 def test_the_weights_are_those_of_one_process_on_the_same_global_batch(trained, alone, strategy, case):
     first, second = (found[case] for found in trained[strategy])
     tolerance = CASES[case][2]
-    assert same(first, second)
+    assert same_weights(first, second)
     assert furthest(first, alone[case]) < tolerance
-    assert furthest(first, whole_state(Model())) > 5 * tolerance
+    assert furthest(first, training.weights(Model())) > 5 * tolerance
 
 
 @pytest.mark.parametrize("case", [case for case, (*_, is_same) in CASES.items() if is_same])
 @pytest.mark.parametrize("strategy", ["zero_1", *FSDP])
 def test_the_weights_are_ddps_to_the_last_bit(trained, strategy, case):
-    assert same(trained[strategy][0][case], trained["ddp"][0][case])
+    assert same_weights(trained[strategy][0][case], trained["ddp"][0][case])
 
 
 def train_on_the_same(root, strategy):
     """Every rank has the whole data, so that averaging changes nothing."""
     model = Model(ADAM)
     trainer = quiet(root, strategy, 1 if strategy == "auto" else 2, max_epochs=3, use_distributed_sampler=False)
-    trainer.fit(model, rows(9, 3), rows(3))
-    return whole_state(model)
+    trainer.fit(model, loader(9, 3), loader(3))
+    return training.weights(model)
 
 
 @pytest.mark.parametrize("strategy", ["zero_1", "zero_2", "zero_3 by layer"])
 def test_ranks_with_the_same_batches_are_one_process_to_the_last_bit(tmp_path, strategy):
     together = on_ranks(2, train_on_the_same, tmp_path, strategy)
-    assert same(together[0], train_on_the_same(tmp_path / "alone", "auto"))
+    assert same_weights(together[0], train_on_the_same(tmp_path / "alone", "auto"))
 
 
 class Fewer(IterableDataset):
@@ -117,18 +121,18 @@ def train_unevenly(root):
     for name in ("ddp", "zero_1", "zero_2", "zero_3 by layer"):
         strategy, model = STRATEGIES[name](uneven_inputs="join"), Model(SGD)
         trainer = quiet(root, strategy, 2, max_epochs=2, gradient_clip_val=10.0)
-        trainer.fit(model, DataLoader(Fewer(), 1), rows(4))
+        trainer.fit(model, DataLoader(Fewer(), 1), loader(4))
         assert trainer.global_step == 10
-        found[name] = whole_state(model)
+        found[name] = training.weights(model)
     return found
 
 
 def test_ranks_with_fewer_batches_join_as_under_ddp(tmp_path):
     first, second = on_ranks(2, train_unevenly, tmp_path)
     for name, state in first.items():
-        assert same(state, second[name])
+        assert same_weights(state, second[name])
         assert furthest(state, first["ddp"]) < 1e-6
-    assert furthest(first["ddp"], whole_state(Model(SGD))) > 1e-3
+    assert furthest(first["ddp"], training.weights(Model(SGD))) > 1e-3
 
 
 class Adversaries(pl.LightningModule):
@@ -164,8 +168,8 @@ def train_adversaries(root, strategy, batch_size, options):
     model, devices = Adversaries(), 1
     if strategy != "auto":
         strategy, devices = STRATEGIES[strategy](**options), 2
-    quiet(root, strategy, devices, max_epochs=2).fit(model, rows(16, batch_size))
-    return whole_state(model)
+    quiet(root, strategy, devices, max_epochs=2).fit(model, loader(16, batch_size))
+    return training.weights(model)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +177,7 @@ def train_adversaries(root, strategy, batch_size, options):
 )
 def test_manual_optimisation(tmp_path, strategy, options):
     together = on_ranks(2, train_adversaries, tmp_path, strategy, 2, options)
-    assert same(*together)
+    assert same_weights(*together)
     assert furthest(together[0], train_adversaries(tmp_path / "alone", "auto", 4, {})) < 1e-6
 
 
@@ -190,8 +194,8 @@ class Scheduled(Model):
 def train_scheduled(root, strategy, batch_size):
     model = Scheduled()
     trainer = quiet(root, strategy, 1 if strategy == "auto" else 2, max_epochs=2)
-    trainer.fit(model, rows(16, batch_size), rows(4))
-    return whole_state(model), trainer.optimizers[0].param_groups[0]["lr"]
+    trainer.fit(model, loader(16, batch_size), loader(4))
+    return training.weights(model), trainer.optimizers[0].param_groups[0]["lr"]
 
 
 @pytest.mark.parametrize("strategy", ["zero_1", "zero_3"])
@@ -205,8 +209,8 @@ def test_schedulers_reach_the_optimizer(tmp_path, strategy):
 def test_an_optimizer_that_does_not_step_parameters_by_themselves_is_refused(tmp_path):
     def divide():
         model = Model(torch.optim.LBFGS)
-        with pytest.raises(MisconfigurationException, match="LBFGS, which does not step each parameter by itself"):
-            quiet(tmp_path, "zero_1", 2).fit(model, rows(8), rows(4))
+        with pytest.raises(MisconfigurationException, match="LBFGS, which does not step each parameter independently"):
+            quiet(tmp_path, "zero_1", 2).fit(model, loader(8), loader(4))
 
     on_ranks(2, divide)
 
@@ -223,14 +227,14 @@ def train_on_overflow(root, strategy):
 
     trainer = quiet(root, strategy, 2, precision="16-mixed", max_steps=1, callbacks=[Overflowing()])
     trainer.precision_plugin.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
-    trainer.fit(model, rows(16), rows(4))
-    return whole_state(model), trainer.precision_plugin.skipped_steps, trainer.precision_plugin.scaler.get_scale()
+    trainer.fit(model, loader(16), loader(4))
+    return training.weights(model), trainer.precision_plugin.skipped_steps, trainer.precision_plugin.scaler.get_scale()
 
 
 @pytest.mark.parametrize("strategy", ["zero_1", "zero_3 by layer"])
 def test_a_step_that_overflows_on_one_rank_is_skipped_on_all(tmp_path, strategy):
     for weights, skipped, scale in on_ranks(2, train_on_overflow, tmp_path, strategy):
-        assert same(weights, whole_state(Model()))
+        assert same_weights(weights, training.weights(Model()))
         assert (skipped, scale) == (1, 32.0)
 
 
@@ -249,9 +253,9 @@ def train_normalised(root, strategy, batch_size):
         trainer = quiet(
             root, strategy, devices=1 if strategy == "auto" else 2, precision="64-true", sync_batchnorm=True
         )
-        trainer.fit(model, rows(16, batch_size), rows(6, batch_size))
-        trainer.test(model, rows(7, batch_size), verbose=False)
-    return whole_state(model)
+        trainer.fit(model, loader(16, batch_size), loader(6, batch_size))
+        trainer.test(model, loader(7, batch_size), verbose=False)
+    return training.weights(model)
 
 
 def train_normalised_by_all(root):
@@ -268,3 +272,23 @@ def test_batch_normalisation_is_over_the_batches_of_all_processes(tmp_path):
         differences = {strategy: furthest(state, expected) for strategy, state in found.items()}
         assert len(differences) == len(STRATEGIES) + 2
         assert max(differences.values()) < 1e-12, differences
+
+
+class ClipsNothing(Precision):
+    """Clips in a way of its own."""
+
+    asked = 0
+
+    def clip_gradients(self, parameters, clip_val, algorithm):
+        self.asked += 1
+
+
+def clip_by_precision(root):
+    precision = ClipsNothing()
+    trainer = quiet(root, "zero_2", 2, plugins=[precision], gradient_clip_val=0.1)
+    trainer.fit(Model(), loader(8), loader(4))
+    return precision.asked, trainer.global_step
+
+
+def test_a_precision_that_clips_in_its_own_way_is_asked(tmp_path):
+    assert on_ranks(2, clip_by_precision, tmp_path) == [(2, 2)] * 2

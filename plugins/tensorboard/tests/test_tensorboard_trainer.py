@@ -11,14 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import leyden as pl
 from leyden.loggers import TensorBoardLogger
+from leyden_testing.training import loader, quiet_trainer
 
-QUIET = {
-    "accelerator": "cpu",
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "num_sanity_val_steps": 0,
-    "log_every_n_steps": 1,
-}
+LOGGED = {"num_sanity_val_steps": 0, "log_every_n_steps": 1}
 
 
 def make_model(framework, **arguments):
@@ -52,11 +47,6 @@ def make_model(framework, **arguments):
     return Model(**arguments)
 
 
-def loader():
-    data = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
-    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(data), batch_size=2)
-
-
 def scalars(log_dir):
     events = EventAccumulator(str(log_dir), size_guidance={"scalars": 0}).Reload()
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
@@ -64,23 +54,23 @@ def scalars(log_dir):
 
 @pytest.mark.parametrize("logger", [None, True, "tensorboard", "TensorBoardLogger"])
 def test_it_is_the_default_and_has_a_name(tmp_path, logger):
-    trainer = pl.Trainer(max_epochs=1, default_root_dir=tmp_path, logger=logger, enable_checkpointing=False, **QUIET)
+    trainer = quiet_trainer(tmp_path, logger=logger, **LOGGED)
     assert type(trainer.logger) is TensorBoardLogger
     assert list(tmp_path.iterdir()) == []
-    trainer.fit(make_model(pl), loader(), loader())
+    trainer.fit(make_model(pl), loader(16), loader(16))
     assert trainer.log_dir == str(tmp_path / "lightning_logs" / "version_0")
     assert "val_loss" in scalars(trainer.log_dir)
 
 
 def test_a_run_logs_what_lightning_logs(tmp_path):
-    arguments = {**QUIET, "max_epochs": 2, "log_every_n_steps": 3, "enable_checkpointing": False}
+    arguments = {**LOGGED, "max_epochs": 2, "log_every_n_steps": 3}
     directories = {}
 
     def run(framework, name):
-        trainer = framework.Trainer(default_root_dir=tmp_path / name, **arguments)
+        trainer = quiet_trainer(tmp_path / name, framework.Trainer, logger=None, **arguments)
         model = make_model(framework, sizes=[1, 2])
-        trainer.fit(model, loader(), loader())
-        trainer.test(model, loader(), verbose=False)
+        trainer.fit(model, loader(16), loader(16))
+        trainer.test(model, loader(16), verbose=False)
         directories[name] = Path(trainer.log_dir)
 
     run(pl, "ours")
@@ -100,8 +90,8 @@ def test_a_run_logs_what_lightning_logs(tmp_path):
 
 def test_the_graph_of_a_module_is_logged(tmp_path):
     logger = TensorBoardLogger(tmp_path, log_graph=True)
-    trainer = pl.Trainer(max_epochs=1, default_root_dir=tmp_path, logger=logger, enable_checkpointing=False, **QUIET)
-    trainer.fit(make_model(pl), loader(), loader())
+    trainer = quiet_trainer(tmp_path, logger=logger, **LOGGED)
+    trainer.fit(make_model(pl), loader(16), loader(16))
     graph = EventAccumulator(trainer.log_dir).Reload().Graph()
     assert any("layer" in node.name for node in graph.node)
 
@@ -112,21 +102,15 @@ def test_what_was_logged_before_an_error_is_kept(tmp_path):
             if batch_idx == 5:
                 raise RuntimeError("the sixth batch")
 
-    trainer = pl.Trainer(
-        max_epochs=1,
-        default_root_dir=tmp_path,
-        callbacks=[Breaks()],
-        enable_checkpointing=False,
-        **QUIET,
-    )
+    trainer = quiet_trainer(tmp_path, logger=None, callbacks=[Breaks()], **LOGGED)
     with pytest.raises(RuntimeError, match="the sixth batch"):
-        trainer.fit(make_model(pl), loader(), loader())
+        trainer.fit(make_model(pl), loader(16), loader(16))
     assert [step for step, _ in scalars(trainer.log_dir)["loss_step"]] == [0, 1, 2, 3, 4]
 
 
 def test_a_trial_run_leaves_no_files(tmp_path):
-    trainer = pl.Trainer(fast_dev_run=True, default_root_dir=tmp_path, **QUIET)
-    trainer.fit(make_model(pl), loader(), loader())
+    trainer = quiet_trainer(tmp_path, logger=None, fast_dev_run=True, **LOGGED)
+    trainer.fit(make_model(pl), loader(16), loader(16))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -135,12 +119,6 @@ def test_images_go_through_the_experiment(tmp_path):
         def on_train_end(self, trainer, pl_module):
             trainer.logger.experiment.add_image("weights", torch.zeros(3, 4, 4), trainer.global_step)
 
-    trainer = pl.Trainer(
-        max_epochs=1,
-        default_root_dir=tmp_path,
-        callbacks=[Draws()],
-        enable_checkpointing=False,
-        **QUIET,
-    )
-    trainer.fit(make_model(pl), loader(), loader())
+    trainer = quiet_trainer(tmp_path, logger=None, callbacks=[Draws()], **LOGGED)
+    trainer.fit(make_model(pl), loader(16), loader(16))
     assert [event.step for event in EventAccumulator(trainer.log_dir).Reload().Images("weights")] == [8]

@@ -51,7 +51,6 @@ def _fixture(value: Any) -> Any:
 
 
 TWINS: list[Twin] = []
-PRESENT: list[Twin] = []  # the twin whose component is found now
 CLASSES: dict[str, type] = {}  # the classes that pytest collects in the run within the test
 
 

@@ -4,12 +4,13 @@ import os
 
 import torch
 from torch import nn
-from twins import breaks
 
 from leyden.interfaces.accelerator import parse_indices
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing import AcceleratorConformance as A
 from leyden_testing.training import Host
+
+from .twins import breaks
 
 
 class Hooked(Host):

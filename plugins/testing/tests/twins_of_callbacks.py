@@ -1,10 +1,11 @@
 """Broken callbacks: each has one thing wrong."""
 
 import torch
-from twins import breaks
 
 import leyden as pl
 from leyden_testing import CallbackConformance as C
+
+from .twins import breaks
 
 
 @breaks(C, "its_hooks_take_what_hooks_offer", "extra")

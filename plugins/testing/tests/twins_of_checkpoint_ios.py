@@ -4,11 +4,12 @@ import os
 from pathlib import Path
 
 import torch
-from twins import breaks
 
 from leyden.checkpoint.file import TorchCheckpointIO
 from leyden.interfaces.checkpoint_io import CheckpointIO
 from leyden_testing import CheckpointIOConformance as C
+
+from .twins import breaks
 
 
 def rounded(checkpoint):

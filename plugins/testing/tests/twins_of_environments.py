@@ -2,11 +2,11 @@
 
 import os
 
-from twins import breaks
-
 from leyden.interfaces.environment import Environment
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing import EnvironmentConformance
+
+from .twins import breaks
 
 
 def variables(rank, local_rank, node_rank, world_size):

@@ -4,11 +4,11 @@ import json
 import os
 from pathlib import Path
 
-from twins import breaks
-
 from leyden.loggers import RunDirectoryLogger, as_mapping
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_testing import LoggerConformance
+
+from .twins import breaks
 
 
 class Lines(RunDirectoryLogger):

@@ -2,11 +2,11 @@
 
 import os
 
-from twins import breaks
-
 import leyden as pl
 from leyden_testing import AcceleratorConformance, CallbackConformance
 from leyden_testing.training import Host
+
+from .twins import breaks
 
 
 @breaks(AcceleratorConformance, "it_answers_to_all_its_names", "has a space or a comma", {"aliases": ["two words"]})

@@ -5,10 +5,11 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
-from twins import breaks
 
 from leyden.interfaces.precision import Precision
 from leyden_testing import PrecisionConformance as P
+
+from .twins import breaks
 
 
 class Brain(Precision):

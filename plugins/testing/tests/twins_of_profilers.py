@@ -3,11 +3,12 @@
 import threading
 
 import torch
-from twins import breaks
 
 from leyden.interfaces.profiler import Profiler
 from leyden.utilities.rank_zero import log
 from leyden_testing import ProfilerConformance as P
+
+from .twins import breaks
 
 
 class Listing(Profiler):

@@ -1,10 +1,11 @@
 """Broken records: each logs a tally, with one thing wrong."""
 
 import torch
-from twins import breaks
 
 from leyden.plugins import Record
 from leyden_testing import RecordConformance
+
+from .twins import breaks
 
 
 class Tally:

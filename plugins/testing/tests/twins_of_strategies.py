@@ -3,12 +3,13 @@
 import os
 
 import torch
-from twins import breaks
 
 from leyden.interfaces.launcher import Launcher
 from leyden.interfaces.strategy import Strategy
 from leyden_ddp.strategy import DDPStrategy
 from leyden_testing import StrategyConformance as S
+
+from .twins import breaks
 
 
 @breaks(S, "it_says_what_it_does", "uneven_inputs")

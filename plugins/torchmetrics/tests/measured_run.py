@@ -1,20 +1,16 @@
-"""The run of the core's ``killed_run.py``, with metrics of several kinds, logged and not.
+"""The run of ``leyden_testing.killed_run``, with metrics of several kinds, logged and not.
 
 python measured_run.py DIRECTORY CASES
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import torchmetrics
 from torch import Tensor, nn
 
-sys.path.append(str(Path(__file__).parents[3] / "core" / "tests"))  # as a script it has no conftest.py
-
-import killed_run
+from leyden_testing import killed_run
 
 
 class MeasuredModel(killed_run.Model):

@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torchmetrics
-from recording import LoggingModel, logged_fit, model_that, quiet_trainer, rows
 
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.models import LoggingModel, logged_fit, model_that, rows
+from leyden_testing.training import quiet_trainer
 
 
 class Measured(LoggingModel):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torchmetrics
-from ddp_model import Model, Validated, alone, loader, quiet
 
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.reporting import Model, Validated, alone, loader, quiet
 from leyden_testing.training import SaveAmid
 
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 import torchmetrics
-from killed_run import Options
-from measured_run import MeasuredModel
-from recording import LoggingModel, RecordingLogger, rows
-from small_model import quiet_trainer
-from test_resume import SaveAt, fit
 
 import leyden as pl
-from leyden.plugin_system.manager import discover
+from leyden.plugin_system.discovery import discover
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.killed_run import Options, SaveAt, fit
+from leyden_testing.models import LoggingModel, RecordingLogger, rows
+from leyden_testing.training import quiet_trainer
+
+from .measured_run import MeasuredModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*shuffling enabled")  # the order of validation is resumed too
 

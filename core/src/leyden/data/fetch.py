@@ -7,7 +7,7 @@ state of exactly that point. A loader without a length is read one batch ahead, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from leyden.data.combined import INFINITE, CombinedLoader, length_of
 from leyden.utilities.rng import collect_rng_states
@@ -15,8 +15,26 @@ from leyden.utilities.rng import collect_rng_states
 END = object()
 
 
+class Fetched(NamedTuple):
+    """A batch, and what the loop has to know of it.
+
+    Attributes:
+        batch: The batch, on the host.
+        batch_idx: Its number in its loader, from 0.
+        dataloader_idx: Its loader.
+        is_last: Whether it is the last one.
+        weight: How much it counts among those of the other processes: 0 for one that this process only repeats.
+    """
+
+    batch: Any
+    batch_idx: int
+    dataloader_idx: int
+    is_last: bool
+    weight: float
+
+
 class Fetcher:
-    """Iterates a CombinedLoader and yields ``(batch, batch_idx, dataloader_idx, is_last)``; call :meth:`start` first.
+    """Iterates a CombinedLoader and yields :class:`Fetched`; call :meth:`start` first.
 
     A strategy with several processes may use a subclass instead.
 
@@ -27,7 +45,7 @@ class Fetcher:
         loader: The loader.
         has_length: Whether all parts of the loader have a length.
         fetched: The number of batches yielded or skipped so far.
-        weight: The weight of the last batch, relative to those of the other processes.
+        weight: The weight of the batch that is yielded next; a subclass may set it.
         ahead_rng: The random states before the batch that was read ahead, for exact resumption.
     """
 
@@ -68,7 +86,7 @@ class Fetcher:
             restore()
             self._following = self._next()
 
-    def __iter__(self) -> Iterator[tuple[Any, int, int, bool]]:
+    def __iter__(self) -> Iterator[Fetched]:
         return self._one_ahead() if self._reads_ahead else self._as_asked()
 
     def _next(self) -> Any:
@@ -81,16 +99,16 @@ class Fetcher:
     def _pass_over(self) -> None:
         next(self._iterator, END)
 
-    def _as_asked(self) -> Iterator[tuple[Any, int, int, bool]]:
+    def _as_asked(self) -> Iterator[Fetched]:
         while self.fetched < self._total and (item := self._next()) is not END:
             self.fetched += 1
-            yield *item, self.fetched >= self._total
+            yield Fetched(item[0], item[1], item[2], self.fetched >= self._total, self.weight)
 
-    def _one_ahead(self) -> Iterator[tuple[Any, int, int, bool]]:
+    def _one_ahead(self) -> Iterator[Fetched]:
         item = self._following
         while item is not END:
             self.fetched += 1
             self.ahead_rng = collect_rng_states()
             self._following = self._next() if self.fetched < self._total else END
-            yield *item, self._following is END
+            yield Fetched(item[0], item[1], item[2], self._following is END, self.weight)
             item = self._following

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from leyden.data.combined import INFINITE, CombinedLoader, Mode, length_of
-from leyden.data.samplers import copy_with, keeping_last, rebuild
-from leyden.data.seeded import SampleSeeded
+from leyden.data.samplers import keeping_last, rebuild
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
-from leyden.utilities.rng import worker_init_function
 from leyden.utilities.states import RunningStage
 
 if TYPE_CHECKING:
@@ -46,6 +42,14 @@ class DataSource:
         """Whether other loaders are due: the first time, and every ``reload_dataloaders_every_n_epochs``."""
         every = trainer.reload_dataloaders_every_n_epochs
         return self.loaded_in is None or (every > 0 and trainer.current_epoch - self.loaded_in >= every)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know to load at the same epochs."""
+        return {"loaded_in": self.loaded_in}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state_dict` returned."""
+        self.loaded_in = state["loaded_in"]
 
     def __str__(self) -> str:
         return (
@@ -93,14 +97,15 @@ def refuse_if_not_iterable(loader: Any, source: DataSource) -> None:
 
 
 def _prepared(trainer: Trainer, loader: Any, stage: RunningStage) -> Any:
-    """A loader as a run takes it: in its order, of this process's part of the data, seeded."""
+    """A loader as a run takes it: in its order, of this process's part of the data, as plugins want it."""
+    training = stage == RunningStage.TRAINING
     if trainer.overfit_batches > 0 and stage != RunningStage.TESTING:
         loader = _in_order(loader, stage)
     if stage == RunningStage.PREDICTING:
         loader = keeping_last(loader)
     if trainer.use_distributed_sampler:
-        loader = trainer.strategy.divide(loader, training=stage == RunningStage.TRAINING)
-    return seeded(loader, trainer.global_rank)
+        loader = trainer.strategy.divide(loader, training=training)
+    return trainer.plugin_manager.hook.leyden_prepare_loader(owner=trainer, loader=loader, training=training)
 
 
 def _in_order(loader: Any, stage: RunningStage) -> Any:
@@ -109,29 +114,6 @@ def _in_order(loader: Any, stage: RunningStage) -> Any:
         return loader
     rank_zero_warn(f"overfit_batches: shuffling of the {stage.dataloader_prefix} data is turned off.")
     return rebuild(loader, SequentialSampler(loader.dataset))  # type: ignore[arg-type]
-
-
-def seeded(loader: Any, rank: int) -> Any:
-    """A loader with the seeds that ``seed_everything(seed, workers=…)`` asks for.
-
-    Args:
-        loader: A DataLoader, whose workers are seeded unless the user does it already; others are left as they are.
-        rank: This process, whose workers draw other numbers than those of the others.
-    """
-    seeding = os.environ.get("PL_SEED_WORKERS")
-    if not isinstance(loader, DataLoader):
-        return loader
-    if seeding == "1" and loader.worker_init_fn is None:
-        loader.worker_init_fn = partial(worker_init_function, rank=rank)
-    if seeding != "sample":
-        return loader
-    if isinstance(loader.dataset, IterableDataset):
-        rank_zero_warn(
-            f'seed_everything(workers="sample"): a {type(loader.dataset).__name__} is iterable and has no sample '
-            "index, so what it draws depends on its worker."
-        )
-        return loader
-    return copy_with(loader, dataset=SampleSeeded(loader.dataset, int(os.environ["PL_GLOBAL_SEED"])))
 
 
 def _limit(length: int | float, limit: int | float, stage: RunningStage) -> int | float:

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
-from leyden.data.seeded import SampleSeeded
 from leyden.utilities.exceptions import MisconfigurationException
 
 
@@ -91,13 +90,18 @@ def recording(loader: Any) -> tuple[Any, RecordingBatchSampler | None]:
     return copy_with(loader, batch_sampler=sampler), sampler
 
 
-def set_sampler_epoch(loader: Any, epoch: int) -> None:
-    """Tell the epoch to samplers that shuffle by epoch and to datasets that seed by epoch."""
-    if isinstance(dataset := getattr(loader, "dataset", None), SampleSeeded):
-        dataset.epoch.fill_(epoch)
-    inner = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
-    outer = getattr(loader, "sampler", None)
-    for sampler in (inner,) if inner is outer else (outer, inner):
-        set_epoch = getattr(sampler, "set_epoch", None)
-        if callable(set_epoch):
-            set_epoch(epoch)
+def set_epoch(loader: Any, epoch: int) -> None:
+    """Tell the epoch to the loader's samplers and dataset, if they have a method ``set_epoch``.
+
+    Samplers that shuffle by epoch have one, and so have datasets that change with the epoch.
+
+    Args:
+        loader: The loader, such as a DataLoader.
+        epoch: The epoch, from 0.
+    """
+    sampler, batch_sampler = (getattr(loader, name, None) for name in ("sampler", "batch_sampler"))
+    parts = (sampler, getattr(batch_sampler, "sampler", None), getattr(loader, "dataset", None))
+    for part in {id(part): part for part in parts}.values():
+        tell = getattr(part, "set_epoch", None)
+        if callable(tell):
+            tell(epoch)

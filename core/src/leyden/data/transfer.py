@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any
 from leyden.interfaces.precision import Precision
 from leyden.interfaces.strategy import Strategy
 from leyden.mixins.hooks import DataHooks
+from leyden.plugin_system.hooks import TRANSFER_HOOKS
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.overriding import is_overridden
 
 if TYPE_CHECKING:
-    from leyden.trainer import Trainer
-
-TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+    from leyden.trainer.run import Run
 
 
-def transfer_function(trainer: Trainer, dataloader_idx: int) -> Callable[[Any], Any]:
+def transfer_function(run: Run, dataloader_idx: int) -> Callable[[Any], Any]:
     """A function that takes a batch of one loader and returns it, converted and on the device."""
-    strategy, precision = trainer.strategy, trainer.precision_plugin
+    strategy, precision, metrics = run.strategy, run.strategy.precision, run.metrics
     plain = type(strategy).batch_to_device is Strategy.batch_to_device
     if plain:
         to_device: Callable[[Any], Any] = partial(
@@ -28,7 +27,7 @@ def transfer_function(trainer: Trainer, dataloader_idx: int) -> Callable[[Any], 
         )
     else:
         to_device = strategy.batch_to_device
-    owners = {name: _owner(trainer, name) for name in TRANSFER_HOOKS}
+    owners = {name: _owner(run, name) for name in TRANSFER_HOOKS}
     converts = type(precision).convert_input is not Precision.convert_input
     if not converts and not any(owners.values()):
         return to_device
@@ -43,17 +42,15 @@ def transfer_function(trainer: Trainer, dataloader_idx: int) -> Callable[[Any], 
         return after(batch, dataloader_idx) if after is not None else batch
 
     def in_scope(batch: Any) -> Any:
-        outer, trainer.logging.hook = trainer.logging.hook, "on_before_batch_transfer"
-        batch = transfer(batch)
-        trainer.logging.hook = outer
-        return batch
+        with metrics.scope("on_before_batch_transfer"):
+            return transfer(batch)
 
     return in_scope
 
 
-def _owner(trainer: Trainer, name: str) -> Any:
+def _owner(run: Run, name: str) -> Any:
     """Who overrides a transfer hook: the data module before the module, None if neither does."""
-    for candidate in (trainer.datamodule, trainer.lightning_module):
+    for candidate in (run.datamodule, run.module):
         if candidate is not None and is_overridden(name, candidate, DataHooks):
             return candidate
     return None

@@ -1,4 +1,4 @@
-"""Accelerator: one type of device. Naming the device type is enough; all else follows from PyTorch."""
+"""Accelerator: one type of device. To name the device type is enough; PyTorch answers the rest."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from leyden.utilities.exceptions import MisconfigurationException
 
 
 class Accelerator:
-    """One device type, through PyTorch's generic device modules.
+    """One device type, by means of PyTorch's generic device modules.
 
-    An author *must* set :attr:`device_type`, and :attr:`non_blocking_transfer` to False for a device that does
-    not order its copies with its work. Everything else has an answer from
-    ``torch.get_device_module(device_type)`` and *may* be overridden where a device differs: what its module lacks
-    is taken for what the device has not, a choice of a current one, a queue to wait for, a cache, statistics, a
-    generator. The class is asked before any instance exists (``auto`` must not touch a device that is not there), so
-    availability, counting and parsing are class methods.
+    An author *must* set :attr:`device_type`. For a device that does not keep copies and computations in order,
+    :attr:`non_blocking_transfer` *must* be False. Every method asks ``torch.get_device_module(device_type)`` and *may*
+    be overridden where a device differs. Where that module lacks a function (``set_device``, ``synchronize``,
+    ``empty_cache``, ``memory_stats``, ``get_rng_state``), the method assumes that the device needs none and does
+    nothing. Availability, counting and parsing are class methods, because the class is asked before there is an
+    instance: ``accelerator="auto"`` must not touch a device that is missing.
 
     Example::
 
@@ -39,7 +39,8 @@ class Accelerator:
 
     Attributes:
         device_type: What PyTorch calls the device, as in ``torch.device("npu", 0)``.
-        non_blocking_transfer: Whether a copy to the device may still be under way when work on it is queued.
+        non_blocking_transfer: Whether copies to the device may run in the background. True needs a device that starts a
+            computation only after the copies that were queued before it.
     """
 
     device_type: ClassVar[str]
@@ -47,12 +48,16 @@ class Accelerator:
 
     @classmethod
     def device_module(cls) -> Any:
-        """PyTorch's module for this device type; raises RuntimeError where this build of PyTorch has none."""
+        """PyTorch's module for this device type, such as ``torch.cuda``.
+
+        Raises:
+            RuntimeError: This build of PyTorch has none.
+        """
         return torch.get_device_module(cls.device_type)
 
     @classmethod
     def _call(cls, name: str, *arguments: Any) -> Any:
-        """What a function of the device's module returns; None where the device has nothing to do for it."""
+        """Call a function of the device's module; None where the module has no such function."""
         try:
             function = getattr(cls.device_module(), name, None)
         except RuntimeError:  # PyTorch has no module for the device: "meta", for example
@@ -80,23 +85,27 @@ class Accelerator:
 
     @classmethod
     def process_group_backend(cls) -> str:
-        """The backend of ``torch.distributed`` with which processes on such devices talk.
+        """The name of the ``torch.distributed`` backend that connects processes on such devices.
 
         Raises:
-            MisconfigurationException: Nobody has registered one for this device type.
+            MisconfigurationException: PyTorch knows no backend for this device type.
         """
         try:
             return str(torch.distributed.get_default_backend_for_device(cls.device_type))
         except ValueError as error:
             raise MisconfigurationException(
-                f"torch.distributed has no backend for the device {cls.device_type!r}, so that processes on it can't "
-                "talk; train in one process with strategy='single_device', or give the strategy a "
-                "process_group_backend that can."
+                f"torch.distributed has no backend for the device {cls.device_type!r}, so processes on it can't "
+                "communicate; train in one process with strategy='single_device', or give the strategy a "
+                "process_group_backend."
             ) from error
 
     @classmethod
     def parse_devices(cls, devices: int | str | Sequence[int]) -> list[int]:
-        """Device indices from what the user wrote: n, -1, "auto", "3", "0, 1", [0, 1]."""
+        """Device indices from the value of ``Trainer(devices=...)``: n, -1, "auto", "3", "0, 1" or [0, 1].
+
+        Raises:
+            MisconfigurationException: The value is not understood, or names a device that is missing.
+        """
         available = cls.auto_device_count()
         indices = parse_indices(devices, available)
         missing = next((i for i in indices if not 0 <= i < available), None)
@@ -115,37 +124,41 @@ class Accelerator:
         return [torch.device(cls.device_type, i) for i in devices]
 
     def set_options(self, deterministic: bool, benchmark: bool | None) -> None:
-        """Take the Trainer's ``deterministic`` and ``benchmark`` where the device has settings for them.
+        """Apply the Trainer's ``deterministic`` and ``benchmark`` where the device has settings for them.
 
-        PyTorch's own switch for deterministic algorithms has been set already.
+        The Trainer has called ``torch.use_deterministic_algorithms`` already.
+
+        Args:
+            deterministic: Whether only deterministic algorithms are to be used.
+            benchmark: Whether the device is to time its algorithms and take the fastest; None leaves its setting.
         """
 
     def setup_device(self, device: torch.device) -> None:
-        """Make ``device`` the current one of this process.
+        """Make ``device`` the current device of this process.
 
         Raises:
-            MisconfigurationException: It is of another type.
+            MisconfigurationException: The device is of another type.
         """
         if device.type != self.device_type:
             raise MisconfigurationException(
-                f"{type(self).__name__} was given {device}; it runs on {self.device_type!r} devices alone."
+                f"{type(self).__name__} was given {device}; it runs on {self.device_type!r} devices only."
             )
         self._call("set_device", device)
 
     def teardown(self) -> None:
-        """Give back what the run held: the caching allocator's free blocks, where there is one."""
+        """Free memory that the run no longer uses: the free blocks of the device's caching allocator, if it has one."""
         self._call("empty_cache")
 
     def synchronize(self, device: torch.device) -> None:
-        """Wait until everything queued on ``device`` is done."""
+        """Wait until all work that is queued on ``device`` is done."""
         self._call("synchronize", device)
 
     def get_device_stats(self, device: torch.device) -> dict[str, Any]:
-        """Memory statistics of ``device``, in bytes unless the name says otherwise; {} where there are none."""
+        """Memory statistics of ``device`` by name, in bytes unless the name says otherwise; {} where there are none."""
         return dict(self._call("memory_stats", device) or {})
 
     def get_rng_state(self, device: torch.device) -> torch.Tensor | None:
-        """The device's random state (a byte tensor on the host), or None where it has no generator of its own."""
+        """The state of the device's random generator, a byte tensor on the host; None where it has no generator."""
         state: torch.Tensor | None = self._call("get_rng_state", device)
         return state
 
@@ -154,12 +167,20 @@ class Accelerator:
         self._call("set_rng_state", state, device)
 
     def supports_precision(self, precision: str) -> bool:
-        """Whether this device can compute in ``precision``, e.g. "bf16-mixed"; refuse what would fail or crawl."""
+        """Whether this device can compute in ``precision``, e.g. "bf16-mixed"; False if it fails or is very slow."""
         return True
 
 
 def parse_indices(devices: int | str | Sequence[int], available: int) -> Sequence[int]:
-    """Turn the value of ``Trainer(devices=...)`` into indices, without asking whether they exist."""
+    """Turn the value of ``Trainer(devices=...)`` into indices; whether these devices exist is not checked.
+
+    Args:
+        devices: n, -1, "auto", "3", "0, 1" or [0, 1].
+        available: How many devices "auto" and -1 mean.
+
+    Raises:
+        MisconfigurationException: The value is not understood.
+    """
     if isinstance(devices, str):
         text = devices.strip()
         if text == "auto":

@@ -16,14 +16,14 @@ class Component:
     """One named part of a plugin.
 
     Args:
-        kind: What it is: "accelerator", "strategy", "precision", "environment", "logger", "profiler",
-            "callback", "checkpoint_io", "exporter", "record", or a kind of a third party's own.
-        name: The name that users write, as in ``Trainer(accelerator="npu")``; for callbacks and other
-            classes that users import, the class's name; for records, the name of the class that they log.
-        target: ``"module:attribute"``, imported on first use.
-        options: What the component's kind understands. Every kind: ``aliases`` (other names for the
-            same part), ``arguments`` (keyword arguments when it is built by name). Accelerators:
-            ``priority`` (the highest available one is ``"auto"``; the host processor has 0).
+        kind: "accelerator", "strategy", "precision", "environment", "logger", "profiler", "callback",
+            "checkpoint_io", "exporter", "record", "module_paths", or a kind that a third party has made up.
+        name: The name that users write, as in ``Trainer(accelerator="npu")``. For callbacks and other classes that
+            users import, it is the name of the class; for records, the name of the class whose objects they log.
+        target: Where the part is, as ``"module:attribute"``; it is imported on first use.
+        options: Settings that depend on the kind. Every kind has ``aliases`` (other names for the same part) and
+            ``arguments`` (keyword arguments with which the part is built by name). Accelerators and environments have
+            ``priority``: "auto" means the available one with the highest. The host processor has 0.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""Environment: who this process is in the cluster."""
+"""Environment: which process of the cluster this one is."""
 
 from __future__ import annotations
 
@@ -7,71 +7,75 @@ from abc import ABC, abstractmethod
 
 
 class Environment(ABC):
-    """Who started this process, which of the run's processes it is, and where they meet.
+    """Tells who started this process, which of the run's processes it is, and where the processes meet.
 
-    An author *must* write everything abstract and *may* override the rest. The class is asked whether it applies
-    before any instance exists; an instance is made in every process and reads what the cluster says, its
-    environment variables say, when it is asked.
+    An author *must* write everything abstract and *may* override the rest. :meth:`detect` is called on the class,
+    before there is an instance. Every process then makes an instance of its own, which reads the cluster's environment
+    variables at each question.
     """
 
     @staticmethod
     @abstractmethod
     def detect() -> bool:
-        """Whether this process was started by this cluster or launcher; asked of every installed environment."""
+        """Whether this cluster or launcher has started this process; called on every installed environment."""
 
     @property
     @abstractmethod
     def creates_processes_externally(self) -> bool:
-        """Whether all processes are there already; else the strategy's launcher makes those of this node."""
+        """Whether the cluster has started all processes; if not, the strategy's launcher starts those of this node."""
 
     @property
     @abstractmethod
     def main_address(self) -> str:
-        """The host of rank 0, where the processes meet."""
+        """The name or address of the host of rank 0, where the processes meet."""
 
     @property
     @abstractmethod
     def main_port(self) -> int:
-        """A free port of that host, the same in all processes."""
+        """A free port of that host; all processes return the same one."""
 
     @abstractmethod
     def world_size(self) -> int:
-        """Processes in all."""
+        """The number of processes on all nodes."""
 
     @abstractmethod
     def set_world_size(self, size: int) -> None:
-        """Take the world size from the strategy; an environment whose processes were made by a cluster knows it."""
+        """Take the world size from the strategy; nothing to do where the cluster has set it."""
 
     @abstractmethod
     def global_rank(self) -> int:
-        """This process among all, from 0."""
+        """The number of this process among all, from 0."""
 
     @abstractmethod
     def set_global_rank(self, rank: int) -> None:
-        """Take the rank from the strategy; an environment whose processes were made by a cluster knows it."""
+        """Take the rank from the strategy; nothing to do where the cluster has set it."""
 
     @abstractmethod
     def local_rank(self) -> int:
-        """This process among those of its node, from 0."""
+        """The number of this process among those of its node, from 0."""
 
     @abstractmethod
     def node_rank(self) -> int:
-        """This node among all, from 0."""
+        """The number of this node among all nodes, from 0."""
 
     def validate_settings(self, num_devices: int, num_nodes: int) -> None:
-        """Refuse a Trainer whose ``devices`` and ``num_nodes`` are not what the cluster has started.
+        """Refuse ``devices`` and ``num_nodes`` of a Trainer that don't fit the processes that the cluster has started.
+
+        Args:
+            num_devices: Processes of each node.
+            num_nodes: Nodes.
 
         Raises:
-            MisconfigurationException: With both numbers and what to write.
+            MisconfigurationException: They don't fit; the message has both numbers and says what to write.
         """
 
     @property
     def requeue_signal(self) -> signal.Signals | None:
-        """The signal that says that the job ends soon and may be run again, or None where there is none."""
+        """The signal by which the cluster announces that the job ends soon and may run again; None without one."""
         return None
 
     def requeue(self) -> None:
-        """Ask the cluster to run the job again; called on rank 0 after the run was saved."""
+        """Ask the cluster to run the job again; called on rank 0 after the run has been saved."""
 
     def teardown(self) -> None:
-        """Take back what was set in the process's environment; at the end of a run."""
+        """Remove the environment variables that this object has set; called at the end of a run."""

@@ -1,4 +1,4 @@
-"""Launcher: how the other processes of a run come to be."""
+"""Launcher: what starts the other processes of a run."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ T = TypeVar("T")
 
 
 class Launcher(ABC):
-    """Starts processes; a strategy of several has one.
+    """Starts the processes of a run; a strategy of several processes has one.
 
     An author *must* write :meth:`launch` and *may* set :attr:`takes_part`.
 
     Attributes:
-        takes_part: Whether the calling process is one of the run's; else ``launch`` puts what the run has come to,
-            weights and metrics say, into the Trainer of the calling process, whose method ``function`` is.
+        takes_part: Whether the calling process is one of the run's processes. Where it is not, ``launch`` copies the
+            results of the run, such as weights and metrics, into the Trainer of the calling process; ``function`` is a
+            method of that Trainer.
     """
 
     takes_part: ClassVar[bool] = True
 
     @abstractmethod
     def launch(self, function: Callable[..., T], *args: Any) -> T:
-        """Run ``function(*args)`` in every process of the run; return this process's result, or else rank 0's."""
+        """Run ``function(*args)`` in every process of the run.
+
+        Returns:
+            The result in this process, or that of rank 0 where this process takes no part.
+        """

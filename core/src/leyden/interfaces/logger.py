@@ -1,13 +1,17 @@
-"""Logger: where metrics and hyperparameters go."""
+"""Logger: where metrics and hyperparameters are written."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from leyden.utilities.overriding import is_overridden
 from leyden.utilities.rank_zero import rank_zero_only
+
+if TYPE_CHECKING:
+    from leyden.interfaces.strategy import Strategy
 
 T = TypeVar("T")
 
@@ -16,78 +20,81 @@ class Logger(ABC):
     """A destination for metrics.
 
     An author *must* write :attr:`name`, :attr:`version`, :meth:`log_metrics` and :meth:`log_hyperparams`
-    and *may* override the rest. All methods are called on every rank; mark those that write with
-    :func:`~leyden.utilities.rank_zero_only`.
+    and *may* override the rest. All methods are called on every rank; decorate those that write with
+    :func:`~leyden.utilities.rank_zero_only`, so that only rank 0 does.
     """
 
     @property
     @abstractmethod
     def name(self) -> str | None:
-        """The experiment's name, a part of the checkpoints' path."""
+        """The name of the experiment; a part of the path of checkpoints."""
 
     @property
     @abstractmethod
     def version(self) -> int | str | None:
-        """The run's version, a part of the checkpoints' path."""
+        """The version of the run; a part of the path of checkpoints."""
 
     @property
     def root_dir(self) -> str | None:
-        """The directory of all versions of an experiment, or None where the logger has no files."""
+        """The directory of all versions of the experiment; None where the logger writes no files."""
         return None
 
     @property
     def log_dir(self) -> str | None:
-        """The directory of this run, or None where the logger has no files."""
+        """The directory of this run; None where the logger writes no files."""
         return None
 
     @property
     def save_dir(self) -> str | None:
-        """The directory of all experiments, or None where the logger has no files."""
+        """The directory of all experiments; None where the logger writes no files."""
         return None
 
     @property
     def group_separator(self) -> str:
-        """What separates a group from a name in metric names."""
+        """What separates a group from a name in the names of metrics, as in "train/loss"."""
         return "/"
 
     @abstractmethod
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Record metrics of one step.
+        """Write the metrics of one step.
 
         Args:
             metrics: Name to number; the Trainer adds "epoch".
-            step: Batches that led to an optimizer step so far, from 0.
+            step: The number of the step, from 0: how many batches have led to an optimizer step before it.
         """
 
     @abstractmethod
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Record hyperparameters: a mapping (possibly nested) or a Namespace."""
+        """Write hyperparameters: a mapping, which may be nested, or a Namespace."""
 
     def log_graph(self, model: Any, input_array: Any = None) -> None:
-        """Record the model's graph."""
+        """Write the graph of the model."""
 
     def take_version(self, version: int | str | None) -> None:
-        """Write where rank 0 does, whose version this is; a logger without files keeps its own."""
+        """Take the version that rank 0 has chosen, so that all ranks name the same directory.
+
+        A logger without files need not override it, and keeps its own version.
+        """
 
     def save(self) -> None:
-        """Flush what is pending to storage."""
+        """Write to storage what is still in memory."""
 
     def finalize(self, status: str) -> None:
-        """The run has ended: "success", "failed" or "finished"."""
+        """Finish after a run that has ended with ``status``: "success", "failed" or "finished"."""
         self.save()
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        """A checkpoint callback has saved; a logger that keeps artifacts takes it from there."""
+        """Called after a checkpoint callback has saved; a logger that stores files may upload the checkpoint."""
 
 
 class _DummyExperiment:
-    """Takes every call and every attribute and does nothing: the experiment of ranks other than 0."""
+    """Accepts every call and every attribute, and does nothing: the experiment of ranks other than 0."""
 
     def nop(self, *_: Any, **__: Any) -> None:
         """Do nothing."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        if name.startswith("__"):  # what copies and pickles things asks for methods that they need not have
+        if name.startswith("__"):  # copy and pickle ask for special methods that an object need not have
             raise AttributeError(name)
         return self.nop
 
@@ -99,32 +106,44 @@ class _DummyExperiment:
 
 
 class DummyLogger(_DummyExperiment, Logger):
-    """Takes everything and records nothing; ``fast_dev_run`` puts it in the place of the loggers."""
+    """Accepts everything and writes nothing; ``fast_dev_run`` replaces the loggers by it."""
 
     @property
     def name(self) -> str:
-        """Nothing."""
+        """An empty name."""
         return ""
 
     @property
     def version(self) -> str:
-        """Nothing."""
+        """An empty name."""
         return ""
 
     @property
     def experiment(self) -> Any:
-        """An object on which every call is a no-op."""
+        """An object on which every call does nothing."""
         return _DummyExperiment()
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Record nothing."""
+        """Write nothing."""
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Record nothing."""
+        """Write nothing."""
+
+
+def agree_on_versions(loggers: Iterable[Logger], strategy: Strategy) -> None:
+    """Give every logger that has :meth:`Logger.take_version` the version of rank 0's; called by all processes.
+
+    Args:
+        loggers: The same ones, in the same order, in every process.
+        strategy: Through which the processes agree.
+    """
+    for logger in loggers:
+        if strategy.world_size > 1 and is_overridden("take_version", logger, Logger):
+            logger.take_version(strategy.broadcast(logger.version if strategy.is_global_zero else 0))
 
 
 def rank_zero_experiment(function: Callable[[Any], T]) -> Callable[[Any], T]:
-    """Wrap an ``experiment`` property so that ranks other than 0 get one on which every call is a no-op."""
+    """Wrap an ``experiment`` property so that ranks other than 0 get an object on which every call does nothing."""
 
     @wraps(function)
     def experiment(self: Any) -> Any:
@@ -141,7 +160,7 @@ def as_mapping(params: Any) -> Mapping[str, Any]:
 
 
 def flatten_params(params: Any, separator: str = "/") -> dict[str, Any]:
-    """One flat mapping from nested hyperparameters: ``{"a": {"b": 1}}`` becomes ``{"a/b": 1}``."""
+    """Make nested hyperparameters a flat mapping: ``{"a": {"b": 1}}`` becomes ``{"a/b": 1}``."""
     flat: dict[str, Any] = {}
     for key, value in as_mapping(params).items():
         if isinstance(value, Mapping) or type(value).__name__ == "Namespace":

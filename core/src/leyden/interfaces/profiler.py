@@ -11,14 +11,13 @@ from leyden.utilities.rank_zero import rank_zero_info
 
 
 class Profiler:
-    """Base class of profilers; as it stands it measures nothing.
+    """The base class of profilers, which measures nothing.
 
-    An author *must* override :meth:`start`, :meth:`stop` and :meth:`summary`, and *may* override the rest. Where no
-    profiler was asked for, the loops do not call one at all.
+    An author *must* override :meth:`start`, :meth:`stop` and :meth:`summary`, and *may* override the rest.
 
     Args:
-        dirpath: Directory of the report; the run's log directory by default.
-        filename: Name of the report without its ending. Without one the report is printed.
+        dirpath: The directory of the report; by default the log directory of the run.
+        filename: The name of the report's file, without ".txt"; None prints the report.
     """
 
     def __init__(self, dirpath: str | Path | None = None, filename: str | None = None) -> None:
@@ -27,13 +26,13 @@ class Profiler:
         self._stage: str | None = None
 
     def start(self, action_name: str) -> None:
-        """An action begins."""
+        """Begin to measure an action."""
 
     def stop(self, action_name: str) -> None:
-        """The action ends."""
+        """Stop measuring the action."""
 
     def summary(self) -> str:
-        """The report."""
+        """The report, as text; "" where there is nothing to report."""
         return ""
 
     @contextmanager
@@ -46,7 +45,13 @@ class Profiler:
             self.stop(action_name)
 
     def setup(self, stage: str, local_rank: int | None = None, log_dir: str | None = None) -> None:
-        """A run begins."""
+        """Prepare for a run.
+
+        Args:
+            stage: "fit", "validate", "test" or "predict".
+            local_rank: The number of this process on its node.
+            log_dir: The log directory of the run.
+        """
         self._stage = stage
         self._local_rank = local_rank
         self.dirpath = self.dirpath or log_dir
@@ -69,11 +74,11 @@ class Profiler:
         return path.open("a", encoding="utf-8")
 
     def teardown(self, stage: str | None = None) -> None:
-        """A run is over, after :meth:`describe`."""
+        """Finish after a run; called after :meth:`describe`."""
 
 
 class PassThroughProfiler(Profiler):
-    """Measures nothing: what a Trainer has where no profiler was asked for, so that the user's code can call one.
+    """Measures nothing: the profiler of a Trainer that was given none.
 
-    The loops do not call it at all.
+    The user's code may call it; the loops don't, which saves the time of the calls.
     """

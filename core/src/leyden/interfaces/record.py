@@ -1,4 +1,4 @@
-"""A record: what is kept of one logged name. The core has that of numbers, plugins those of a library's objects."""
+"""Record: the values of one logged name. The core has records of numbers; plugins bring those of other objects."""
 
 from __future__ import annotations
 
@@ -12,30 +12,35 @@ if TYPE_CHECKING:
 
 
 class Record(ABC):
-    """One logged name in one hook of one dataloader, for one epoch.
+    """The values that one name was given by ``self.log``, in one hook, for one dataloader, during one epoch.
 
-    A plugin brings one for the objects of a library, its metrics say, as a component of the kind "record" whose name is
-    that of their class, ``"package.module.Class"``; it takes objects of derived classes too. ``self.log`` makes the
-    record when a name is logged for the first time in an epoch, and gives it the object in every call. An author *must*
-    write how an object is taken, what it is in a step and over an epoch, and what is kept of it in the middle of one,
-    and *may* refuse an object, clear it when the epoch ends, and let processes take part that have not logged it.
+    A plugin brings a record for the objects of a library, its metrics for example. The component has the kind "record"
+    and the name of the objects' class, ``"package.module.Class"``; objects of derived classes are logged by it too.
+    ``self.log`` makes the record when a name is logged for the first time in an epoch, and gives it the object in every
+    call.
+
+    An author *must* write :meth:`update`, which takes an object, :meth:`step_value` and :meth:`reduce_epoch`, which
+    return its value in a step and over the epoch, and the two methods that keep its state in checkpoints. An author
+    *may* override :meth:`declare` to refuse an object, :meth:`forget` to clear it when the epoch ends, and
+    :meth:`outline` and :meth:`take_part` for processes that have not logged the name.
 
     Args:
         name: The name as logged.
-        asked: The arguments as the user gave them; None for one from a checkpoint, which the next call declares anew.
-        options: The same with the hook's defaults filled in.
-        dataloader_idx: Set where there are several evaluation loaders.
-        trainer: Whose run it is.
+        asked: The arguments of ``self.log`` as the user gave them. None for a record that comes from a checkpoint; the
+            next call of ``self.log`` declares that one again.
+        options: The arguments with the hook's defaults filled in.
+        dataloader_idx: The number of the evaluation loader; None where there is only one loader.
+        trainer: The Trainer of the run.
 
     Attributes:
-        kind: The name of its component; None for the core's.
-        strategy: Reduces over processes where ``sync_dist`` asks for it.
-        name: The name with the dataloader's suffix, where it has one; so are the two others.
-        step_name: What a step's value is called.
-        epoch_name: What the epoch's value is called.
-        reduces_at_once: Whether the value is reduced when it is logged, which is in a hook of all processes, after
-            which any one of them may ask for it.
-        final: The epoch's value so far, reduced over processes once, however often it is asked for.
+        kind: The name of the record's component; None for the records of the core.
+        strategy: Reduces values over processes if ``sync_dist`` asks for it.
+        name: The name, with the suffix of the dataloader where there are several.
+        step_name: The name of the value of a step, with that suffix.
+        epoch_name: The name of the value of the epoch, with that suffix.
+        reduces_at_once: Whether the epoch's value is reduced as soon as it is logged. It is so in hooks that all
+            processes call once: a single process may then ask for the value without the others.
+        final: The reduced value of the epoch, kept so that it is reduced only once; None before.
     """
 
     kind: str | None = None
@@ -55,7 +60,7 @@ class Record(ABC):
         self.final: Any = None
 
     def declare(self, value: Any, records: Mapping[tuple[str, str, int | None], Record]) -> None:
-        """Called by the call that declares the name, before :meth:`update`; raise to refuse the value.
+        """Check the first value of the name in an epoch, before :meth:`update`; raise an error to refuse it.
 
         Args:
             value: The value.
@@ -64,47 +69,55 @@ class Record(ABC):
 
     @abstractmethod
     def update(self, value: Any, batch_size: Callable[[], int] | int, counts: bool = True) -> None:
-        """Take one value; ``batch_size`` is called only where a weighted mean needs it.
+        """Take one value.
 
         Args:
             value: The value.
-            batch_size: Its weight in a mean.
-            counts: Whether it is a part of the epoch's value too.
+            batch_size: The weight of the value in a mean. Where it is a function, call it only if the weight is needed.
+            counts: Whether the value is a part of the epoch's value too.
         """
 
     @abstractmethod
     def step_value(self) -> Any:
-        """What this name is at this step, as a tensor on its device, or None."""
+        """The value at this step, a tensor on its device; None where there is none."""
 
     def epoch_value(self) -> Any:
-        """What this name is over the epoch, or None."""
+        """The value over the epoch, reduced when it is first asked for; None where there is none."""
         if self.final is None:
             self.final = self.reduce_epoch()
         return self.final
 
     @abstractmethod
     def reduce_epoch(self) -> Any:
-        """The epoch's value over all processes, as a tensor on its device, or None; all processes ask in one order."""
-
-    def forget(self) -> None:
-        """The epoch is over: clear what outlives the record."""
-
-    def outline(self) -> dict[str, Any] | str | None:
-        """What a process that has not logged the name, for want of a batch, must know to take part in the reduction.
+        """Reduce the epoch's value over all processes, which reduce their records in the same order.
 
         Returns:
-            Plain data for :meth:`take_part`. Where no process can do without values, why, as a clause. None where
-            nothing is reduced over processes.
+            A tensor on its device; None where there is no value.
+        """
+
+    def forget(self) -> None:
+        """Clear what outlives the record; called when the epoch is over."""
+
+    def outline(self) -> dict[str, Any] | str | None:
+        """Describe the record for a process that had no batch, has not logged the name, and must still take part.
+
+        Returns:
+            Plain data, which :meth:`take_part` is given in that process. A string if a process without values can't
+            take part: the reason, as a part of a sentence. None if the record is not reduced over processes.
         """
         return None
 
     def take_part(self, outline: dict[str, Any]) -> None:
-        """Take part in :meth:`reduce_epoch` without values of one's own; ``outline`` is another process's."""
+        """Prepare a record without values for :meth:`reduce_epoch`.
+
+        Args:
+            outline: What :meth:`outline` returned in another process.
+        """
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any] | None:
-        """What an exact resume in the middle of an epoch needs, as plain data; None where the record can't be kept."""
+        """The state that an exact resume in the middle of an epoch needs, as plain data; None if it can't be kept."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what :meth:`state_dict` returned."""
+        """Load what :meth:`state_dict` returned."""

@@ -1,8 +1,9 @@
-"""Strategy: where the model lives and how processes agree. The base class is the single-device strategy."""
+"""Strategy: on which device the model is and how processes work together. The base class uses a single device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+import inspect
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -28,21 +29,26 @@ T = TypeVar("T")
 
 
 class Strategy:
-    """One process, one device; strategies for several override what differs.
+    """One process on one device; strategies for several processes override what differs.
 
-    An author *must* write nothing, as the class works as it is, and *may* override everything; one that takes a single
-    device refuses more of them in :meth:`connect`.
+    The class works as it is, so there is nothing that an author *must* write. An author *may* override everything. A
+    strategy for a single device refuses more devices in :meth:`connect`.
 
     The Trainer sets :attr:`accelerator`, :attr:`precision`, :attr:`checkpoint_io`, :attr:`environment`,
-    :attr:`plugin_manager`, :attr:`parallel_devices` and :attr:`num_nodes`, then calls :meth:`connect`. Every
-    collective method is called by all ranks. Hooks of a run are methods of the same names, ``on_before_backward(loss)``
-    for example.
+    :attr:`plugin_manager`, :attr:`parallel_devices` and :attr:`num_nodes`, then calls :meth:`connect`. All processes
+    call a method that communicates. A strategy takes part in a hook of the run by a method of the hook's name, such as
+    ``on_before_backward(loss)``.
 
     Attributes:
         strategy_name: The name that users see.
-        environment: The cluster or launcher that started this process; None where none did.
-        plugin_manager: The plugins of this process, which those of the others should have too.
-        launcher: Makes the other processes; None where there are none to make.
+        accelerator: The type of the devices.
+        precision: The number format in which the model computes.
+        checkpoint_io: Writes and reads checkpoints.
+        parallel_devices: The devices of this node, one for each of its processes.
+        num_nodes: The number of nodes.
+        environment: The cluster or launcher that has started this process; None where there is none.
+        plugin_manager: The plugins of this process; all processes should have the same ones.
+        launcher: Starts the other processes; None where none are to be started.
     """
 
     strategy_name: ClassVar[str] = "single_device"
@@ -54,9 +60,10 @@ class Strategy:
     environment: Environment | None = None
     plugin_manager: PluginManager
     launcher: Launcher | None = None
+    _takes_error = True
 
     def connect(self) -> None:
-        """Learn which process this is, choose a launcher, and refuse what can't work; when the Trainer is made."""
+        """Find out which process this is, choose a launcher and refuse what can't work; when the Trainer is made."""
 
     @property
     def root_device(self) -> torch.device:
@@ -65,43 +72,44 @@ class Strategy:
 
     @property
     def world_size(self) -> int:
-        """Processes in all."""
+        """The number of processes on all nodes."""
         return 1
 
     @property
     def global_rank(self) -> int:
-        """This process among all, from 0."""
+        """The number of this process among all, from 0."""
         return 0
 
     @property
     def local_rank(self) -> int:
-        """This process among those of its node, from 0."""
+        """The number of this process among those of its node, from 0."""
         return 0
 
     @property
     def node_rank(self) -> int:
-        """This node among all, from 0."""
+        """The number of this node among all nodes, from 0."""
         return 0
 
     @property
     def is_global_zero(self) -> bool:
-        """Whether this process speaks for all: it prints, logs and writes checkpoints."""
+        """Whether this is the process of rank 0, which prints, logs and writes checkpoints for all."""
         return self.global_rank == 0
 
     @property
     def sampler_arguments(self) -> dict[str, int] | None:
-        """``num_replicas`` and ``rank`` for a distributed sampler; None where each process sees all the data."""
+        """``num_replicas`` and ``rank`` for a distributed sampler; None where every process reads all the data."""
         return None
 
     def divide(self, loader: Any, training: bool) -> Any:
-        """A loader like the user's, of this process's part of the data; one process sees all of them.
+        """Make a loader of this process's part of the data; the base class returns ``loader`` itself.
 
         Args:
-            loader: A DataLoader, or another iterable.
-            training: Whether all processes are to have as many samples, or each sample is taken once.
+            loader: The user's DataLoader, or another iterable.
+            training: True if every process must get the same number of samples, so that some samples may be repeated;
+                False if every sample must be taken exactly once.
 
         Raises:
-            MisconfigurationException: There are :attr:`sampler_arguments`, and the strategy does not write this method.
+            MisconfigurationException: The strategy has :attr:`sampler_arguments` but does not override this method.
         """
         if self.sampler_arguments is not None:
             raise MisconfigurationException(
@@ -112,48 +120,53 @@ class Strategy:
         return loader
 
     def agree_on_epoch(self, fetcher: Fetcher) -> Fetcher:
-        """What fetches as many training batches in every process; one process trains on those that it has.
+        """Return a fetcher that ends the training epoch after the same number of batches in every process.
+
+        The base class returns ``fetcher`` itself, because a single process has nothing to agree on.
 
         Args:
-            fetcher: Fetches those of this process.
+            fetcher: Fetches the batches of this process.
         """
         return fetcher
 
     def agree_on_results(self, results: Results, module: Module, batches: Sequence[int | float]) -> None:
-        """Have all processes hold the same records of an evaluation loader before they reduce them; one holds all.
+        """Give every process the same records of an evaluation loader, so that all reduce them in the same order.
+
+        The base class does nothing, because a single process has all records.
 
         Args:
-            results: The records of this process.
-            module: The model, whose metrics may be among them.
-            batches: What each process has had of the loader; inf where that is not known.
+            results: The records of this process; records are added for names that only other processes have logged.
+            module: The model. Metrics that it holds may have been logged.
+            batches: How many batches of the loader each process has had; inf where that is not known.
         """
 
     def setup_environment(self) -> None:
-        """Take hold of the device and meet the other processes; once per run, before ``setup`` hooks."""
+        """Set up the device and connect to the other processes; once for every run, before the ``setup`` hooks."""
         self.accelerator.setup_device(self.root_device)
 
     @contextmanager
     def module_init_context(self, empty_init: bool | None = None) -> Generator[None, None, None]:
-        """Context in which modules are built: on this process's device, in the precision's format.
+        """The context in which modules are built: on this process's device, in the precision's format.
 
         Args:
-            empty_init: True leaves parameters unfilled, for a checkpoint to fill; None leaves it to the strategy.
+            empty_init: True leaves parameters uninitialised, because a checkpoint will fill them. None lets the
+                strategy decide.
         """
         with EmptyInit() if empty_init else nullcontext(), self.root_device, self.precision.module_init_context():
             yield
 
     def setup_module(self, module: Module, training: bool = True) -> None:
-        """Cast the module, move it to the device and wrap what needs wrapping; before optimizers are made.
+        """Cast the module, move it to the device, and wrap it where needed; before optimizers are made.
 
         Args:
-            module: A LightningModule, or whatever module a hand-written loop trains.
-            training: Whether it is going to be trained; else only evaluated.
+            module: A LightningModule; under Fabric any module.
+            training: Whether the module will be trained, and not only evaluated.
         """
         self.precision.convert_module(module)
         module.to(self.root_device)
 
     def setup_optimizers(self, optimizers: list[Any]) -> list[Any]:
-        """Wrap or replace the optimizers that ``configure_optimizers`` returned."""
+        """Wrap or replace the optimizers that ``configure_optimizers`` returned; returns those that the loop steps."""
         return optimizers
 
     def batch_to_device(self, batch: Any) -> Any:
@@ -161,77 +174,158 @@ class Strategy:
         return move_data_to_device(batch, self.root_device, self.accelerator.non_blocking_transfer)
 
     def step_function(self, module: Module, name: str) -> Callable[..., Any]:
-        """The callable that a loop runs for ``"training_step"`` and its like; a wrapper's forward, say."""
+        """The function that a loop calls for a step; a strategy that wraps the module may return the wrapper's forward.
+
+        Args:
+            module: The module.
+            name: "training_step", "validation_step", "test_step" or "predict_step"; under Fabric any method.
+        """
         function: Callable[..., Any] = getattr(module, name)
         return function
 
     def no_sync(self) -> AbstractContextManager[Any]:
-        """Context of a backward pass whose gradients are not exchanged yet (accumulation)."""
+        """The context of a backward pass that does not exchange gradients, because more are to be accumulated."""
         return nullcontext()
 
+    def clip_gradients(self, parameters: Iterable[Tensor], clip_val: float, algorithm: str) -> Tensor | None:
+        """Clip unscaled gradients in place; the precision does it unless the strategy divides gradients.
+
+        Args:
+            parameters: Those whose gradients are clipped together, the same in every process.
+            clip_val: The bound.
+            algorithm: "norm" bounds the norm of all gradients together, "value" each element.
+
+        Returns:
+            The norm before clipping, of the gradients of all processes; None for "value".
+        """
+        return self.precision.clip_gradients(parameters, clip_val, algorithm)
+
     def convert_sync_batchnorm(self, module: Module) -> Module:
-        """Make batch normalisation see the batches of all processes; one process sees them already."""
+        """Make batch normalisation use the batches of all processes; returns the module, or what replaces it."""
         return module
 
     def reduce(self, tensor: Tensor, op: str = "mean", group: Any = None) -> Tensor:
-        """Reduce over all processes: "mean", "sum", "min" or "max"."""
+        """Reduce a tensor over all processes.
+
+        Args:
+            tensor: Of the same shape in every process.
+            op: "mean", "sum", "min" or "max".
+            group: The processes that take part; None for all.
+        """
         return tensor
 
     def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
-        """Stack the tensors of all processes along a new first dimension; one process returns its tensor."""
+        """Stack the tensors of all processes along a new first dimension; a single process returns its tensor.
+
+        Args:
+            tensor: Of the same shape in every process.
+            group: The processes that take part; None for all.
+            sync_grads: Whether gradients flow back to the processes.
+        """
         return tensor
 
     def all_gather_object(self, value: T) -> list[T]:
-        """The ``value`` of every process, any object that pickles, in the order of their ranks."""
+        """The ``value`` of every process, in the order of ranks; any object that can be pickled."""
         return [value]
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
-        """Whether all processes decided so, or any of them did."""
+        """Whether ``decision`` is True in all processes, or with ``all=False`` in any of them."""
         return decision
 
     def first_cause(self, error: BaseException) -> BaseException:
-        """The error of another process that led to ``error``, or ``error`` itself, of which the others are told."""
+        """Tell the other processes that this one has failed.
+
+        Args:
+            error: The error of this process.
+
+        Returns:
+            The error of another process if that led to ``error``, else ``error``.
+        """
         return error
 
     def must_end(self, reason: str) -> str:
-        """Why the run ends with the running batch, or "": all processes agree where one has a ``reason``."""
+        """Agree on whether the run ends after this batch; called at every step boundary.
+
+        Args:
+            reason: Why this process wants the run to end; "" if it doesn't.
+
+        Returns:
+            Why the run ends, or "" if it goes on; the same in all processes.
+        """
         return reason
 
     def broadcast(self, value: T, src: int = 0) -> T:
-        """The ``value`` of process ``src``, any object that pickles."""
+        """The ``value`` of the process of rank ``src``; any object that can be pickled."""
         return value
 
     def barrier(self, name: str | None = None) -> None:
-        """Wait until every process has come here."""
+        """Wait until all processes have called this; ``name`` is for messages."""
 
     def module_state_dict(self, module: Module) -> dict[str, Any]:
-        """The module's whole state, to be saved."""
+        """The whole state of the module, to be saved."""
         return module.state_dict()
 
     def load_module_state_dict(self, module: Module, state: dict[str, Any], strict: bool) -> None:
-        """Take back what :meth:`module_state_dict` returned."""
+        """Load what :meth:`module_state_dict` returned.
+
+        Args:
+            module: The module.
+            state: Its state.
+            strict: Whether the names in ``state`` must be exactly those of the module.
+        """
         module.load_state_dict(state, strict=strict)
 
     def optimizer_state_dict(self, optimizer: Any) -> dict[str, Any]:
-        """An optimizer's whole state, to be saved."""
+        """The whole state of an optimizer, to be saved."""
         state: dict[str, Any] = optimizer.state_dict()
         return state
 
     def load_optimizer_state_dict(self, optimizer: Any, state: dict[str, Any]) -> None:
-        """Take back what :meth:`optimizer_state_dict` returned."""
+        """Load what :meth:`optimizer_state_dict` returned."""
         optimizer.load_state_dict(state)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
-        """Write a checkpoint; called by all ranks, one writes."""
+        """Write a checkpoint; called by all processes, of which rank 0 writes.
+
+        Args:
+            checkpoint: Plain data and tensors.
+            path: A local path or a URL.
+            storage_options: For the checkpoint IO.
+        """
         if self.is_global_zero:
             self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options)
 
     def load_checkpoint(self, path: str, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint, its tensors on the host."""
+        """Read a checkpoint; its tensors are on the host.
+
+        Args:
+            path: A local path or a URL.
+            weights_only: False unpickles anything, code included, and is only for files from a trusted source.
+        """
         return self.checkpoint_io.load_checkpoint(path, "cpu", weights_only)
 
-    def teardown(self, module: Module | None = None) -> None:
-        """Bring the module back to the host and let go of the device; the strategy may be used again."""
+    def teardown(self, module: Module | None = None, error: BaseException | None = None) -> None:
+        """Bring the module back to the host and release the device; the strategy may be used again.
+
+        Args:
+            module: The module of the run; None where there is none, and under Fabric.
+            error: What a failed run raised first, perhaps in another process; None after a run that went well.
+        """
         if module is not None:
             module.cpu()
         self.accelerator.teardown()
+
+
+def connect(strategy: Strategy) -> None:
+    """Call :meth:`Strategy.connect`, and note whether the strategy's ``teardown`` takes ``error``."""
+    parameters = inspect.signature(strategy.teardown).parameters
+    strategy._takes_error = "error" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    strategy.connect()
+
+
+def tear_down(strategy: Strategy, module: Module | None = None, error: BaseException | None = None) -> None:
+    """Call :meth:`Strategy.teardown`, with ``error`` only if it takes that."""
+    if strategy._takes_error:
+        strategy.teardown(module, error=error)
+    else:
+        strategy.teardown(module)

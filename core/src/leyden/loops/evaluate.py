@@ -14,53 +14,62 @@ on_validation_model_train
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from leyden.data.samplers import set_sampler_epoch
+from leyden.data.loading import DataSource
+from leyden.data.samplers import set_epoch
 from leyden.data.transfer import transfer_function
-from leyden.loops.progress import VALIDATION_END
-from leyden.loops.single_pass import SinglePass, are_several
+from leyden.loops.progress import MOVES, Phase
+from leyden.loops.single_pass import SinglePass, has_several
 from leyden.metrics import Results
 from leyden.module import LightningModule
 from leyden.utilities.overriding import is_overridden
 from leyden.utilities.states import RunningStage
 
 if TYPE_CHECKING:
-    from leyden.trainer import Trainer
+    from leyden.trainer.run import Run
 
 
 class EvaluationLoop(SinglePass):
     """Validation or test.
 
     Args:
-        trainer: The Trainer.
+        run: The run that it is of.
         stage: ``VALIDATING`` or ``TESTING``.
+        source: Where the loaders come from; None where there are none.
         within_fit: Whether this is the validation of a fit, which shows no results and keeps autograd usable.
+        verbose: Whether the results are shown, outside of a fit.
 
     Attributes:
-        verbose: Whether the results are shown, outside of a fit.
         current_batch: Batches of this pass that are done.
-        seen: Batches of each loader in all passes since it was made; the step under which evaluation steps are logged.
+        seen: Batches of each loader in all passes since it was loaded; evaluation steps are logged under this number.
     """
 
-    def __init__(self, trainer: Trainer, stage: RunningStage, within_fit: bool = False) -> None:
-        super().__init__(trainer, stage, within_fit)
-        self.verbose = True
-        self.results = Results(trainer)
+    def __init__(
+        self,
+        run: Run,
+        stage: RunningStage,
+        source: DataSource | None = None,
+        within_fit: bool = False,
+        verbose: bool = True,
+    ) -> None:
+        super().__init__(run, stage, source, within_fit)
+        self.verbose = verbose
+        self.results: Results = Results(run.trainer)
         self.current_batch = 0
         self.seen: Counter[int] = Counter()
         self._done: Counter[int] = Counter()
 
     def run(self) -> list[dict[str, Any]]:
         """Evaluate; returns for each loader what was logged for it."""
-        trainer = self.trainer
+        trainer, metrics = self.trainer, self._run.metrics
         self.setup_data()
         if not self.max_batches or not self._has_batches:
             return []
-        outer = trainer.logging.enter(self.results)
-        outputs = self.go_over()
-        trainer.logging.leave(outer)
+        outer = metrics.enter(self.results)
+        outputs = self._run_pass()
+        metrics.leave(outer)
         if self.within_fit:
             return outputs
         numbers = [{name: value.item() for name, value in output.items()} for output in outputs]
@@ -70,42 +79,39 @@ class EvaluationLoop(SinglePass):
         return numbers
 
     def _end_epoch(self, outputs: list[Any]) -> None:
-        trainer, logging = self.trainer, self.trainer.logging
-        if trainer.sanity_checking:
+        metrics = self._run.metrics
+        if self._run.sanity_checking:
             return
-        epoch_metrics = logging.end_epoch()
+        epoch_metrics = metrics.end_epoch()
         for output in outputs:
             output.update(epoch_metrics)
-        logging.send({name: value for output in reversed(outputs) for name, value in output.items()})
+        metrics.send({name: value for output in reversed(outputs) for name, value in output.items()})
         self.seen.update(self._done)
-        if self.within_fit:
-            trainer.progress.phase = VALIDATION_END  # a run resumed from a checkpoint of on_validation_end is after it
+        if self.within_fit:  # a run that is resumed from a checkpoint of on_validation_end is after it
+            progress = self._run.progress
+            progress.phase = MOVES[progress.phase][Phase.VALIDATION_END]
 
     def _run_batches(self, step: Callable[..., Any]) -> list[dict[str, Any]]:
-        trainer, logging, hooks = self.trainer, self.trainer.logging, self.trainer.hooks
+        metrics = self._run.metrics
         assert self.loader is not None
-        several = are_several(self.loader)
-        transfers = [transfer_function(trainer, i) for i in range(len(self.loader.flattened))]
-        batch_start = getattr(hooks, f"on_{self.name}_batch_start")
-        batch_end = getattr(hooks, f"on_{self.name}_batch_end")
+        several = has_several(self.loader)
+        transfers = [transfer_function(self._run, i) for i in range(len(self.loader.flattened))]
+        batch_start, batch_end = self._hook("batch_start"), self._hook("batch_end")
         outputs: list[dict[str, Any]] = []
         ended, self.current_batch = 0, 0
         self._done.clear()
-        for batch, batch_idx, dataloader_idx, _ in self._fetcher():
+        for item in self._fetcher():
+            batch_idx, dataloader_idx = item.batch_idx, item.dataloader_idx
             if dataloader_idx != ended:
                 outputs.extend(self._end_dataloader(i) for i in range(ended, dataloader_idx))
                 ended = dataloader_idx
-            batch = transfers[dataloader_idx](batch)
-            logging.start_batch(batch, dataloader_idx if several else None)
-            if batch_start is not None:
-                batch_start(batch, batch_idx, dataloader_idx)
-            logging.hook = f"{self.name}_step"
+            batch = transfers[dataloader_idx](item.batch)
+            metrics.start_batch(batch, dataloader_idx if several else None)
+            batch_start(batch, batch_idx, dataloader_idx)
             output = step(batch, batch_idx, dataloader_idx)
-            logging.hook = None
             self.current_batch += 1
-            if batch_end is not None:
-                batch_end(output, batch, batch_idx, dataloader_idx)
-            logging.end_evaluation_batch(self.seen[dataloader_idx] + batch_idx)
+            batch_end(output, batch, batch_idx, dataloader_idx)
+            metrics.end_evaluation_batch(self.seen[dataloader_idx] + batch_idx)
             self._done[dataloader_idx] += 1
         outputs.extend(self._end_dataloader(i) for i in range(ended, len(self.batches)))
         self.results.dataloader_idx = None
@@ -114,15 +120,15 @@ class EvaluationLoop(SinglePass):
     def _end_dataloader(self, i: int) -> dict[str, Any]:
         """What was logged for loader ``i``, of which some processes may have had fewer batches, or none."""
         assert self.loader is not None
-        self.results.dataloader_idx = i if are_several(self.loader) else None
-        self.trainer.strategy.agree_on_results(self.results, self.trainer.lightning_module, self.batches[i])
-        return self.trainer.logging.end_epoch()
+        self.results.dataloader_idx = i if has_several(self.loader) else None
+        self._run.strategy.agree_on_results(self.results, self._run.module, self.batches[i])
+        return self._run.metrics.end_epoch()
 
     def setup_data(self) -> None:
         """Ask for the loaders: in every run alone; within a fit, once and whenever they are due again."""
         trainer = self.trainer
         limit = getattr(trainer, f"limit_{self.stage.dataloader_prefix}_batches")
-        if limit == 0 or not is_overridden(f"{self.name}_step", trainer.lightning_module, LightningModule):
+        if limit == 0 or not is_overridden(f"{self.name}_step", self._run.module, LightningModule):
             self.sizes = []
             return
         assert self.source is not None
@@ -132,7 +138,17 @@ class EvaluationLoop(SinglePass):
                 self.seen.clear()
             self.loader = self._load()
             self.results.batches = self.batches
-        if self.within_fit and not trainer.sanity_checking:
+        if self.within_fit and not self._run.sanity_checking:
             for loader in self.loader.flattened:
-                set_sampler_epoch(loader, trainer.progress.epoch)
+                set_epoch(loader, self._run.progress.epoch)
         self.loader.limits = self.max_batches
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the validation of a fit that is resumed needs."""
+        return {"seen": dict(self.seen), "source": self.source.state_dict() if self.source is not None else None}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state_dict` returned."""
+        self.seen.update(state["seen"])
+        if self.source is not None and state["source"] is not None:
+            self.source.load_state_dict(state["source"])

@@ -2,7 +2,7 @@
 
 on_train_start
 for each epoch:                                   run
-    on_train_epoch_start
+    on_train_epoch_start                          _start_epoch
     for each batch:                               _run_epoch
         transfer to the device
         on_train_batch_start
@@ -17,57 +17,62 @@ on_train_end
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from leyden.data.combined import INFINITE, CombinedLoader
-from leyden.data.fetch import Fetcher
-from leyden.data.hints import has_idle_processors, watched
+from leyden.data.fetch import Fetched, Fetcher
 from leyden.data.loading import DataSource, load
-from leyden.data.samplers import set_sampler_epoch
+from leyden.data.samplers import set_epoch
 from leyden.data.transfer import transfer_function
 from leyden.interfaces.strategy import Strategy
 from leyden.loops.evaluate import EvaluationLoop
-from leyden.loops.progress import BATCH, BATCH_DONE, BATCH_END, EPOCH_END, EPOCH_START, VALIDATION_END
-from leyden.loops.random_states import RandomStates
+from leyden.loops.progress import MOVES, Phase
+from leyden.loops.resume import RandomStates, Resumption
 from leyden.loops.schedule import ValidationSchedule
 from leyden.loops.schedulers import step_schedulers
-from leyden.metrics import Results
+from leyden.loops.step import BatchStep
+from leyden.metrics import Moment, Results
+from leyden.module import LightningModule
+from leyden.plugin_system.table import nothing
 from leyden.utilities.exceptions import MisconfigurationException, SIGTERMException
 from leyden.utilities.overriding import is_overridden
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from leyden.utilities.states import RunningStage
 
 if TYPE_CHECKING:
-    from leyden.trainer import Trainer
+    from leyden.trainer.run import Run
 
 
 class FitLoop:
     """Trains for epochs; ``run`` is read downwards.
 
+    Args:
+        run: The fit.
+        source: Where the training loaders come from; None before a fit.
+        validation_source: Where the validation loaders come from; None where there are none.
+
     Attributes:
-        loader: The training loaders, combined; None before the first fit.
+        loader: The training loaders, combined; None until they are set up.
         max_batches: Batches in an epoch; infinite where that is not known.
-        weight: How much this process's batch counts among those of the others: 0 for one that it only repeats.
         validation: The validation within the fit.
-        random_states: Those that an exact resume needs.
+        resumption: What a resumed fit takes from its checkpoint; None in a fit from the start, and once it is taken.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-        self.results = Results(trainer, training=True)
-        self.source: DataSource | None = None
+    def __init__(self, run: Run, source: DataSource | None = None, validation_source: DataSource | None = None) -> None:
+        self._run, self.trainer, self.progress = run, run.trainer, run.progress
+        self.results = Results(run.trainer, training=True)
+        self.source = source
         self.loader: CombinedLoader | None = None
         self.max_batches: int | float = INFINITE
-        self.validation = EvaluationLoop(trainer, RunningStage.VALIDATING, within_fit=True)
-        self.schedule = ValidationSchedule(trainer)
+        self.validation = EvaluationLoop(run, RunningStage.VALIDATING, validation_source, within_fit=True)
+        self.schedule = ValidationSchedule(run, self)
         self.fetcher: Fetcher | None = None
-        self.weight = 1.0
         self.random_states = RandomStates(self)
-        self._watches = False
+        self.resumption: Resumption | None = None
+        self._told_of_minimum = False
         self._must_end: Callable[[str], str] | None = None
 
     @property
@@ -79,70 +84,66 @@ class FitLoop:
     def max_epochs(self, epochs: int | None) -> None:
         self.trainer.max_epochs = epochs
 
-    def restart(self) -> None:
-        """A new fit begins at the start of an epoch, whatever ended the one before."""
-        self.trainer.progress.restart_epoch()
-        self.results.reset()
-        self.random_states = RandomStates(self)
-        self.loader = self.validation.loader = None
-        self.validation.seen.clear()
+    @property
+    def _step(self) -> BatchStep:
+        assert self._run.step is not None
+        return self._run.step
+
+    @property
+    def validates(self) -> bool:
+        """Whether this fit validates: there is a step, a loader, and a limit above 0."""
+        steps = is_overridden("validation_step", self._run.module, LightningModule)
+        return self.validation.source is not None and steps and self.trainer.limit_val_batches > 0
 
     def run(self) -> None:
         """Train until a limit is reached or something asks to stop."""
-        trainer, hooks = self.trainer, self.trainer.hooks
+        trainer, progress, hooks = self.trainer, self.progress, self._run.hooks
         self.setup_data()
-        self._watches = not trainer.barebones  # in the first epoch
         self._must_end = trainer.strategy.must_end if is_overridden("must_end", trainer.strategy, Strategy) else None
-        trainer.logging.results = self.results
-        if self.random_states.saved is not None and trainer.enable_validation:
+        self._run.metrics.results = self.results
+        if self.resumption is not None and self.validates:
             self.validation.setup_data()  # its generators and workers have their part in the random states
-        if trainer.progress.phase == EPOCH_END:  # resumed from a checkpoint that was taken in on_train_epoch_end
-            self.random_states.restore("now")
+        if progress.phase is Phase.EPOCH_END and self.resumption is not None:  # taken in on_train_epoch_end
+            self.resumption.restore("now")
             self._end_epoch()
-            self.random_states.saved = {"now": self.random_states.now()}  # on_train_start may draw from them
+            self.resumption.hold()  # on_train_start may draw from them
         if self._is_done() or trainer.limit_train_batches == 0:
-            self.random_states.saved = None
             return
         torch.set_grad_enabled(True)
         if self.schedule.enabled and self.validation.loader is None:
             self.validation.setup_data()  # so that what is wrong with it is said now, and a progress bar knows of it
-        if hooks.on_train_start is not None:
-            hooks.on_train_start()
+        hooks.on_train_start()
+        batches = self._take_up_epoch()
         while not self._is_done():
-            self._run_epoch()
-        if hooks.on_train_end is not None:
-            hooks.on_train_end()
+            self._run_epoch(self._start_epoch() if batches is None else batches)
+            batches = None
+        hooks.on_train_end()
 
-    def _run_epoch(self) -> None:
-        trainer, progress = self.trainer, self.trainer.progress
-        hooks, logging = trainer.hooks, trainer.logging
-        batches = self._begin_epoch()
+    def _run_epoch(self, batches: Iterable[Fetched]) -> None:
+        run, progress, hooks, metrics = self._run, self.progress, self._run.hooks, self._run.metrics
         if self._is_epoch_done():
             return self._end_epoch()
-        transfer, step, configs = transfer_function(trainer, 0), trainer.step, trainer.lr_scheduler_configs
-        fetcher = self.fetcher
-        assert fetcher is not None
-        for batch, _, _, is_last in batches:
-            batch_idx = progress.batch_idx
-            batch = transfer(batch)
-            progress.phase = BATCH
+        transfer, step, configs = transfer_function(run, 0), self._step, run.lr_scheduler_configs
+        for batch, _, _, is_last, weight in batches:
+            batch, batch_idx = transfer(batch), progress.batch_idx
+            progress.phase = MOVES[progress.phase][Phase.BATCH]
             progress.batch_idx += 1
             progress.total_batches += 1
             progress.is_last_batch = is_last
-            self.weight = fetcher.weight
-            logging.start_batch(batch, counts=self.weight > 0)
+            step.weight = weight
+            metrics.start_batch(batch, counts=weight > 0)
+            outputs = None
             if batch is None:
-                outputs = None
                 self._skip_batch(batch_idx)
-            elif hooks.on_train_batch_start is not None and hooks.on_train_batch_start(batch, batch_idx) == -1:
+            elif hooks.on_train_batch_start is not nothing and hooks.on_train_batch_start(batch, batch_idx) == -1:
                 progress.is_last_batch = True
                 break
             else:
                 outputs = hooks.leyden_optimize_batch(batch, batch_idx)
             if configs:
                 self._step_learning_rates(step.accumulating, plateau=False)
-            progress.phase = BATCH_END
-            if hooks.on_train_batch_end is not None:
+            progress.phase = MOVES[progress.phase][Phase.BATCH_END]
+            if hooks.on_train_batch_end is not nothing:
                 hooks.on_train_batch_end(outputs, batch, batch_idx)
             self._end_batch(step.accumulating)
             if self._is_epoch_done():
@@ -151,40 +152,48 @@ class FitLoop:
             self._tell_of_missing_batches()
         self._end_epoch()
 
-    def _begin_epoch(self) -> Iterable[Any]:
-        """Start an epoch, or take up the one in which a checkpoint was taken; returns the batches that are to come."""
-        progress = self.trainer.progress
-        self.setup_data()
-        assert self.loader is not None
-        for loader in self.loader.flattened:
-            set_sampler_epoch(loader, progress.epoch)
-        if progress.phase == EPOCH_START:
-            self._start_epoch()
-        elif 0 < self.max_batches <= progress.batch_idx and not progress.is_last_batch:
+    def _start_epoch(self) -> Iterable[Fetched]:
+        """Start an epoch; returns its batches."""
+        self._prepare_epoch()
+        self.progress.batch_idx, self.progress.is_last_batch = 0, False
+        self._run.hooks.on_train_epoch_start()
+        self.progress.phase = MOVES[self.progress.phase][Phase.BATCH_DONE]
+        return self._fetch()
+
+    def _take_up_epoch(self) -> Iterable[Fetched] | None:
+        """Go on where the checkpoint was taken from which the fit is resumed.
+
+        Returns:
+            The batches of its epoch that are to come; None where an epoch is to be started.
+        """
+        resumption, self.resumption = self.resumption, None
+        if resumption is None:
+            return None
+        progress = self.progress
+        if progress.phase is Phase.EPOCH_START:
+            resumption.restore("now")
+            return None
+        self._prepare_epoch()
+        if 0 < self.max_batches <= progress.batch_idx and not progress.is_last_batch:
             progress.batch_idx = int(self.max_batches) - 1  # resumed with fewer batches: an epoch ends with its last
         is_over = progress.batch_idx > 0 and progress.is_last_batch
-        batches = () if is_over else self._fetch()
+        batches = () if is_over else self._fetch(resumption)
         if progress.batch_idx:  # else the first batch is still to come, with which a sampler may draw its seed
-            self.random_states.restore("now")
-        self.random_states.saved = None
-        if progress.phase in (BATCH_END, VALIDATION_END):
-            self.results.epoch_ended = False
-            self.results.step_kept = progress.phase == VALIDATION_END
+            resumption.restore("now")
+        if progress.phase in (Phase.BATCH_END, Phase.VALIDATION_END):
+            self.results.moment = Moment.STEP_KEPT if progress.phase is Phase.VALIDATION_END else Moment.STEP
             self._end_batch(self._accumulated())
         return batches
 
-    def _start_epoch(self) -> None:
-        trainer, progress = self.trainer, self.trainer.progress
-        self.random_states.restore("now")
-        self.random_states.saved = None
-        progress.batch_idx, progress.is_last_batch = 0, False
-        if trainer.hooks.on_train_epoch_start is not None:
-            trainer.hooks.on_train_epoch_start()
-        progress.phase = BATCH_DONE
+    def _prepare_epoch(self) -> None:
+        self.setup_data()
+        assert self.loader is not None
+        for loader in self.loader.flattened:
+            set_epoch(loader, self.progress.epoch)
 
     def _tell_of_missing_batches(self) -> None:
         """The batches have come to an end before the last one was known to be it."""
-        trainer, count = self.trainer, self.trainer.progress.batch_idx
+        trainer, count = self.trainer, self.progress.batch_idx
         said = f"{self.source} gave {count or 'no'} batches in an epoch"
         if count:
             rank_zero_warn(
@@ -199,94 +208,92 @@ class FitLoop:
             rank_zero_warn(f"{said}; an iterator can be read only once, so give what can be iterated anew.")
 
     def _skip_batch(self, batch_idx: int) -> None:
-        """A loader may yield None for a batch that is not to be trained on."""
+        """Pass over a batch; a loader yields None for one that is not to be trained on."""
         rank_zero_warn(f"The training loader gave None for batch {batch_idx}; it is skipped.")
-        self.trainer.step.accumulating = self._accumulated()
+        self._step.accumulating = self._accumulated()
 
     def _end_batch(self, accumulating: bool) -> None:
         """Log, validate, step on plateaus, count. A run resumed after validation does not validate again."""
-        trainer, progress = self.trainer, self.trainer.progress
-        if progress.phase != VALIDATION_END:
-            trainer.logging.end_train_batch(accumulating)
+        run, progress = self._run, self.progress
+        if progress.phase is not Phase.VALIDATION_END:
+            run.metrics.end_train_batch(accumulating)
             if self.schedule.enabled and self.schedule.is_due():
                 self._validate(accumulating)
-        if trainer.lr_scheduler_configs:
+        if run.lr_scheduler_configs:
             self._step_learning_rates(accumulating, plateau=True)
         if not accumulating:
             progress.batches_that_stepped += 1
-        progress.phase = BATCH_DONE
-        self._end_if_asked()
+        progress.phase = MOVES[progress.phase][Phase.BATCH_DONE]
+        if run.asked_to_end or self._must_end is not None:
+            self._end_if_asked()
 
     def _end_if_asked(self) -> None:
-        reason = self.trainer.asked_to_end
+        reason = self._run.asked_to_end
         if self._must_end is not None:
             reason = self._must_end(reason)
         if reason:
-            if self.trainer.hooks.on_asked_to_end is not None:
-                self.trainer.hooks.on_asked_to_end(reason)
+            self._run.hooks.on_asked_to_end(reason)
             raise SIGTERMException
 
     def _validate(self, accumulating: bool) -> None:
-        trainer = self.trainer
         if not accumulating:
-            trainer.lightning_module.on_validation_model_zero_grad()
+            self._run.module.on_validation_model_zero_grad()
         self.random_states.validation = self.random_states.now()
-        with trainer.stage_of(RunningStage.VALIDATING):
+        with self._run.stage_of(RunningStage.VALIDATING):
             self.validation.run()
         self.random_states.validation = None
-        trainer.progress.phase = VALIDATION_END
         self.schedule.validated_at = time.monotonic()
 
     def _end_epoch(self) -> None:
         """Call ``on_train_epoch_end``, step what steps per epoch, log the epoch and count it."""
-        trainer, progress = self.trainer, self.trainer.progress
-        if progress.phase != EPOCH_END:
-            progress.phase = EPOCH_END
-            trainer.logging.end_epoch()
-            if trainer.hooks.on_train_epoch_end is not None:
-                trainer.hooks.on_train_epoch_end()
-        if trainer.lr_scheduler_configs and progress.is_last_batch:
-            step_schedulers(trainer, "epoch", progress.epoch, plateau=True)
-        trainer.logging.send(trainer.logging.end_epoch(), offset=-1)
+        run, progress, metrics = self._run, self.progress, self._run.metrics
+        if progress.phase is not Phase.EPOCH_END:
+            progress.phase = MOVES[progress.phase][Phase.EPOCH_END]
+            metrics.end_epoch()
+            run.hooks.on_train_epoch_end()
+        if run.lr_scheduler_configs and progress.is_last_batch:
+            step_schedulers(run, "epoch", progress.epoch, plateau=True)
+        metrics.send(metrics.end_epoch(), offset=-1)
         self.results.reset()
         progress.epoch += 1
-        progress.batch_idx, progress.phase = 0, EPOCH_START
+        progress.batch_idx = 0
+        progress.phase = MOVES[progress.phase][Phase.EPOCH_START]
         self._end_if_asked()
 
     def _step_learning_rates(self, accumulating: bool, plateau: bool) -> None:
-        progress = self.trainer.progress
+        progress = self.progress
         if not accumulating:
-            step_schedulers(self.trainer, "step", progress.batch_idx - 1, plateau)
+            step_schedulers(self._run, "step", progress.batch_idx - 1, plateau)
         if not plateau and progress.is_last_batch:
-            step_schedulers(self.trainer, "epoch", progress.epoch, plateau)
+            step_schedulers(self._run, "epoch", progress.epoch, plateau)
 
     # -- when to stop -------------------------------------------------------------------------------------
 
     def _is_done(self) -> bool:
-        trainer, progress = self.trainer, self.trainer.progress
+        trainer, progress = self.trainer, self.progress
         if self.max_batches == 0:
             rank_zero_info("Trainer.fit stopped: there are no training batches.")
         elif -1 < trainer.max_steps <= progress.optimizer_steps:
             rank_zero_info(f"`Trainer.fit` stopped: `max_steps={trainer.max_steps}` reached.")
-        elif progress.phase != EPOCH_START:  # resumed within an epoch, which is to be ended first
+        elif progress.phase is not Phase.EPOCH_START:  # resumed within an epoch, which is to be ended first
             return False
         elif trainer.max_epochs is not None and -1 < trainer.max_epochs <= progress.epoch:
             rank_zero_info(f"`Trainer.fit` stopped: `max_epochs={trainer.max_epochs}` reached.")
         else:
-            return trainer.should_stop and self.may_stop_early
+            return self._run.should_stop and self.may_stop_early
         return True
 
     def _is_epoch_done(self) -> bool:
-        trainer, progress = self.trainer, self.trainer.progress
-        if progress.is_last_batch or -1 < trainer.max_steps <= progress.optimizer_steps:
+        progress = self.progress
+        if progress.is_last_batch or -1 < self.trainer.max_steps <= progress.optimizer_steps:
             return True
-        return trainer.should_stop and self._stops_now()
+        return self._run.should_stop and self._stops_now()
 
     @property
     def may_stop_early(self) -> bool:
         """Whether ``min_epochs`` and ``min_steps`` are behind."""
-        trainer, progress = self.trainer, self.trainer.progress
-        epochs = progress.epoch + (1 if progress.phase == EPOCH_END else 0)
+        trainer, progress = self.trainer, self.progress
+        epochs = progress.epoch + (1 if progress.phase is Phase.EPOCH_END else 0)
         met_epochs = not trainer.min_epochs or epochs >= trainer.min_epochs
         return met_epochs and (not trainer.min_steps or progress.optimizer_steps >= trainer.min_steps)
 
@@ -300,8 +307,6 @@ class FitLoop:
                 f"{self.trainer.min_steps} is not reached yet; training goes on."
             )
         return False
-
-    _told_of_minimum = False
 
     # -- data ---------------------------------------------------------------------------------------------
 
@@ -325,20 +330,45 @@ class FitLoop:
         self.max_batches = self.fetcher.total()
         self.schedule.plan(self.max_batches)
 
-    def _fetch(self) -> Iterable[Any]:
+    def _fetch(self, resumption: Resumption | None = None) -> Iterable[Fetched]:
         """The epoch's batches; a resumed epoch draws the same ones and passes over those that are behind."""
-        trainer, random_states = self.trainer, self.random_states
         assert self.loader is not None
         assert self.fetcher is not None
-        random_states.restore("epoch")
-        self.loader.replay(random_states.saved["restarts"] if random_states.saved is not None else {})
-        random_states.epoch = random_states.now()
-        self.fetcher.start(trainer.progress.batch_idx, trainer.measure("[FitLoop].train_dataloader_next"))
-        self.fetcher.read_ahead(partial(random_states.restore, "ahead"))
-        watches, self._watches = self._watches and has_idle_processors(self.loader.flattened), False
-        return watched(self.fetcher, self.source) if watches else self.fetcher
+        if resumption is not None:
+            resumption.restore("epoch")
+        self.loader.replay(resumption.restarts if resumption is not None else {})
+        self.random_states.epoch = self.random_states.now()
+        self.fetcher.start(self.progress.batch_idx, self._run.timer("[FitLoop].train_dataloader_next"))
+        self.fetcher.read_ahead(lambda: resumption.restore("ahead") if resumption is not None else None)
+        wrapped = self._run.hooks.leyden_wrap_batches(self.fetcher)
+        return self.fetcher if wrapped is None else wrapped
 
     def _accumulated(self) -> bool:
         """Whether the batch after which a checkpoint was taken only added to the gradients."""
-        every, progress = self.trainer.accumulate_grad_batches, self.trainer.progress
-        return self.trainer.step.automatic and progress.batch_idx % every != 0 and not progress.is_last_batch
+        every, progress = self.trainer.accumulate_grad_batches, self.progress
+        return self._step.automatic and progress.batch_idx % every != 0 and not progress.is_last_batch
+
+    # -- for checkpoints ----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a fit that is resumed exactly needs of this one, in this process."""
+        return {
+            "progress": self.progress.state_dict(),
+            "random_states": self.random_states.state_dict(),
+            "results": self.results.state_dict(),
+            "source": self.source.state_dict() if self.source is not None else None,
+            "validation": self.validation.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state_dict` returned, or only its "progress" where that is all there is.
+
+        ``run`` goes on from there.
+        """
+        self.progress.load_state_dict(state["progress"])
+        self.resumption = Resumption(self.random_states, dict(state.get("random_states", {})))
+        if "results" in state:
+            self.results.load_state_dict(state["results"])
+            self.validation.load_state_dict(state["validation"])
+            if self.source is not None and state["source"] is not None:
+                self.source.load_state_dict(state["source"])

@@ -41,7 +41,7 @@ class LightningOptimizer:
             if sync_grad:
                 yield
             else:
-                with step.trainer.strategy.no_sync():
+                with step.strategy.no_sync():
                     yield
 
     @property  # type: ignore[misc]

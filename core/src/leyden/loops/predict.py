@@ -15,21 +15,26 @@ from leyden.loops.single_pass import SinglePass
 from leyden.utilities.states import RunningStage
 
 if TYPE_CHECKING:
-    from leyden.trainer import Trainer
+    from leyden.data.loading import DataSource
+    from leyden.trainer.run import Run
 
 
 class PredictionLoop(SinglePass):
     """Predicts.
 
-    Attributes:
+    Args:
+        run: The run that it is of.
+        source: Where the loaders come from.
         return_predictions: Whether predictions are collected and returned.
+
+    Attributes:
         current_batch_indices: Which samples the running batch holds; empty where the loader does not draw indices.
         epoch_batch_indices: The same for every batch of every loader so far.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
-        super().__init__(trainer, RunningStage.PREDICTING)
-        self.return_predictions = True
+    def __init__(self, run: Run, source: DataSource | None = None, return_predictions: bool = True) -> None:
+        super().__init__(run, RunningStage.PREDICTING, source)
+        self.return_predictions = return_predictions
         self.current_batch_indices: list[int] = []
         self.epoch_batch_indices: list[list[list[int]]] = []
         self._recorders: list[RecordingBatchSampler | None] = []
@@ -45,7 +50,7 @@ class PredictionLoop(SinglePass):
         self.setup_data()
         if not self.max_batches or not self._has_batches:
             return None
-        self.go_over()
+        self._run_pass()
         return self.predictions if self.return_predictions else None
 
     def setup_data(self) -> None:
@@ -68,22 +73,21 @@ class PredictionLoop(SinglePass):
         super()._check(loader)
 
     def _run_batches(self, step: Callable[..., Any]) -> list[Any]:
-        trainer, hooks = self.trainer, self.trainer.hooks
         assert self.loader is not None
         count = len(self.loader.flattened)
         self._predictions = [[] for _ in range(count)]
         self.epoch_batch_indices = [[] for _ in range(count)]
-        transfers = [transfer_function(trainer, i) for i in range(count)]
-        for batch, batch_idx, dataloader_idx, _ in self._fetcher():
+        transfers = [transfer_function(self._run, i) for i in range(count)]
+        batch_start, batch_end = self._hook("batch_start"), self._hook("batch_end")
+        for item in self._fetcher():
+            batch_idx, dataloader_idx = item.batch_idx, item.dataloader_idx
             recorder = self._recorders[dataloader_idx]
             self.current_batch_indices = recorder.indices.popleft() if recorder is not None else []
             self.epoch_batch_indices[dataloader_idx].append(self.current_batch_indices)
-            batch = transfers[dataloader_idx](batch)
-            if hooks.on_predict_batch_start is not None:
-                hooks.on_predict_batch_start(batch, batch_idx, dataloader_idx)
+            batch = transfers[dataloader_idx](item.batch)
+            batch_start(batch, batch_idx, dataloader_idx)
             output = step(batch, batch_idx, dataloader_idx)
-            if hooks.on_predict_batch_end is not None:
-                hooks.on_predict_batch_end(output, batch, batch_idx, dataloader_idx)
+            batch_end(output, batch, batch_idx, dataloader_idx)
             if self.return_predictions:
                 self._predictions[dataloader_idx].append(tree_map_only(Tensor, Tensor.cpu, output))
         return self.predictions

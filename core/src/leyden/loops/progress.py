@@ -1,18 +1,48 @@
-"""The counters of a fit."""
+"""The counters of a fit, and the phase of the loop that it is in."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from enum import Enum
+from typing import Any
 
-# Where in the loop a checkpoint was taken; a resumed run goes on from there.
-EPOCH_START, BATCH, BATCH_END, VALIDATION_END, BATCH_DONE, EPOCH_END = (
-    "epoch_start",
-    "batch",
-    "batch_end",
-    "validation_end",
-    "batch_done",
-    "epoch_end",
-)
+
+class Phase(str, Enum):
+    """Where a fit is in its loop; a run that is resumed from a checkpoint goes on from the phase it was taken in."""
+
+    EPOCH_START = "epoch_start"
+    BATCH = "batch"
+    BATCH_END = "batch_end"
+    VALIDATION_END = "validation_end"
+    BATCH_DONE = "batch_done"
+    EPOCH_END = "epoch_end"
+
+
+class _Moves(dict[Phase, Phase]):
+    """The phases that may follow one; any other is an error."""
+
+    def __init__(self, phase: Phase, *following: Phase) -> None:
+        super().__init__({each: each for each in following})
+        self.phase = phase
+
+    def __missing__(self, phase: Phase) -> Phase:
+        raise RuntimeError(f"The fit loop can't go from {self.phase.value!r} to {phase.value!r}.")
+
+
+# ``progress.phase = MOVES[progress.phase][Phase.BATCH]`` goes on to a phase, and checks the move without a call.
+# An epoch that has begun, and has no batch yet, is in BATCH_DONE.
+MOVES = {
+    moves.phase: moves
+    for moves in (
+        _Moves(Phase.EPOCH_START, Phase.BATCH_DONE),
+        _Moves(Phase.BATCH_DONE, Phase.BATCH, Phase.EPOCH_END),
+        _Moves(Phase.BATCH, Phase.BATCH_END, Phase.EPOCH_END),
+        _Moves(Phase.BATCH_END, Phase.VALIDATION_END, Phase.BATCH_DONE),
+        _Moves(Phase.VALIDATION_END, Phase.BATCH_DONE),
+        _Moves(Phase.EPOCH_END, Phase.EPOCH_START),
+    )
+}
 
 
 @dataclass
@@ -26,7 +56,7 @@ class Progress:
         optimizer_steps: Optimizer steps taken; ``trainer.global_step``.
         batches_that_stepped: Batches that led to a step, whatever the number of optimizers; the loggers' step.
         scheduler_steps: Steps of learning-rate schedulers.
-        phase: Where in the loop the run is.
+        phase: Where in the loop the run is; :data:`MOVES` are those that it may go on to.
         is_last_batch: Whether the running batch is the last of its epoch.
     """
 
@@ -36,12 +66,12 @@ class Progress:
     optimizer_steps: int = 0
     batches_that_stepped: int = 0
     scheduler_steps: int = 0
-    phase: str = EPOCH_START
+    phase: Phase = Phase.EPOCH_START
     is_last_batch: bool = False
 
-    def restart_epoch(self) -> None:
-        """A new fit begins at the start of an epoch, whatever ended the one before."""
-        self.batch_idx, self.phase, self.is_last_batch = 0, EPOCH_START, False
+    def of_next_fit(self) -> Progress:
+        """The counters with which another fit begins: at the start of an epoch, whatever ended this one."""
+        return replace(self, batch_idx=0, phase=Phase.EPOCH_START, is_last_batch=False)
 
     def is_accumulating(self, every: int) -> bool:
         """Whether the gradients of the batches that are done are open: the next batch adds to them.
@@ -49,13 +79,22 @@ class Progress:
         Args:
             every: Batches per optimizer step.
         """
-        if self.phase in (EPOCH_START, EPOCH_END) or (self.is_last_batch and self.phase != BATCH):
+        within_batch = self.phase is Phase.BATCH
+        if self.phase in (Phase.EPOCH_START, Phase.EPOCH_END) or (self.is_last_batch and not within_batch):
             return False
-        return (self.batch_idx - (1 if self.phase == BATCH else 0)) % every != 0
+        return (self.batch_idx - within_batch) % every != 0
 
-    def step_back_from_unfinished_batch(self) -> None:
-        """A checkpoint taken within a batch holds the weights from before it: the batch is trained on again."""
-        if self.phase == BATCH:
+    def state_dict(self) -> dict[str, Any]:
+        """The counters and the phase, as plain data."""
+        return {**asdict(self), "phase": self.phase.value}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state_dict` returned; counters that are missing are as at the start of a fit.
+
+        A checkpoint taken within a batch holds the weights from before it, so that the batch is trained on again.
+        """
+        vars(self).update(vars(Progress(**{**state, "phase": Phase(state.get("phase", Phase.EPOCH_START))})))
+        if self.phase is Phase.BATCH:
             self.batch_idx -= 1
             self.total_batches -= 1
-            self.is_last_batch = False
+            self.phase, self.is_last_batch = Phase.BATCH_DONE, False

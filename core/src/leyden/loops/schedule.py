@@ -10,7 +10,8 @@ from leyden.data.combined import INFINITE
 from leyden.utilities.exceptions import MisconfigurationException
 
 if TYPE_CHECKING:
-    from leyden.trainer import Trainer
+    from leyden.loops.fit import FitLoop
+    from leyden.trainer.run import Run
 
 
 class ValidationSchedule:
@@ -22,8 +23,8 @@ class ValidationSchedule:
         validated_at: When the last validation ended, in seconds of ``time.monotonic``.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
+    def __init__(self, run: Run, loop: FitLoop) -> None:
+        self._run, self._loop, self.trainer = run, loop, run.trainer
         self.enabled = False
         self.every: int | float = INFINITE
         self.validated_at = 0.0
@@ -31,7 +32,7 @@ class ValidationSchedule:
     def plan(self, max_batches: int | float) -> None:
         """Work out the interval for an epoch of ``max_batches``."""
         trainer, interval = self.trainer, self.trainer.val_check_interval
-        self.enabled = trainer.enable_validation
+        self.enabled = self._loop.validates
         self.validated_at = time.monotonic()
         self.every = INFINITE
         if isinstance(interval, int):
@@ -48,19 +49,18 @@ class ValidationSchedule:
                 f"val_check_interval={interval} is a fraction, but the training loader has no length; write a "
                 "number of batches, a time, or 1.0 for the end of the epoch."
             )
-        trainer.val_check_batch = self.every
 
     def is_due_in_epoch(self) -> bool:
         """Whether the running epoch is one with validation."""
         every = self.trainer.check_val_every_n_epoch
-        return self.trainer.enable_validation and (every is None or (self.trainer.progress.epoch + 1) % every == 0)
+        return self.enabled and (every is None or (self._run.progress.epoch + 1) % every == 0)
 
     def is_due(self) -> bool:
         """Whether to validate now, after a batch."""
-        trainer, progress = self.trainer, self.trainer.progress
+        trainer, progress = self.trainer, self._run.progress
         if not self.is_due_in_epoch():
             return False
-        if trainer.should_stop and trainer.fit_loop.may_stop_early:
+        if self._run.should_stop and self._loop.may_stop_early:
             return True
         if isinstance(trainer.val_check_interval, timedelta):
             return time.monotonic() - self.validated_at >= trainer.val_check_interval.total_seconds()

@@ -1,6 +1,6 @@
 """One pass over loaders without gradients: what validation, testing and prediction have in common.
 
-on_…_model_eval                                   go_over
+on_…_model_eval                                   _run_pass
 on_…_start, on_…_epoch_start
 every batch of every loader                       the loop's own _run_batches
 on_…_epoch_end
@@ -21,34 +21,40 @@ from leyden.data.fetch import Fetcher
 from leyden.data.loading import DataSource, load, warn_of_no_batches
 from leyden.interfaces.precision import Precision
 from leyden.loops.step import takes_any, takes_arguments, takes_named
+from leyden.metrics import Results
 from leyden.module import LightningModule
 from leyden.utilities.overriding import is_overridden
 from leyden.utilities.states import RunningStage
 
 if TYPE_CHECKING:
-    from leyden.trainer import Trainer
+    from leyden.trainer.run import Run
 
 
 class SinglePass:
     """The frame of a pass; a loop adds where its loaders come from and what happens to a batch.
 
     Args:
-        trainer: The Trainer.
+        run: The run that it is of.
         stage: ``VALIDATING``, ``TESTING`` or ``PREDICTING``.
+        source: Where the loaders come from; None where there are none.
         within_fit: Whether autograd must stay usable after it.
 
     Attributes:
         name: The stage's part of the names of steps and hooks.
         loader: The loaders, combined; None before the first run.
-        sizes: Batches of each loader, within the limits; empty where nothing is to be gone over.
+        results: What was logged in it; None where nothing can be.
+        sizes: Batches of each loader, within the limits; empty where there is nothing to do.
         batches: Batches of each loader in each process, within the limits; inf where a loader has no length.
     """
 
-    def __init__(self, trainer: Trainer, stage: RunningStage, within_fit: bool = False) -> None:
-        self.trainer, self.stage, self.within_fit = trainer, stage, within_fit
+    def __init__(
+        self, run: Run, stage: RunningStage, source: DataSource | None = None, within_fit: bool = False
+    ) -> None:
+        self._run, self.trainer, self.stage, self.within_fit = run, run.trainer, stage, within_fit
         self.name = "validation" if stage == RunningStage.VALIDATING else stage.dataloader_prefix
-        self.source: DataSource | None = None
+        self.source = source
         self.loader: CombinedLoader | None = None
+        self.results: Results | None = None
         self.sizes: list[int | float] = []
         self.batches: list[tuple[int | float, ...]] = []
         self._has_batches = False  # of any loader in any process, so that all of them make the pass
@@ -56,24 +62,24 @@ class SinglePass:
     @property
     def max_batches(self) -> list[int | float]:
         """Batches that a pass takes from each loader: fewer in a sanity check."""
-        if self.trainer.sanity_checking:
+        if self._run.sanity_checking:
             return [min(self.trainer.num_sanity_val_steps, size) for size in self.sizes]
         return self.sizes
 
-    def go_over(self) -> list[Any]:
-        """The pass, in evaluation mode; puts every submodule's mode back and returns what came of the batches."""
-        module = self.trainer.lightning_module
+    def _run_pass(self) -> list[Any]:
+        """Take every batch in evaluation mode, put every submodule's mode back, and return the outputs."""
+        module = self._run.module
         step = self._step()
         modes = {part: part.training for part in module.modules()}
         inference = self.trainer.inference_mode and not self.within_fit
         with torch.inference_mode() if inference else torch.no_grad():
             self._module_hook("model_eval")()
-            self._call("start")
-            self._call("epoch_start")
+            self._hook("start")()
+            self._hook("epoch_start")()
             outputs = self._run_batches(step)
-            self._call("epoch_end")
+            self._hook("epoch_end")()
             self._end_epoch(outputs)
-            self._call("end")
+            self._hook("end")()
             if is_overridden(f"on_{self.name}_model_train", module, LightningModule):
                 self._module_hook("model_train")()
             else:
@@ -81,7 +87,7 @@ class SinglePass:
         return outputs
 
     def _load(self) -> CombinedLoader:
-        """Ask for the loaders, and refuse what can't be gone over."""
+        """Ask for the loaders, and refuse those that the pass can't take."""
         assert self.source is not None
         self.loader = loader = load(self.trainer, self.source, self.stage, "sequential")
         self._check(loader)
@@ -94,7 +100,7 @@ class SinglePass:
     def _check(self, loader: CombinedLoader) -> None:
         """Refuse a step that can't tell its loaders apart."""
         name = f"{self.name}_step"
-        if are_several(loader) and not takes_arguments(getattr(self.trainer.lightning_module, name), 3):
+        if has_several(loader) and not takes_arguments(getattr(self._run.module, name), 3):
             raise RuntimeError(
                 f"There are {len(loader.flattened)} loaders, so {name} must take dataloader_idx as its third argument."
             )
@@ -105,7 +111,7 @@ class SinglePass:
         known = [
             INFINITE if length_of(one) == INFINITE else size for one, size in zip(loader.flattened, sizes, strict=True)
         ]
-        own = known if are_several(loader) else [INFINITE if INFINITE in known else loader.total()]
+        own = known if has_several(loader) else [INFINITE if INFINITE in known else loader.total()]
         told = self.trainer.strategy.all_gather_object((own, any(sizes)))
         self.batches = list(zip(*(counts for counts, _ in told), strict=True))
         self._has_batches = any(has_batches for _, has_batches in told)
@@ -121,26 +127,25 @@ class SinglePass:
         assert self.loader is not None
         action = f"[{type(self).__name__}].{self.stage.dataloader_prefix}_dataloader_next"
         fetcher = Fetcher(self.loader)
-        fetcher.start(measure=self.trainer.measure(action))
+        fetcher.start(measure=self._run.timer(action))
         fetcher.read_ahead(lambda: None)
         return fetcher
 
     def _step(self) -> Callable[..., Any]:
         """The step with as many of (batch, batch_idx, dataloader_idx) as it takes, in the precision's context."""
-        trainer, name = self.trainer, f"{self.name}_step"
+        run, name = self._run, f"{self.name}_step"
         assert self.loader is not None
-        step = trainer.strategy.step_function(trainer.lightning_module, name)
-        step = trainer.measured(f"[Strategy]{type(trainer.strategy).__name__}.{name}", step)
-        return in_context(trainer, step, argument_count(getattr(trainer.lightning_module, name), self.loader))
+        step = run.strategy.step_function(run.module, name)
+        step = run.timed(f"[Strategy]{type(run.strategy).__name__}.{name}", step)
+        return in_context(run, name, step, argument_count(getattr(run.module, name), self.loader))
 
     def _module_hook(self, suffix: str) -> Callable[[], None]:
-        hook: Callable[[], None] = getattr(self.trainer.lightning_module, f"on_{self.name}_{suffix}")
+        hook: Callable[[], None] = getattr(self._run.module, f"on_{self.name}_{suffix}")
         return hook
 
-    def _call(self, suffix: str) -> None:
-        hook = getattr(self.trainer.hooks, f"on_{self.name}_{suffix}")
-        if hook is not None:
-            hook()
+    def _hook(self, suffix: str) -> Callable[..., Any]:
+        hook: Callable[..., Any] = getattr(self._run.hooks, f"on_{self.name}_{suffix}")
+        return hook
 
 
 def restore_modes(modes: dict[Module, bool]) -> None:
@@ -155,24 +160,36 @@ def argument_count(function: Callable[..., Any], loader: CombinedLoader) -> int:
     One that takes any number passes them on to another, which need not know of ``dataloader_idx`` where there is one
     loader.
     """
-    if takes_any(function) and not takes_named(function, 3) and not are_several(loader):
+    if takes_any(function) and not takes_named(function, 3) and not has_several(loader):
         return 2
     return next((count for count in (3, 2) if takes_arguments(function, count)), 1)
 
 
-def are_several(loader: CombinedLoader) -> bool:
+def has_several(loader: CombinedLoader) -> bool:
     """Whether a step must be told which loader a batch is of."""
     return len(loader.flattened) > 1 and loader.mode == "sequential"
 
 
-def in_context(trainer: Trainer, step: Callable[..., Any], count: int) -> Callable[..., Any]:
-    """A step called with all three arguments, of which it gets ``count``, in the precision's context if it has one."""
-    precision = trainer.precision_plugin
-    if not is_overridden("forward_context", precision, Precision):
-        return step if count == 3 else lambda *values: step(*values[:count])
+def in_context(run: Run, name: str, step: Callable[..., Any], count: int) -> Callable[..., Any]:
+    """A step that is called with all three arguments.
+
+    Args:
+        run: In its precision's context and its scope of logging the step is called.
+        name: The step's name.
+        step: The step.
+        count: How many of the arguments it gets.
+    """
+    precision, metrics = run.strategy.precision, run.metrics
+    context = precision.forward_context if is_overridden("forward_context", precision, Precision) else None
 
     def call(*values: Any) -> Any:
-        with precision.forward_context():
-            return step(*values[:count])
+        outer, metrics.hook = metrics.hook, name
+        try:
+            if context is None:
+                return step(*values[:count])
+            with context():
+                return step(*values[:count])
+        finally:
+            metrics.hook = outer
 
     return call

@@ -9,7 +9,7 @@ on_before_optimizer_step, clip, step            at the last batch of an accumula
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,29 +20,37 @@ from leyden.interfaces.precision import Precision
 from leyden.loops.optimizer import LightningOptimizer
 from leyden.module import LightningModule
 from leyden.plugin_system.hooks import hookimpl
+from leyden.plugin_system.table import nothing
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.overriding import is_overridden
 from leyden.utilities.rank_zero import rank_zero_warn
 
 if TYPE_CHECKING:
-    from leyden.trainer import Trainer
+    from leyden.trainer.run import Run
 
 
 class BatchStep:
     """The core's ``leyden_optimize_batch``: automatic and manual optimisation.
 
+    Args:
+        run: The fit.
+
     Attributes:
         accumulating: Whether the batch that runs, or ran last, only adds to the gradients.
-        wrapped: The optimizers as the user's steps see them.
+        weight: How much the running batch counts among those of the other processes.
+        optimizers: The optimizers, as the strategy made them.
+        wrapped: The same as the user's steps see them.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
-        module, precision = trainer.lightning_module, trainer.precision_plugin
-        self.trainer, self.module, self.logging, self.progress = trainer, module, trainer.logging, trainer.progress
+    def __init__(self, run: Run) -> None:
+        self.run, self.module, self.strategy, self.trainer = run, run.module, run.strategy, run.trainer
+        self._metrics, self._progress = run.metrics, run.progress
+        module, precision = run.module, run.strategy.precision
         self.automatic = module.automatic_optimization
         self.accumulating = False
-        step = trainer.strategy.step_function(module, "training_step")
-        self._training_step = trainer.measured(f"[Strategy]{type(trainer.strategy).__name__}.training_step", step)
+        self.weight = 1.0
+        step = run.strategy.step_function(module, "training_step")
+        self._training_step = run.timed(f"[Strategy]{type(run.strategy).__name__}.training_step", step)
         self._takes_batch_idx = takes_arguments(module.training_step, 2)
         # None where the precision or the module has nothing of its own, so that a batch does not call it
         self._forward_context = _own(precision, "forward_context", Precision)
@@ -52,19 +60,21 @@ class BatchStep:
         self._own_backward = _own(module, "backward", LightningModule)
         self._own_step = _own(module, "optimizer_step", LightningModule)
         self._own_clipping = _own(module, "configure_gradient_clipping", LightningModule)
-        self._clip = precision.clip_gradients
+        self._clip = run.strategy.clip_gradients
         self._precision_step = precision.optimizer_step
         self._plain_precision = _own(precision, "optimizer_step", Precision) is None
         self._warned_of_none = False
+        self.use_optimizers([])
 
-    def connect(self, optimizers: list[Any]) -> None:
-        """Take the optimizers, once they are made."""
-        self.optimizer = optimizers[0] if optimizers else None
-        self.wrapped = [LightningOptimizer(optimizer, self) for optimizer in optimizers]
-        in_line = self._own_step is None and self._plain_precision and not any(map(_needs_closure, optimizers))
-        self._with_closure = not in_line and bool(optimizers)
+    def use_optimizers(self, optimizers: Iterable[Any]) -> None:
+        """Step these optimizers, wrapped or not, from now on."""
+        self.optimizers = [o.optimizer if type(o) is LightningOptimizer else o for o in optimizers]
+        self.optimizer = self.optimizers[0] if self.optimizers else None
+        self.wrapped = [LightningOptimizer(optimizer, self) for optimizer in self.optimizers]
+        in_line = self._own_step is None and self._plain_precision and not any(map(_needs_closure, self.optimizers))
+        self._with_closure = not in_line and bool(self.optimizers)
         # what a closure returns for a skipped batch: an optimizer that requires one reads it as a number
-        self._no_loss = torch.zeros(()) if any(map(_requires_closure, optimizers)) else None
+        self._no_loss = torch.zeros(()) if any(map(_requires_closure, self.optimizers)) else None
 
     @hookimpl(trylast=True)
     def leyden_optimize_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
@@ -72,9 +82,9 @@ class BatchStep:
         if not self.automatic:
             return self._forward_backward(batch, batch_idx, every=1)
         every = self.trainer.accumulate_grad_batches
-        self.accumulating = every > 1 and (batch_idx + 1) % every != 0 and not self.progress.is_last_batch
+        self.accumulating = every > 1 and (batch_idx + 1) % every != 0 and not self._progress.is_last_batch
         if self.accumulating:
-            with self.trainer.strategy.no_sync():
+            with self.strategy.no_sync():
                 return self._forward_backward(batch, batch_idx, every)
         if self._with_closure:
             outputs = self._step_with_closure(batch, batch_idx, every)
@@ -83,28 +93,30 @@ class BatchStep:
             if self.optimizer is not None:
                 self.before_step(self.optimizer)
                 self.optimizer.step()
-        self.progress.optimizer_steps += 1
+        self._progress.optimizer_steps += 1
         return outputs
 
     def _forward_backward(self, batch: Any, batch_idx: int, every: int) -> dict[str, Any]:
         """Run training_step, and in automatic optimisation what follows before the optimizer's step."""
         arguments = (batch, batch_idx) if self._takes_batch_idx else (batch,)
-        self.logging.hook = "training_step"
-        if self._forward_context is None:
-            output = self._training_step(*arguments)
-        else:
-            with self._forward_context():
+        metrics = self._metrics
+        outer, metrics.hook = metrics.hook, "training_step"
+        try:
+            if self._forward_context is None:
                 output = self._training_step(*arguments)
-        if self.automatic:
+            else:
+                with self._forward_context():
+                    output = self._training_step(*arguments)
+            if not self.automatic:
+                return _read_manual(output)
             loss, outputs = self._read(output, every)
             if batch_idx % every == 0:
                 self._zero_grad(batch_idx)
             if loss is not None:
                 self.backward(loss)
-        else:
-            outputs = _read_manual(output)
-        self.logging.hook = None
-        return outputs
+            return outputs
+        finally:
+            metrics.hook = outer
 
     def _read(self, output: Any, every: int) -> tuple[Tensor | None, dict[str, Any]]:
         """The loss to go backward on, and the outputs that ``on_train_batch_end`` gets."""
@@ -135,23 +147,22 @@ class BatchStep:
     def _zero_grad(self, batch_idx: int) -> None:
         if self.optimizer is None:
             return
-        hooks = self.trainer.hooks
-        if hooks.on_before_zero_grad is not None:
+        hooks = self.run.hooks
+        if hooks.on_before_zero_grad is not nothing:
             hooks.on_before_zero_grad(self.optimizer)
         if self._own_zero_grad is None:
             self.optimizer.zero_grad()
         else:
-            self._own_zero_grad(self.trainer.current_epoch, batch_idx, self.optimizer)
+            self._own_zero_grad(self._progress.epoch, batch_idx, self.optimizer)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Backward with its hooks, on the scaled loss where the precision scales."""
-        hooks = self.trainer.hooks
-        weight = self.trainer.fit_loop.weight
-        if weight != 1.0:  # a process without batches of its own adds nothing to the gradients
-            loss = loss * weight
+        hooks = self.run.hooks
+        if self.weight != 1.0:  # a process without batches of its own adds nothing to the gradients
+            loss = loss * self.weight
         if self._scale_loss is not None:
             loss = self._scale_loss(loss)
-        if hooks.on_before_backward is not None:
+        if hooks.on_before_backward is not nothing:
             hooks.on_before_backward(loss)
         try:
             if self._own_backward is None:
@@ -165,22 +176,22 @@ class BatchStep:
                 f"The loss is a tensor of shape {tuple(loss.shape)} {'with' if loss.requires_grad else 'without'} a "
                 "gradient; it must be one number, computed from parameters that require gradients."
             ) from error
-        if hooks.on_after_backward is not None:
+        if hooks.on_after_backward is not nothing:
             hooks.on_after_backward()
 
     def before_step(self, optimizer: Any) -> None:
         """Unscale, call ``on_before_optimizer_step``, and clip in automatic optimisation."""
-        hooks = self.trainer.hooks
+        hooks = self.run.hooks
         if self._unscale is not None:
             self._unscale(optimizer)
-        if hooks.on_before_optimizer_step is not None:
+        if hooks.on_before_optimizer_step is not nothing:
             hooks.on_before_optimizer_step(optimizer)
         if not self.automatic:
             return
         value, algorithm = self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm
         if self._own_clipping is not None:
-            self.logging.hook = "configure_gradient_clipping"
-            self._own_clipping(optimizer, gradient_clip_val=value, gradient_clip_algorithm=algorithm)
+            with self._metrics.scope("configure_gradient_clipping"):
+                self._own_clipping(optimizer, gradient_clip_val=value, gradient_clip_algorithm=algorithm)
         elif value:
             self.clip_gradients(optimizer, value, algorithm)
 
@@ -213,12 +224,11 @@ class BatchStep:
             outputs.update(self._forward_backward(batch, batch_idx, every))
             return outputs.get("loss", self._no_loss)
 
-        self.logging.hook = "optimizer_step"
-        if self._own_step is not None:
-            self._own_step(self.trainer.current_epoch, batch_idx, self.wrapped[0], closure)
-        else:
-            self.step_optimizer(self.optimizer, closure)
-        self.logging.hook = None
+        with self._metrics.scope("optimizer_step"):
+            if self._own_step is not None:
+                self._own_step(self._progress.epoch, batch_idx, self.wrapped[0], closure)
+            else:
+                self.step_optimizer(self.optimizer, closure)
         if not ran:
             raise MisconfigurationException(
                 f"optimizer_step of {type(self.module).__name__}, or the optimizer, did not call the closure, which "
@@ -241,8 +251,27 @@ class BatchStep:
             self.before_step(optimizer)
             result = self._precision_step(optimizer, **kwargs)
         if not self.automatic:
-            self.progress.optimizer_steps += 1
+            self._progress.optimizer_steps += 1
         return result
+
+    # -- for checkpoints ----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The gradients to which the next batch adds, by parameter; {} where it clears them.
+
+        Only the user knows when that is in manual optimisation, so there all that exist are kept.
+        """
+        if self.automatic and not self._progress.is_accumulating(self.trainer.accumulate_grad_batches):
+            return {}
+        return {
+            name: parameter.grad for name, parameter in self.module.named_parameters() if parameter.grad is not None
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state_dict` returned."""
+        for name, parameter in self.module.named_parameters():
+            if name in state:
+                parameter.grad = state[name].to(parameter.device)
 
 
 def _read_manual(output: Any) -> dict[str, Any]:

@@ -6,9 +6,9 @@ of a loop. ``options.py`` has the arguments. Nothing here reads a tensor's value
 logger or a progress bar shows it.
 """
 
-from leyden.metrics.metrics import Logging, monitored
+from leyden.metrics.metrics import Metrics
 from leyden.metrics.options import LogOptions
 from leyden.metrics.record import TensorRecord
-from leyden.metrics.results import Results
+from leyden.metrics.results import Moment, Results
 
-__all__ = ["LogOptions", "Logging", "Results", "TensorRecord", "monitored"]
+__all__ = ["LogOptions", "Metrics", "Moment", "Results", "TensorRecord"]

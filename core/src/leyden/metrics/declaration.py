@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from leyden.interfaces.record import Record
-from leyden.metrics.options import HOOK_RULES, REDUCTIONS, LogOptions
+from leyden.metrics.options import REDUCTIONS, LogOptions
 from leyden.metrics.results import Results
-from leyden.plugin_system.registry import Registry, UnknownComponentError
+from leyden.plugin_system.catalogue import UnknownComponentError
+from leyden.plugin_system.hooks import LOG_RULES
 from leyden.utilities.exceptions import MisconfigurationException
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def declare(trainer: Trainer, results: Results, hook: str, name: str, value: Any
     _refuse_uneven_steps(results, name, options)
     kind = _kind_of(trainer, name, value)
     record = results.new_record(kind, name, asked, options)
-    record.reduces_at_once = options.sync_dist and not HOOK_RULES[hook].step_allowed and trainer.world_size > 1
+    record.reduces_at_once = options.sync_dist and not LOG_RULES[hook].step_allowed and trainer.world_size > 1
     record.declare(value, results.records)
     if known is not None and known.kind == kind and (state := known.state_dict()) is not None:  # from a checkpoint
         record.load_state_dict(state)
@@ -56,7 +57,7 @@ def _kind_of(trainer: Trainer, name: str, value: Any) -> str | None:
     if isinstance(value, (Tensor, Number)):
         return None
     try:
-        return Registry(trainer.plugin_manager).name_for("record", type(value))
+        return trainer.plugin_manager.component_for("record", type(value))
     except UnknownComponentError as error:
         raise MisconfigurationException(
             f"self.log({name!r}, …) got a {type(value).__name__}, which a plugin logs. {error}"
@@ -91,10 +92,10 @@ def _resolve(name: str, hook: str, asked: LogOptions) -> LogOptions:
         raise MisconfigurationException(
             f"self.log({name!r}, …): the part /dataloader_idx_ is added by the Trainer; leave it out."
         )
-    rule = HOOK_RULES.get(hook)
+    rule = LOG_RULES.get(hook)
     if rule is None:
         raise MisconfigurationException(
-            f"self.log({name!r}, …) can't be called in {hook}; it has a meaning in: {', '.join(HOOK_RULES)}."
+            f"self.log({name!r}, …) can't be called in {hook}; it has a meaning in: {', '.join(LOG_RULES)}."
         )
     on_step = rule.on_step if asked.on_step is None else asked.on_step
     on_epoch = rule.on_epoch if asked.on_epoch is None else asked.on_epoch

@@ -1,25 +1,25 @@
-"""The Trainer's side of ``self.log``: it takes the calls, and moves values on at the end of a step or an epoch."""
+"""The metrics of a run: takes the calls of ``self.log``, and moves values on at the end of a step or an epoch."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from leyden.metrics.declaration import declare
 from leyden.metrics.options import LogOptions
-from leyden.metrics.results import Metrics, Results
+from leyden.metrics.results import Moment, Results, Shown
 from leyden.utilities.batch import extract_batch_size
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
 
 if TYPE_CHECKING:
-    from leyden.trainer import Trainer
+    from leyden.trainer.run import Run
 
 
-class Logging:
+class Metrics:
     """Knows which hook of which loop logs, and keeps what has been logged for whoever asks.
 
     Values are kept when somebody asks for them, and when they become final: those of an epoch when it ends, those of
@@ -30,19 +30,28 @@ class Logging:
         results: The records of the loop that runs now.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
+    def __init__(self, run: Run) -> None:
+        self._run, self._trainer = run, run.trainer
         self.results: Results | None = None
-        self._told_of_barebones = False
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget every metric; a run begins."""
         self.hook: str | None = None
+        self._told_of_barebones = False
         self._batch: Any = None
         self._batch_size: int | None = None
         self._counts = True
-        self._kept = Metrics({}, {}, {})
+        self._kept = Shown({}, {}, {})
+
+    @contextmanager
+    def scope(self, hook: str | None) -> Generator[None, None, None]:
+        """A block in which ``self.log`` is called from ``hook``; None where it may not be called."""
+        outer, self.hook = self.hook, hook
+        try:
+            yield
+        finally:
+            self.hook = outer
+
+    def forget(self) -> None:
+        """Forget every metric: those of a sanity check are nobody's."""
+        self._kept = Shown({}, {}, {})
 
     # -- from the user's hooks ------------------------------------------------------------------------
 
@@ -84,7 +93,8 @@ class Logging:
         outer = self.results
         if outer is not None:
             self._keep()
-            outer.step_kept = True
+            if outer.moment is Moment.STEP:
+                outer.moment = Moment.STEP_KEPT
         self.results = results
         results.reset()  # of what a pass that failed has left
         return outer
@@ -107,18 +117,18 @@ class Logging:
         results = self.results
         assert results is not None
         results.dataloader_idx = dataloader_idx
-        results.epoch_ended = results.step_kept = False
+        results.moment = Moment.STEP
 
     def end_train_batch(self, accumulating: bool) -> None:
         """Send the step's metrics to the loggers, every ``log_every_n_steps`` optimizer steps."""
-        trainer, results = self._trainer, self.results
+        trainer, run, results = self._trainer, self._run, self.results
         assert results is not None
         self._batch = None
         if accumulating or not trainer.loggers:
             return
         every = trainer.log_every_n_steps
-        due = every and (trainer.progress.batches_that_stepped + 1) % every == 0
-        if due or trainer.should_stop or trainer.fast_dev_run:
+        due = every and (run.progress.batches_that_stepped + 1) % every == 0
+        if due or run.should_stop or trainer.fast_dev_run:
             self.send(results.metrics().loggers)
 
     def end_evaluation_batch(self, step: int) -> None:
@@ -132,9 +142,9 @@ class Logging:
         """The epoch's values are final, of the running dataloader at least; returns what loggers are to see of them."""
         results = self.results
         assert results is not None
-        if not results.epoch_ended and not results.step_kept:
+        if results.moment is Moment.STEP:
             self._keep()
-        results.epoch_ended = True
+        results.moment = Moment.EPOCH
         return self._keep()
 
     def send(self, metrics: Mapping[str, Any], step: int | None = None, offset: int = 0) -> None:
@@ -153,8 +163,8 @@ class Logging:
         if step is None:
             own_step = numbers.pop("step", None)
             if own_step is None:
-                numbers.setdefault("epoch", self._trainer.current_epoch)
-                step = self._trainer.progress.batches_that_stepped + offset
+                numbers.setdefault("epoch", self._run.progress.epoch)
+                step = self._run.progress.batches_that_stepped + offset
             else:
                 step = int(own_step)
         for logger in loggers:
@@ -202,18 +212,7 @@ class Logging:
 
     def take_over(self, callback: dict[str, Any], logged: dict[str, Any], bars: dict[str, Any]) -> None:
         """Take the metrics of a run in another process."""
-        self._kept = Metrics(callback, logged, bars)
-
-
-def monitored(metrics: Mapping[str, Any], name: str) -> Any:
-    """The metric that something monitors; KeyError is a sentence that lists what was logged."""
-    if name in metrics:
-        return metrics[name]
-    near = difflib.get_close_matches(name, metrics, n=1)
-    raise KeyError(
-        f"The monitored metric {name!r} was not logged; logged so far: {', '.join(sorted(metrics)) or 'nothing'}."
-        + (f" Did you mean {near[0]!r}?" if near else "")
-    )
+        self._kept = Shown(callback, logged, bars)
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
@@ -9,13 +10,20 @@ from torch import Tensor
 from leyden.interfaces.record import Record
 from leyden.metrics.options import REDUCTIONS, LogOptions
 from leyden.metrics.record import TensorRecord
-from leyden.plugin_system.registry import Registry
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
 
-class Metrics(NamedTuple):
+class Moment(Enum):
+    """Whose values are to be seen now."""
+
+    STEP = "those of the step that runs, or ran last"
+    STEP_KEPT = "the same, and they have been kept already: values kept since then are newer"
+    EPOCH = "those of the epoch, which is over"
+
+
+class Shown(NamedTuple):
     """Values by name, as each of those who ask sees them."""
 
     callbacks: dict[str, Any]
@@ -32,8 +40,7 @@ class Results:
 
     Attributes:
         records: By hook, name and dataloader.
-        epoch_ended: Whether it is the epoch's values that are to be seen, and not those of a step.
-        step_kept: Whether the step's values have been kept; those that came after them are newer.
+        moment: Whose values are to be seen.
         dataloader_idx: The running dataloader, where there are several; only its records are seen.
         batches: Batches of each loader in each process, where they have told each other.
     """
@@ -41,7 +48,6 @@ class Results:
     def __init__(self, trainer: Trainer, training: bool = False) -> None:
         self.trainer, self.training = trainer, training
         self.records: dict[tuple[str, str, int | None], Record] = {}
-        self.step_kept = False
         self.batches: list[tuple[int | float, ...]] = []
         self.reset()
 
@@ -57,15 +63,15 @@ class Results:
         Raises:
             UnknownComponentError: No plugin brings a component of that name.
         """
-        cls = TensorRecord if kind is None else Registry(self.trainer.plugin_manager).get("record", kind).load()
+        cls = TensorRecord if kind is None else self.trainer.plugin_manager.component("record", kind).load()
         record: Record = cls(name, asked, options, self.dataloader_idx, self.trainer)
         record.kind = kind
         return record
 
-    def metrics(self) -> Metrics:
+    def metrics(self) -> Shown:
         """What callbacks, loggers and progress bars are to see now."""
-        shown = Metrics({}, {}, {})
-        on_step = not self.epoch_ended
+        shown = Shown({}, {}, {})
+        on_step = self.moment is not Moment.EPOCH
         for record in self.records.values():
             if record.dataloader_idx != self.dataloader_idx:
                 continue
@@ -86,7 +92,7 @@ class Results:
         for record in self.records.values():
             record.forget()
         self.records.clear()
-        self.epoch_ended = True
+        self.moment = Moment.EPOCH
         self.dataloader_idx: int | None = None
 
     def state_dict(self) -> list[dict[str, Any]]:
@@ -105,7 +111,7 @@ class Results:
         for state in states:
             hook, name, dataloader_idx = state["key"]
             kind = state["kind"]
-            if kind is not None and not Registry(self.trainer.plugin_manager).named("record", kind):
+            if kind is not None and not self.trainer.plugin_manager.named("record", kind):
                 continue  # its plugin is not there, which was said
             record = self.new_record(kind, name, None, LogOptions(**state["options"]))
             record.load_state_dict(state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, ClassVar
 
-from leyden.plugin_system.registry import Registry
+from leyden.plugin_system.discovery import discover
 
 
 class ModuleExport:
@@ -35,7 +35,7 @@ class ModuleExport:
             ModuleNotFoundError: A package that PyTorch needs for the export is not installed.
             UnknownComponentError: The exporter is not installed.
         """
-        export = Registry().get("exporter", "onnx").load()
+        export = discover().component("exporter", "onnx").load()
         return export(self, file_path, input_sample, **kwargs)
 
     def to_torchscript(
@@ -60,5 +60,5 @@ class ModuleExport:
             MisconfigurationException: ``method`` has another value, or there is no example input to trace.
             UnknownComponentError: The exporter is not installed.
         """
-        export = Registry().get("exporter", "torchscript").load()
+        export = discover().component("exporter", "torchscript").load()
         return export(self, file_path, method, example_inputs, **kwargs)

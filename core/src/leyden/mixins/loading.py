@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from leyden.checkpoint.file import read_checkpoint
 from leyden.mixins.hparams import HyperparametersMixin, takes
-from leyden.plugin_system.registry import Registry
+from leyden.plugin_system.discovery import discover
 from leyden.utilities.attribute_dict import AttributeDict
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
@@ -107,7 +107,9 @@ def _make(
     """Return a new instance with the hyperparameters from a checkpoint, and the checkpoint."""
     checkpoint = read_checkpoint(path, "cpu" if map_location is None else map_location, weights_only)
     if hparams_file is not None:
-        checkpoint[cls.CHECKPOINT_HYPER_PARAMS_KEY] = Registry().get("logger_part", "load_hparams").load()(hparams_file)
+        checkpoint[cls.CHECKPOINT_HYPER_PARAMS_KEY] = (
+            discover().component("logger_part", "load_hparams").load()(hparams_file)
+        )
     saved = arguments = dict(checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}))
     name = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_NAME, "kwargs")
     if name not in ("kwargs", "", None) and name not in saved:

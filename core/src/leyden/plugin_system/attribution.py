@@ -5,16 +5,16 @@ Nothing is wrapped around the hooks for it: a call costs what it cost, and the e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from traceback import walk_tb
 from typing import Any
 
-import pluggy
-
-from leyden.plugin_system.manager import PluginManager
+from leyden.plugin_system.table import Implementation
 
 
-def note_plugin(error: BaseException, manager: PluginManager, participants: Iterable[Any] = ()) -> None:
+def note_plugin(
+    error: BaseException, implementations: Mapping[str, Sequence[Implementation]], participants: Iterable[Any] = ()
+) -> None:
     """Add a note that names plugin, distribution and version, where a hook of a plugin raised ``error``.
 
     What a method of the module, the data module, a callback or the strategy raised is not a plugin's, even where
@@ -22,31 +22,21 @@ def note_plugin(error: BaseException, manager: PluginManager, participants: Iter
 
     Args:
         error: What was raised; before Python 3.11, whose tracebacks do not print notes, it only has them.
-        manager: The plugins, and of a run what its participants registered too.
+        implementations: Who implements each hook.
         participants: The run's module, data module, callbacks and strategy.
     """
-    implementations = [impl for name in vars(manager.hook) for impl in getattr(manager.hook, name).get_hookimpls()]
-    hooks = {_code(impl.function): impl for impl in implementations}
-    own = {id(participant) for participant in participants if participant is not None}
+    by_code = {_code(one.function): one for ones in implementations.values() for one in ones}
+    own = [id(participant) for participant in participants if participant is not None]
     for frame in reversed([frame for frame, _ in walk_tb(error.__traceback__)]):
-        impl = hooks.get(frame.f_code)
-        if impl is not None and _target(impl) is None:
-            record = next((r for r in manager.records if r.plugin is impl.plugin), None)
-            if record is not None:
-                _add_note(error, f"Raised within {frame.f_code.co_name!r} of the {record}.")
+        one = by_code.get(frame.f_code)
+        if one is not None and one.info is not None:
+            return _add_note(error, f"Raised within {frame.f_code.co_name!r} of the {one.info}.")
+        if one is not None or id(frame.f_locals.get("self")) in own:
             return
-        if impl is not None or id(frame.f_locals.get("self")) in own:
-            return
-
-
-def _target(impl: pluggy.HookImpl) -> Any:
-    """The participant whose method it is; None for a plugin's function."""
-    return getattr(impl.function, "target", None)
 
 
 def _code(function: Callable[..., Any]) -> Any:
-    method = getattr(function, "method", function)
-    return getattr(getattr(method, "__func__", method), "__code__", None)
+    return getattr(getattr(function, "__func__", function), "__code__", None)
 
 
 def _add_note(error: BaseException, note: str) -> None:

@@ -1,4 +1,4 @@
-"""Whether a plugin and this version of the hooks go together, and what a plugin's author is told of deprecated ones.
+"""Whether a plugin and this version of the hooks go together.
 
 A plugin states what it was written for in its requirements, which can be read without importing it: the versions of
 the core (``leyden-core>=0.1``) and, as extras of it, those of the hook specifications (``leyden-core[hooks-1]``).
@@ -7,10 +7,8 @@ the core (``leyden-core>=0.1``) and, as extras of it, those of the hook specific
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cache
-from typing import Any
 
 from leyden.plugin_system import hooks
 
@@ -57,27 +55,3 @@ def _names_the_core(requirement: str) -> bool:
 def normalized(distribution: str) -> str:
     """A distribution's name as package indices compare it: ``Leyden_Core`` is ``leyden-core``."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
-
-
-def tell_of_deprecation(specification: Any, function: Callable[..., Any], arguments: Iterable[str], owner: str) -> None:
-    """Warn the author of a hook implementation, once, where the hook or an argument that it takes is deprecated.
-
-    Args:
-        specification: The hook's specification.
-        function: The implementation, which the warning points to.
-        arguments: The names of the arguments that it takes.
-        owner: Whose it is, as the warning says it.
-    """
-    marks: dict[str | None, str] = getattr(specification, hooks.DEPRECATED, {})
-    for argument, instead in marks.items():
-        if argument is None or argument in arguments:
-            what = f"the hook {specification.__name__!r}"
-            what = what if argument is None else f"the argument {argument!r} of {what}"
-            code = getattr(function, "__code__", None)
-            place = ("<unknown>", 1) if code is None else (code.co_filename, code.co_firstlineno)
-            _tell_once(f"The {owner} uses {what}, which is deprecated; {instead}.", *place)
-
-
-@cache
-def _tell_once(message: str, filename: str, line: int) -> None:
-    warnings.warn_explicit(message, DeprecationWarning, filename, line)

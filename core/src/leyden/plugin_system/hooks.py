@@ -1,20 +1,31 @@
-"""Every hook of a run: its name, its arguments, and when it is called.
+"""Every hook of a run: its name, its arguments, when it is called, how often, and what is made of the answers.
 
 Three groups, each a class below: *registration* (what a plugin brings), *observation* (what happens
-in a run; the hooks that Lightning users know), *behaviour* (how one thing is done; the first result
+in a run; the hooks that Lightning users know), *behaviour* (how one thing is done; the first answer
 wins). The signatures are the specification: an implementation takes any subset of the arguments.
+A hook that is not marked :class:`Hook` runs once, one can't log in it, and its answers are not used.
 
 An installed plugin implements a hook with a function marked by :data:`hookimpl`; a callback, the
 ``LightningModule``, the ``LightningDataModule`` and the strategy implement it by a method of the same
 name. Callbacks inherit the observations, and override those that they need. The module, the data module
 and the strategy are not given ``trainer`` and ``pl_module``.
+
+The specifications have a version, ``HOOKS_VERSION``, which a plugin may ask for:
+``dependencies = ["leyden-core[hooks-1]>=0.1"]``. It goes up when a plugin that keeps to the specifications might no
+longer work: a hook goes or gets another name, loses an argument, is called at another moment, or takes another answer.
+A new hook or argument leaves it as it is. What is going to go is marked for one minor version of the core before, with
+pluggy's own words, and whoever implements it is warned:
+``@hookspec(warn_on_impl=DeprecationWarning("on_pretrain_routine_start goes; implement on_train_start"))``, or
+``warn_on_impl_args={"pl_module": DeprecationWarning("...")}`` for an argument.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pluggy
 
@@ -29,37 +40,67 @@ if TYPE_CHECKING:
 PROJECT = "leyden"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
-HOOKS_VERSION = 1
-"""The version of these specifications, which a plugin may ask for: ``dependencies = ["leyden-core[hooks-1]>=0.1"]``.
-
-It goes up when a plugin that keeps to the specifications might no longer work: a hook goes or gets another name, loses
-an argument, is called at another moment, or takes another result. A new hook or argument leaves it as it is. What is
-going to go is marked :func:`deprecated` for one minor version of the core before.
-"""
-DEPRECATED = "leyden_deprecated"
+HOOKS_VERSION = 1  # see the module's docstring
 Specification = TypeVar("Specification", bound=Callable[..., Any])
 
 
-def deprecated(instead: str, argument: str | None = None) -> Callable[[Specification], Specification]:
-    """Mark a hook specification, or one of its arguments, as one that goes with the next :data:`HOOKS_VERSION`.
+class Frequency(Enum):
+    """How often a hook runs; the value says it in words."""
 
-    The author of each plugin that uses it is warned once, with the plugin's name, distribution and version.
+    ONCE = "once"
+    EACH_EPOCH = "every epoch"
+    EACH_BATCH = "every batch"
 
-    Args:
-        instead: What to do instead, as the end of a sentence: "implement 'on_train_start' instead".
-        argument: The argument that goes; None for the whole hook.
 
-    Example::
+class Answers(Enum):
+    """What is made of the answers of all who implement a hook; the value says it in words.
 
-        @deprecated("implement 'on_train_start' instead")
-        def on_pretrain_routine_start(self, trainer: Trainer) -> None: ...
+    Nobody is asked after the first. Of a registration hook without a rule, its caller has all the answers.
     """
 
-    def mark(specification: Specification) -> Specification:
-        specification.__dict__.setdefault(DEPRECATED, {})[argument] = instead
+    UNUSED = ""
+    FIRST = "The first answer that is not None is taken."
+    SKIP = "The answer -1 of anyone is taken."
+
+
+class LogRule(NamedTuple):
+    """What ``self.log`` may do in a hook or step, and does where it is not told.
+
+    Attributes:
+        step_allowed: Whether ``on_step`` has a meaning, as the hook runs in every step.
+        on_step: The default of ``on_step``.
+        on_epoch: The default of ``on_epoch``.
+    """
+
+    step_allowed: bool
+    on_step: bool
+    on_epoch: bool
+
+
+@dataclass(frozen=True)
+class Hook:
+    """What is known of a hook beside its arguments; as a decorator, it declares so.
+
+    Args:
+        frequency: How often it runs.
+        logging: How one may log in it; None where one may not.
+        answers: What is made of the answers.
+    """
+
+    frequency: Frequency = Frequency.ONCE
+    logging: LogRule | None = None
+    answers: Answers = Answers.UNUSED
+
+    def __call__(self, specification: Specification) -> Specification:
+        """Declare what is known of a hook."""
+        specification.__dict__["facts"] = self
         return specification
 
-    return mark
+
+EACH_EPOCH, EACH_BATCH = Frequency.EACH_EPOCH, Frequency.EACH_BATCH
+LOGS_STEPS = LogRule(step_allowed=True, on_step=True, on_epoch=False)
+LOGS_EPOCH = LogRule(step_allowed=False, on_step=False, on_epoch=True)
+LOGS_EVALUATION = LogRule(step_allowed=True, on_step=False, on_epoch=True)
 
 
 # mypy: disable-error-code="empty-body"
@@ -77,23 +118,23 @@ class Registration:
     def leyden_default_callbacks(self, trainer: Trainer) -> Iterable[Any]:
         """Return callbacks to add to a Trainer; ask ``trainer.wants(role)`` before adding a role's default."""
 
-    @hookspec(firstresult=True)
+    @Hook(answers=Answers.FIRST)
     def leyden_default_logger(self, trainer: Trainer) -> Any:
         """Return the logger of a Trainer made with ``logger=True`` or without ``logger``."""
 
-    @hookspec(firstresult=True)
+    @Hook(answers=Answers.FIRST)
     def leyden_default_strategy(self, trainer: Trainer, num_processes: int) -> Any:
         """Return the strategy (instance or name) for ``strategy="auto"`` and more than one process."""
 
-    @hookspec(firstresult=True)
-    def leyden_find_checkpoint(self, trainer: Trainer, ckpt_path: str | None) -> str | None:
+    @Hook(answers=Answers.FIRST)
+    def leyden_find_checkpoint(self, trainer: Trainer, ckpt_path: str | None, fn: str) -> str | None:
         """Return the path of what a ``ckpt_path`` such as "best" names, "" for the weights as they are, or None.
 
-        ``ckpt_path`` is None where none was given: in a ``fit``, and in a ``validate``, ``test`` or ``predict`` without
-        a model; ``trainer.state.fn`` says in which.
+        ``fn`` is what the user called: "fit", "validate", "test" or "predict". The run has not begun, and may still be
+        refused. ``ckpt_path`` is None where none was given, in a fit or in another run without a model.
         """
 
-    @hookspec(firstresult=True)
+    @Hook(answers=Answers.FIRST)
     def leyden_read_progress(self, trainer: Trainer, checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Return how far the fit had come that wrote a checkpoint of another framework, or None for one not known.
 
@@ -101,10 +142,21 @@ class Registration:
         lacks is as at the start of a fit.
         """
 
-    @hookspec(firstresult=True)
+    @Hook(answers=Answers.FIRST)
     def leyden_show_results(self, trainer: Trainer, stage: str, results: Sequence[Mapping[str, float]]) -> Any:
         """Show the results of a ``validate`` or ``test``, which are by dataloader, and return True; only on rank 0."""
 
+    @Hook(answers=Answers.FIRST)
+    def leyden_prepare_loader(self, owner: Any, loader: Any, training: bool) -> Any:
+        """Return the loader that a run reads; asked for each loader before its first batch.
+
+        The core returns ``loader``, which has this process's part of the data. A plugin that puts another one in its
+        place is a wrapper, so that several can: ``loader = yield``, then ``return`` another, made of this one.
+        ``owner`` is the Trainer or the Fabric that runs; ``training`` says whether the loader is trained on, which a
+        Fabric takes for granted.
+        """
+
+    @Hook(EACH_EPOCH)
     def leyden_rank_state(self, trainer: Trainer) -> Mapping[str, Any] | None:
         """Return what an exact resume needs of this process, as plain data under the plugin's name, or None.
 
@@ -123,7 +175,7 @@ class Registration:
 class Observation:
     """What happens in a run, in the order of a fit.
 
-    Nothing that an implementation returns is used, except the -1 of ``on_train_batch_start``.
+    Nothing that an implementation answers is used, except the -1 of ``on_train_batch_start``.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -138,49 +190,64 @@ class Observation:
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The sanity check is over; its metrics are forgotten."""
 
+    @Hook(logging=LOGS_EPOCH)
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training is about to begin, after the sanity check."""
 
+    @Hook(EACH_EPOCH, LOGS_EPOCH)
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A training epoch begins."""
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> Any:
+    @Hook(EACH_BATCH, LOGS_STEPS, Answers.SKIP)
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> int | None:
         """A batch, already on the device, is about to be trained on. Return -1 to skip the rest of the epoch."""
 
+    @Hook(EACH_BATCH, LOGS_STEPS)
     def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Gradients are about to be cleared."""
 
+    @Hook(EACH_BATCH, LOGS_STEPS)
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Before ``loss.backward()``; ``loss`` is divided by ``accumulate_grad_batches`` already."""
 
+    @Hook(EACH_BATCH, LOGS_STEPS)
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gradients exist; under mixed precision they are still scaled."""
 
+    @Hook(EACH_BATCH, LOGS_STEPS)
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Gradients are unscaled and not yet clipped; the optimizer is about to step."""
 
+    @Hook(EACH_BATCH, LOGS_STEPS)
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """A batch has been trained on; ``outputs`` is ``{"loss": …}`` and what the step's dict held, detached."""
 
+    @Hook(EACH_EPOCH, LOGS_EPOCH)
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A training epoch ends. Implementations that read epoch metrics mark themselves ``trylast``."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training is over."""
 
+    @Hook(EACH_EPOCH, LOGS_EPOCH)
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation begins; the model is in evaluation mode."""
 
+    @Hook(EACH_EPOCH, LOGS_EPOCH)
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The pass over the validation loaders begins."""
 
+    @Hook(EACH_BATCH, LOGS_EVALUATION)
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A validation batch, already on the device, is about to be evaluated."""
 
+    @Hook(EACH_BATCH, LOGS_EVALUATION)
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -192,23 +259,29 @@ class Observation:
     ) -> None:
         """A validation batch has been evaluated; ``outputs`` is what ``validation_step`` returned."""
 
+    @Hook(EACH_EPOCH, LOGS_EPOCH)
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The pass over the validation loaders is over; the last place to log from."""
 
+    @Hook(EACH_EPOCH)
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation is over and ``trainer.callback_metrics`` holds its results."""
 
+    @Hook(logging=LOGS_EPOCH)
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Testing begins; the model is in evaluation mode."""
 
+    @Hook(EACH_EPOCH, LOGS_EPOCH)
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The pass over the test loaders begins."""
 
+    @Hook(EACH_BATCH, LOGS_EVALUATION)
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A test batch, already on the device, is about to be evaluated."""
 
+    @Hook(EACH_BATCH, LOGS_EVALUATION)
     def on_test_batch_end(
         self,
         trainer: Trainer,
@@ -220,6 +293,7 @@ class Observation:
     ) -> None:
         """A test batch has been evaluated; ``outputs`` is what ``test_step`` returned."""
 
+    @Hook(EACH_EPOCH, LOGS_EPOCH)
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The pass over the test loaders is over; the last place to log from."""
 
@@ -229,14 +303,17 @@ class Observation:
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prediction begins; the model is in evaluation mode."""
 
+    @Hook(EACH_EPOCH)
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The pass over the prediction loaders begins."""
 
+    @Hook(EACH_BATCH)
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A batch, already on the device, is about to be predicted."""
 
+    @Hook(EACH_BATCH)
     def on_predict_batch_end(
         self,
         trainer: Trainer,
@@ -248,6 +325,7 @@ class Observation:
     ) -> None:
         """A batch has been predicted; ``outputs`` is what ``predict_step`` returned."""
 
+    @Hook(EACH_EPOCH)
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The pass over the prediction loaders is over."""
 
@@ -258,7 +336,7 @@ class Observation:
         """A fit is over; the last hook of a fit before ``teardown``."""
 
     def on_asked_to_end(self, trainer: Trainer, pl_module: LightningModule, reason: str) -> None:
-        """A fit is about to end at a step boundary because something set ``trainer.asked_to_end``; save what is needed.
+        """A fit ends at a step boundary, as something set ``trainer.asked_to_end``; save what is needed.
 
         All processes are at the same boundary, and ``reason`` is what one of them was given. ``on_exception`` follows,
         with the ``SIGTERMException`` that ends the fit.
@@ -270,6 +348,7 @@ class Observation:
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """A run is ending because of ``exception`` (Ctrl-C included), which is raised again afterwards."""
 
+    @Hook(EACH_EPOCH)
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """A checkpoint is complete and about to be written; add to it or change it in place.
 
@@ -281,9 +360,9 @@ class Observation:
 
 
 class Behaviour:
-    """How one thing is done. The first result that is not None wins."""
+    """How one thing is done. The first answer that is not None wins."""
 
-    @hookspec(firstresult=True)
+    @Hook(EACH_BATCH, answers=Answers.FIRST)
     def leyden_optimize_batch(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> dict[str, Any]:
@@ -294,21 +373,55 @@ class Behaviour:
         ``trainer.progress.optimizer_steps``.
         """
 
+    @Hook(EACH_EPOCH, answers=Answers.FIRST)
+    def leyden_wrap_batches(
+        self, trainer: Trainer, pl_module: LightningModule, batches: Iterable[Any]
+    ) -> Iterable[Any]:
+        """Return an iterable of the same items in the place of an epoch's training batches, or None.
+
+        Asked at the start of each training epoch. An item has the batch first; the rest is Leyden's own.
+        """
+
 
 GROUPS = (Registration, Observation, Behaviour)
 REGISTRATION, OBSERVATION, BEHAVIOUR = ([name for name in vars(group) if not name.startswith("_")] for group in GROUPS)
+RUN_HOOKS = (*OBSERVATION, *BEHAVIOUR)  # those that the participants of a run implement, too
+RUN_ARGUMENTS = ("trainer", "pl_module")  # those that are the same in every call of a run
+# The methods of a module or data module through which a batch goes to the device, in their order.
+TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+
+def _declared(name: str) -> Any:
+    """The function with which a hook is declared."""
+    return next(vars(group)[name] for group in GROUPS if name in vars(group))
+
+
+def facts(name: str) -> Hook:
+    """What is known of a hook beside its arguments."""
+    declared: Hook = _declared(name).__dict__.get("facts", Hook())
+    return declared
+
+
+# How one may log in the module's own methods, which nobody else implements, and in the hooks.
+LOG_RULES: dict[str, LogRule] = {
+    **dict.fromkeys(("training_step", "optimizer_step", "optimizer_zero_grad", "backward"), LOGS_STEPS),
+    **dict.fromkeys(("lr_scheduler_step", "configure_gradient_clipping", *TRANSFER_HOOKS), LOGS_STEPS),
+    **dict.fromkeys(("validation_step", "test_step"), LOGS_EVALUATION),
+    **{name: rule for name in OBSERVATION if (rule := facts(name).logging) is not None},
+}
 
 
 def specification(name: str) -> Any:
     """A hook as pluggy takes it: marked, and without the defaults, which are for those who call a callback's method."""
-    method = next(vars(group)[name] for group in GROUPS if name in vars(group))
-    function = FunctionType(method.__code__, {}, name)
-    function.__qualname__ = method.__qualname__
-    function.__dict__.update(method.__dict__)
-    return hookspec(function, **method.__dict__.get(f"{PROJECT}_spec", {}))
+    declared = _declared(name)
+    function = FunctionType(declared.__code__, {}, name)
+    function.__qualname__ = declared.__qualname__
+    function.__dict__.update(declared.__dict__)
+    marks = {**declared.__dict__.get(f"{PROJECT}_spec", {}), "firstresult": facts(name).answers is Answers.FIRST}
+    return hookspec(function, **marks)
 
 
 def arguments(name: str) -> tuple[str, ...]:
     """The arguments that a hook offers, in order."""
-    code = specification(name).__code__
+    code = _declared(name).__code__
     return code.co_varnames[1 : code.co_argcount]  # type: ignore[no-any-return]

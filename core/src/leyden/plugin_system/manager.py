@@ -1,36 +1,26 @@
-"""Discovery: which plugins are installed, what each one brings, and what is wrong with those that are set aside.
-
-``discover()`` reads the entry points of the group ``leyden`` once per process, imports each plugin's
-small module (never its parts), and registers it with pluggy. A plugin that is broken is set aside with
-one warning; asking for something of it by name raises its own error.
-"""
+"""The plugins that take part: their hooks, which pluggy registers, and their components, by kind and name."""
 
 from __future__ import annotations
 
 import difflib
-import importlib
-import os
-import time
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import count
 from typing import Any, Literal
 
 import pluggy
-from importlib_metadata import EntryPoint, entry_points
 
 from leyden.interfaces.component import Component
 from leyden.plugin_system import hooks
-from leyden.plugin_system.compatibility import CORE_DISTRIBUTION, refusal, tell_of_deprecation
+from leyden.plugin_system.catalogue import UnknownComponentError, catalogue, published_by
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.rank_zero import rank_zero_warn
 
-GROUP = "leyden"
 State = Literal["active", "disabled", "set aside"]
 
 
 @dataclass
-class PluginRecord:
+class PluginInfo:
     """What is known of one plugin, working or not.
 
     Attributes:
@@ -72,52 +62,44 @@ class PluginRecord:
 
 
 class PluginManager(pluggy.PluginManager):
-    """pluggy's manager with Leyden's hook specifications and a record of every plugin."""
+    """pluggy's manager with Leyden's hook specifications, what is known of every plugin, and their components."""
 
     def __init__(self) -> None:
         super().__init__(hooks.PROJECT)
-        names = (*hooks.REGISTRATION, *hooks.OBSERVATION, *hooks.BEHAVIOUR)
+        names = (*hooks.REGISTRATION, *hooks.RUN_HOOKS)
         self.add_hookspecs(type("Specifications", (), {name: hooks.specification(name) for name in names}))
-        self.records: list[PluginRecord] = []
+        self.infos: list[PluginInfo] = []
 
     @property
-    def active(self) -> list[PluginRecord]:
-        """The records of the plugins that take part."""
-        return [record for record in self.records if record.state == "active"]
+    def active(self) -> list[PluginInfo]:
+        """The plugins that take part."""
+        return [info for info in self.infos if info.state == "active"]
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """In another process: what is installed there, and the plugins that were given here."""
-        given = [r.plugin for r in self.records if r.given]
-        return _in_other_process, (given,)
-
-    def admit(self, record: PluginRecord) -> None:
-        """Register ``record.plugin`` and collect its components.
+    def admit(self, info: PluginInfo) -> None:
+        """Register ``info.plugin`` and collect its components.
 
         Raises:
             MisconfigurationException: It is registered already, implements a hook that does not exist, or
                 brings something else than components.
             pluggy.PluginValidationError: A hook of it takes an argument that the hook does not offer.
         """
-        if record.plugin is None or self.is_registered(record.plugin):
-            raise MisconfigurationException(f"{record.plugin!r} is no plugin, or is registered already.")
+        if info.plugin is None or self.is_registered(info.plugin):
+            raise MisconfigurationException(f"{info.plugin!r} is no plugin, or is registered already.")
         try:
-            self.register(record.plugin, record.name)
-            own = self._implementations_of(record)
+            self.register(info.plugin, info.name)
+            own = self._implementations_of(info)
             self._refuse_unknown_hooks(own)
-            record.components = self._components_of(own)
+            info.components = self._components_of(own)
         except BaseException:
-            if self.has_plugin(record.name):  # some versions of pluggy keep what they could not register
-                self.unregister(name=record.name)
+            if self.has_plugin(info.name):  # some versions of pluggy keep what they could not register
+                self.unregister(name=info.name)
             raise
-        self.records.append(record)
-        for name, impl in own.items():
-            if (spec := getattr(self.hook, name).spec) is not None:
-                tell_of_deprecation(spec.function, impl.function, impl.argnames, str(record))
+        self.infos.append(info)
 
-    def _implementations_of(self, record: PluginRecord) -> dict[str, pluggy.HookImpl]:
+    def _implementations_of(self, info: PluginInfo) -> dict[str, pluggy.HookImpl]:
         """What a registered plugin implements, by the hook's name."""
-        callers = self.get_hookcallers(record.plugin) or ()
-        return {c.name: impl for c in callers for impl in c.get_hookimpls() if impl.plugin is record.plugin}
+        callers = self.get_hookcallers(info.plugin) or ()
+        return {c.name: impl for c in callers for impl in c.get_hookimpls() if impl.plugin is info.plugin}
 
     def _components_of(self, own: dict[str, pluggy.HookImpl]) -> tuple[Component, ...]:
         brings: Any = own["leyden_components"].function if "leyden_components" in own else tuple
@@ -139,9 +121,11 @@ class PluginManager(pluggy.PluginManager):
     def extended(self, plugins: list[Any]) -> PluginManager:
         """A manager of the same plugins and more; those that can't be registered raise."""
         manager = PluginManager()
-        for record in self.active:
-            manager.register(record.plugin, record.name)
-        manager.records = list(self.records)
+        with warnings.catch_warnings():  # their authors were told of what is deprecated when they were found
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for info in self.active:
+                manager.register(info.plugin, info.name)
+        manager.infos = list(self.infos)
         for plugin in plugins:
             manager.admit_object(plugin)
         return manager
@@ -161,129 +145,136 @@ class PluginManager(pluggy.PluginManager):
         names = (own if number == 1 else f"{own}-{number}" for number in count(1))
         try:
             name = next(name for name in names if not self.has_plugin(name))
-            self.admit(PluginRecord(name, plugin=plugin, given=True))
+            self.admit(PluginInfo(name, plugin=plugin, given=True))
         except (MisconfigurationException, pluggy.PluginValidationError) as error:
             raise MisconfigurationException(f"plugins: {plugin!r} can't be registered: {error}") from error
 
+    # -- components -----------------------------------------------------------------------------------------
 
-def _in_other_process(given: list[Any]) -> PluginManager:
-    return discover().extended(given) if given else discover()
+    def names(self, kind: str) -> list[str]:
+        """The installed names of a kind, sorted, aliases left out."""
+        return sorted({component.name for _, component in self._of_kind(kind)})
 
+    def components(self, kind: str) -> list[Component]:
+        """The installed components of a kind, in discovery order."""
+        return [component for _, component in self._of_kind(kind)]
 
-@cache
-def discover() -> PluginManager:
-    """The installed plugins, found and registered on the first call.
+    def named(self, kind: str, name: str) -> list[Component]:
+        """The components that answer to ``name``; several where an alias stands for a group of them."""
+        return [component for _, component in self._of_kind(kind) if name in component.names]
 
-    ``LEYDEN_PLUGINS_AUTOLOAD=0`` registers the core alone; ``LEYDEN_PLUGINS_DISABLED=name,name`` leaves
-    plugins out by the name of their entry point or of their distribution; ``LEYDEN_PLUGINS=name,name`` registers
-    plugins where autoload is off, by the same names, and modules that are not installed as plugins.
+    def component(self, kind: str | Sequence[str], name: str) -> Component:
+        """The one component with that name or alias.
 
-    Raises:
-        MisconfigurationException: A plugin of ``LEYDEN_PLUGINS`` is not there, or is broken.
-    """
-    manager = PluginManager()
-    autoload = os.environ.get("LEYDEN_PLUGINS_AUTOLOAD", "1") != "0"
-    disabled, wanted = names_in("LEYDEN_PLUGINS_DISABLED"), names_in("LEYDEN_PLUGINS")
-    found = sorted(entry_points(group=GROUP), key=_discovery_order)
-    for point in found:
-        record, needs = _read_metadata(point)
-        names = {record.name, record.distribution}
-        if not (autoload or names.intersection(wanted)):
-            record.disabled_by = "LEYDEN_PLUGINS_AUTOLOAD=0"
-        if names.intersection(disabled):
-            record.disabled_by = "LEYDEN_PLUGINS_DISABLED"
-        if record.disabled_by and not _is_core(record):
-            record.state = "disabled"
-            manager.records.append(record)
-        elif twin := next((r for r in manager.records if r.name == record.name and r.state != "disabled"), None):
-            record.mend = f"pip uninstall {record.distribution}"
-            _set_aside(manager, record, MisconfigurationException(f"{twin.distribution} has a plugin of that name."))
+        Args:
+            kind: Its kind, or several: the first that has such a component.
+            name: What the user wrote.
+
+        Raises:
+            UnknownComponentError: There is none; the message lists the known names, the nearest spelling, and
+                the distribution that has it where that is known.
+            MisconfigurationException: Two distributions bring one of that name.
+        """
+        kinds = (kind,) if isinstance(kind, str) else kind
+        for one in kinds:
+            found = [(info, part) for info, part in self._of_kind(one) if name in part.names]
+            if len(found) > 1:
+                owners = " and the ".join(str(info) for info, _ in found)
+                raise MisconfigurationException(
+                    f"The {one} {name!r} is brought by the {owners}; uninstall or disable one of them "
+                    f"(LEYDEN_PLUGINS_DISABLED={found[-1][0].name})."
+                )
+            if found:
+                return found[0][1]
+        raise self.unknown(kinds, name)
+
+    def component_for(self, kind: str, cls: type) -> str | None:
+        """The name of the component for a class: ``"package.module.Class"``, its own or that of one it derives from.
+
+        Args:
+            kind: Its kind.
+            cls: The class.
+
+        Raises:
+            UnknownComponentError: It is known who brings one, and it is not installed.
+        """
+        for base in cls.__mro__:
+            name = f"{base.__module__}.{base.__qualname__}"
+            if self.named(kind, name) or published_by(kind, name)[0]:
+                return self.component(kind, name).name
+        return None
+
+    def build(self, kind: str, value: Any, **arguments: Any) -> Any:
+        """A part from what the user wrote: a name is looked up and built, a class is built, an instance is returned.
+
+        Raises:
+            UnknownComponentError: There is no such name.
+            MisconfigurationException: It can't be built without arguments of its own, or two plugins bring it.
+        """
+        if not isinstance(value, (str, type)):
+            return value
+        make = self.component(kind, value).build if isinstance(value, str) else value
+        try:
+            return make(**arguments)
+        except TypeError as error:
+            name = value if isinstance(value, str) else value.__name__
+            raise MisconfigurationException(
+                f"The {kind} {name!r} can't be built: {error}; give an instance."
+            ) from error
+
+    def unknown(self, kinds: Sequence[str], name: str) -> Exception:
+        """The error for a name that nothing answers to; caused by the plugin's own where one was set aside for it.
+
+        Args:
+            kinds: The kinds of component that were looked through.
+            name: What was looked for.
+        """
+        known = [installed for kind in kinds for installed in self.names(kind)]
+        distribution, published = next(filter(any, (published_by(kind, name) for kind in kinds)), ("", False))
+        missing = self._out_of_use(name, distribution)
+        kind = " or ".join(kinds).replace("_", " ")
+        message = f"There is no {kind} {name!r}; installed: {', '.join(known) or 'none'}."
+        if missing is not None:
+            message += f" The {missing} is {missing.reason}."
+        elif published:
+            message += f" It comes with {distribution}: pip install {distribution}."
+        elif distribution:
+            message += f" It is planned for {distribution} and not published yet."
         else:
-            _load(manager, record, point, needs)
-    for name in wanted:
-        _admit_wanted(manager, name)
-    return manager
+            message += self._nearest(kinds, name)
+            missing = next((info for info in self.infos if info.state == "set aside"), None)
+            message += f" The {missing}, which may have it, is {missing.reason}." if missing is not None else ""
+        error = UnknownComponentError(message)
+        error.__cause__ = missing.error if missing is not None else None
+        return error
 
+    def advice(self, name: str, kind: str = "role") -> str:
+        """What to do where no plugin has a default for a role of the Trainer's, "timer" say.
 
-def names_in(variable: str) -> list[str]:
-    """The names in an environment variable, which are separated by commas."""
-    return [name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()]
+        Args:
+            name: The role, or what else the catalogue knows.
+            kind: Where the catalogue has it.
 
+        Returns:
+            A clause: the command that installs a plugin that has one, or why the installed one is out of use.
+        """
+        distribution = published_by(kind, name)[0]
+        missing = self._out_of_use("", distribution)
+        return f"pip install {distribution}" if missing is None else f"the {missing} is {missing.reason}"
 
-def is_wrapper(impl: pluggy.HookImpl) -> bool:
-    """Whether an implementation runs around the others, in pluggy's new style or the old."""
-    return bool(impl.wrapper or impl.hookwrapper)
+    def _nearest(self, kinds: Sequence[str], name: str) -> str:
+        """A question after the nearest name, of those installed and those that are known to be published."""
+        known = {alias: "" for kind in kinds for part in self.components(kind) for alias in part.names}
+        for kind in kinds:
+            for published, distribution in catalogue()["published"].get(kind, {}).items():
+                known.setdefault(published, f" (pip install {distribution})")
+        near = difflib.get_close_matches(name, known, n=1)
+        return f" Did you mean {near[0]!r}{known[near[0]]}?" if near else ""
 
+    def _of_kind(self, kind: str) -> list[tuple[PluginInfo, Component]]:
+        return [(info, part) for info in self.active for part in info.components if part.kind == kind]
 
-def _discovery_order(point: EntryPoint) -> tuple[bool, str, str]:
-    """The core first, then by name: the same order on every machine and rank."""
-    return point.value.partition(".")[0] != "leyden", point.name, point.value
-
-
-def _is_core(record: PluginRecord) -> bool:
-    return record.distribution == CORE_DISTRIBUTION
-
-
-def _read_metadata(point: EntryPoint) -> tuple[PluginRecord, list[str]]:
-    """A record of the plugin, and the requirements of its distribution.
-
-    Read by line: to have the whole parsed as a message takes longer than to import most plugins.
-    """
-    dist = point.dist
-    text = (dist.read_text("METADATA") or dist.read_text("PKG-INFO") or "") if dist is not None else ""
-    fields: dict[str, list[str]] = {}
-    for line in text.partition("\n\n")[0].splitlines():
-        key, _, value = line.partition(": ")
-        fields.setdefault(key, []).append(value)
-    name, version = (fields.get(key, [""])[0] for key in ("Name", "Version"))
-    return PluginRecord(point.name, name, version), fields.get("Requires-Dist", [])
-
-
-def _load(manager: PluginManager, record: PluginRecord, point: EntryPoint, needs: list[str]) -> None:
-    """Import and register one plugin, or set it aside."""
-    began = time.perf_counter()
-    record.mend = f"pip install --upgrade {record.distribution}"
-    try:
-        _refuse_other_hooks(manager, record, needs)
-        record.plugin = point.load()
-        manager.admit(record)
-    except (Exception, SystemExit) as error:
-        _set_aside(manager, record, error)
-    record.load_time = time.perf_counter() - began
-
-
-def _refuse_other_hooks(manager: PluginManager, record: PluginRecord, needs: list[str]) -> None:
-    """Refuse, before its import, a plugin whose metadata asks for another version of the core or of its hooks."""
-    core = next((other.version for other in manager.records if _is_core(other)), None)
-    if core is not None and (reason := refusal(needs, core)):
-        record.mend = f"pip install --upgrade {CORE_DISTRIBUTION} {record.distribution}"
-        raise MisconfigurationException(reason)
-
-
-def _set_aside(manager: PluginManager, record: PluginRecord, error: BaseException) -> None:
-    record.state, record.error = "set aside", error
-    shared = any(other.name == record.name for other in manager.records)
-    handle = record.distribution if shared else record.name
-    manager.records.append(record)
-    rank_zero_warn(
-        f"The {record} is {record.reason}. "
-        f"Mend it ({record.mend}), uninstall it, or disable it with LEYDEN_PLUGINS_DISABLED={handle}.",
-        RuntimeWarning,
-    )
-
-
-def _admit_wanted(manager: PluginManager, name: str) -> None:
-    """See that a plugin of ``LEYDEN_PLUGINS`` is there: an installed one, or a module."""
-    records = [record for record in manager.records if name in (record.name, record.distribution)]
-    if any(record.state == "active" for record in records):
-        return
-    try:
-        if broken := next((record for record in records if record.state == "set aside"), None):
-            assert broken.error is not None
-            raise broken.error
-        if not records:
-            manager.admit(PluginRecord(name, plugin=importlib.import_module(name)))
-    except (Exception, SystemExit) as error:
-        missing = isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]
-        what = "no installed plugin and no module has that name" if missing else f"{type(error).__name__}: {error}"
-        raise MisconfigurationException(f"LEYDEN_PLUGINS asks for {name!r}, which can't be used: {what}") from error
+    def _out_of_use(self, name: str, distribution: str) -> PluginInfo | None:
+        """The plugin, set aside or disabled, that would have brought ``name``."""
+        idle = [info for info in self.infos if info.state != "active"]
+        return next((r for r in idle if r.name == name or r.distribution == distribution != ""), None)

@@ -1,47 +1,71 @@
-"""The compiled hook table: what a run calls at each hook, resolved once, before the run.
+"""The hook table: who implements a hook in a run, in what order, and what a run calls, resolved once before the run.
 
-pluggy decides who implements a hook and in what order; this file turns that into plain callables. A
-:class:`Participant` is how an object whose *methods* are hooks (a callback, the module, the data module,
-the strategy) registers with pluggy. :class:`HookTable` has an attribute for each hook: None where nobody
-implements it, else one callable that takes the hook's arguments without ``trainer`` and ``pl_module``.
+An installed plugin implements a hook by a function, and a :class:`Participant` (a callback, the data module, the
+module, the strategy) by a method of that name; each is an :class:`Implementation`. :class:`HookTable` has an attribute
+for each hook: a callable that takes the hook's arguments without ``trainer`` and ``pl_module``.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import Any, NoReturn
 
 import pluggy
 
 from leyden.plugin_system import hooks
-from leyden.plugin_system.compatibility import tell_of_deprecation
-from leyden.plugin_system.hooks import BEHAVIOUR, OBSERVATION
-from leyden.plugin_system.manager import PluginManager, is_wrapper
+from leyden.plugin_system.hooks import RUN_ARGUMENTS, RUN_HOOKS, Answers
+from leyden.plugin_system.manager import PluginInfo, PluginManager
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.overriding import is_overridden
 
-RUN_ARGUMENTS = ("trainer", "pl_module")
+MARKS = ("tryfirst", "trylast", "wrapper", "hookwrapper")
 
 
-class Participant:
-    """Presents an object's overridden hook methods to pluggy as hook implementations.
+@dataclass(frozen=True, eq=False)
+class Implementation:
+    """What one plugin or participant does at one hook.
 
     Args:
-        implementations: Hook name to a function that pluggy accepts.
+        hook: The hook's name.
+        function: What is called: a plugin's function, or a participant's method.
+        arguments: Those of the hook's arguments that it takes, in its order; they are passed by position.
+        target: The plugin or the participant.
+        kind: "Plugin", or the base class of the participant, as "Callback".
+        info: What is known of the plugin; None for a participant.
+        tryfirst: Whether it goes before those that are not so marked.
+        trylast: Whether it goes after those that are not so marked.
+        wrapper: Whether it runs around the others: a generator that yields once.
+        hookwrapper: The same in pluggy's old style: the generator gets a ``pluggy.Result``.
     """
 
-    def __init__(self, implementations: dict[str, Any]) -> None:
-        self.__dict__.update(implementations)
+    hook: str
+    function: Callable[..., Any]
+    arguments: tuple[str, ...]
+    target: Any
+    kind: str = "Plugin"
+    info: PluginInfo | None = None
+    tryfirst: bool = False
+    trylast: bool = False
+    wrapper: bool = False
+    hookwrapper: bool = False
 
-    def __dir__(self) -> Iterable[str]:
-        return self.__dict__
+    @property
+    def wraps(self) -> bool:
+        """Whether it runs around the others, in pluggy's new style or the old."""
+        return self.wrapper or self.hookwrapper
+
+    @property
+    def name(self) -> str:
+        """What it is called in reports: a plugin by its name, a participant by its class."""
+        return self.info.name if self.info is not None else type(self.target).__name__
 
 
 @dataclass(frozen=True)
-class Member:
+class Participant:
     """One who takes part in a run with the methods that it overrides.
 
     A callback's methods take ``trainer`` and ``pl_module`` first.
@@ -51,78 +75,40 @@ class Member:
         base: The public class that it derives from, whose methods do not count as overridden; None where every method
             counts.
         first: Hooks that it implements before all others.
+        names: The hooks that it may implement.
     """
 
     target: Any
     base: type | None
     first: Sequence[str] = ()
+    names: Sequence[str] = RUN_HOOKS
 
-    def participants(self) -> tuple[Participant, Participant]:
-        """Its ordinary implementations, and those marked ``trylast``."""
-        ordinary: dict[str, Any] = {}
-        last: dict[str, Any] = {}
-        for name in (*OBSERVATION, *BEHAVIOUR):
-            if is_overridden(name, self.target, self.base) and not self._means_another(name):
-                marks = _marks(self.target, name)
-                if name in self.first:
-                    marks["tryfirst"] = True
-                chosen = last if marks.get("trylast") else ordinary
-                chosen[name] = self._implementation(name, marks)
-        return Participant(ordinary), Participant(last)
+    def implementation(self, name: str) -> Implementation | None:
+        """What it does at a hook, whatever the method calls its arguments; None where it does nothing.
 
-    def _implementation(self, name: str, marks: dict[str, Any]) -> Any:
-        """A function that pluggy accepts for a method, whatever the method calls its arguments."""
-        method = getattr(self.target, name)
+        Raises:
+            MisconfigurationException: The method needs arguments that the hook does not give.
+        """
+        if name not in self.names or not is_overridden(name, self.target, self.base):
+            return None
+        method, marks = getattr(self.target, name), _marks(self.target, name)
         takes_run = issubclass(self.base or object, hooks.Observation)
         offered = [a for a in hooks.arguments(name) if takes_run or a not in RUN_ARGUMENTS]
-        taken = _arguments_taken(method, name, offered)
+        taken = tuple(_arguments_taken(method, name, offered))
         kind = self.base.__name__ if self.base is not None else "Plugin"
-        owner = f"{kind} {type(self.target).__module__}.{type(self.target).__qualname__}"
-        tell_of_deprecation(hooks.specification(name), method, taken, owner)
-        wraps = bool(marks.get("wrapper") or marks.get("hookwrapper"))
-        implementation = hooks.hookimpl(_passing(method, taken, taken, wraps=wraps), **marks)
-        implementation.__dict__.update(method=method, target=self.target, kind=kind)
+        if name in self.first:
+            marks["tryfirst"] = True
+        implementation = Implementation(name, method, taken, self.target, kind, **marks)
+        _tell_of_deprecation(implementation)
         return implementation
 
-    def _means_another(self, name: str) -> bool:
-        """Whether the base has a method of a hook's name that is not the hook, as ``Strategy.teardown(module)``."""
-        method = getattr(self.base, name, None)
-        return method is not None and not set(inspect.signature(method).parameters) <= {"self", *hooks.arguments(name)}
 
-
-def run_manager(installed: PluginManager, members: Sequence[Member]) -> PluginManager:
-    """A manager of the active installed plugins and, after them in calling order, the members of a run.
-
-    pluggy calls the latest registered first, and among ``trylast`` the latest registered last; so the
-    ``trylast`` parts are registered in order and the others backwards.
-    """
-    manager = PluginManager()
-    pairs = [member.participants() for member in members]
-    for _, last in pairs:
-        manager.register(last)
-    for ordinary, _ in reversed(pairs):
-        manager.register(ordinary)
-    for record in reversed(installed.active):
-        manager.register(record.plugin, record.name)
-    manager.records = list(installed.records)
-    return manager
-
-
-def _passing(
-    function: Callable[..., Any],
-    given: Sequence[str],
-    taken: Sequence[str],
-    run: Mapping[str, Any] | None = None,
-    wraps: bool = False,
-) -> Any:
-    """A function that passes arguments on by position: it has those ``given``, and hands over those ``taken``.
-
-    What is taken and not given is a value of ``run``. A function around other implementations is a generator.
-    """
-    # pluggy reads the names off the code object, so the function must really have them
-    call = f"function({', '.join(taken)})"
-    body = f"(yield from {call})" if wraps else call
-    return eval(f"lambda {', '.join(given)}: {body}", {**(run or {}), "function": function})
+def _marks(target: Any, name: str) -> dict[str, Any]:
+    """The options of ``@hookimpl`` on the method or on the one that it overrides, e.g. ``trylast``."""
+    for owner in type(target).__mro__:
+        if opts := getattr(owner.__dict__.get(name), f"{hooks.PROJECT}_impl", None):
+            return {mark: bool(opts.get(mark)) for mark in MARKS}
+    return {}
 
 
 def _arguments_taken(method: Callable[..., Any], name: str, offered: list[str]) -> list[str]:
@@ -146,33 +132,82 @@ def _arguments_taken(method: Callable[..., Any], name: str, offered: list[str]) 
     return [p.name for p in positional if p.name in offered]
 
 
-def _marks(target: Any, name: str) -> dict[str, Any]:
-    """The options of ``@hookimpl`` on the method or on the one that it overrides, e.g. ``trylast``."""
-    for owner in type(target).__mro__:
-        if opts := getattr(owner.__dict__.get(name), f"{hooks.PROJECT}_impl", None):
-            return {key: opts[key] for key in ("tryfirst", "trylast", "wrapper", "hookwrapper") if opts.get(key)}
-    return {}
+def _tell_of_deprecation(one: Implementation) -> None:
+    """Warn of a hook or argument that is going to go, as pluggy does for plugins: at the method, once."""
+    marks = hooks.specification(one.hook).leyden_spec
+    found = [marks["warn_on_impl"], *map((marks["warn_on_impl_args"] or {}).get, one.arguments)]
+    for warning in filter(None, found):
+        code = getattr(one.function, "__code__", None)
+        place = ("<unknown>", 1) if code is None else (code.co_filename, code.co_firstlineno)
+        owner = f"{one.kind} {type(one.target).__module__}.{type(one.target).__qualname__}"
+        _warn_once(f"The {owner} implements {one.hook!r}: {warning}", type(warning), *place)
 
 
+_warn_once: Callable[..., None] = cache(warnings.warn_explicit)
+
+
+def implementations(
+    manager: PluginManager, participants: Sequence[Participant] = ()
+) -> dict[str, list[Implementation]]:
+    """Who implements each hook, in calling order; of those who wrap the others, the first is outermost.
+
+    What is marked ``tryfirst`` goes before all that is not so marked, and ``trylast`` after it; beyond that the order
+    is that in which plugins were found, and then that of the participants.
+
+    Args:
+        manager: The plugins.
+        participants: Who else takes part in a run.
+    """
+    return {name: _in_order(name, manager, participants) for name in (*hooks.REGISTRATION, *RUN_HOOKS)}
+
+
+def _in_order(name: str, manager: PluginManager, participants: Sequence[Participant]) -> list[Implementation]:
+    registered = {id(impl.plugin): impl for impl in getattr(manager.hook, name).get_hookimpls()}
+    plugins = [(info, registered[id(info.plugin)]) for info in manager.active if id(info.plugin) in registered]
+    found = [_of_plugin(info, impl, name) for info, impl in plugins]
+    found += filter(None, (participant.implementation(name) for participant in participants))
+    return sorted(found, key=lambda one: one.trylast - one.tryfirst)
+
+
+def _of_plugin(info: PluginInfo, impl: pluggy.HookImpl, name: str) -> Implementation:
+    marks: dict[str, Any] = {mark: bool(getattr(impl, mark)) for mark in MARKS}
+    return Implementation(name, impl.function, tuple(impl.argnames), info.plugin, info=info, **marks)
+
+
+def nothing(*values: Any) -> None:
+    """What is called at a hook that nobody implements."""
+
+
+@dataclass(eq=False, repr=False)
 class HookTable:
     """The hooks of one run, compiled.
 
     Args:
-        manager: Its plugins are installed plugins and the run's participants.
+        manager: The plugins of this run, those that joined it included.
+        participants: Who else takes part.
         run: The values of ``trainer`` and ``pl_module``.
         scope: Its attribute ``hook`` is the name of the running hook; ``self.log`` asks it where it is.
-        profile: Makes a context manager from an action's name, or None where nothing is measured.
+        timed: Makes of an action's name and a function one that is timed; or the same, where nothing is measured.
+
+    Attributes:
+        by_hook: Who implements each hook, in calling order.
     """
 
-    def __init__(
-        self,
-        manager: PluginManager,
-        run: dict[str, Any],
-        scope: Any,
-        profile: Callable[[str], Any] | None = None,
-    ) -> None:
-        self._manager, self._run, self._scope, self._profile = manager, run, scope, profile
+    manager: PluginManager
+    participants: Sequence[Participant]
+    run: dict[str, Any]
+    scope: Any
+    timed: Callable[[str, Callable[..., Any]], Callable[..., Any]]
+
+    def __post_init__(self) -> None:
         self._compile()
+
+    @classmethod
+    def empty(cls) -> HookTable:
+        """A table of hooks that nobody implements; what a run has before it has begun."""
+        table = cls.__new__(cls)
+        vars(table).update(dict.fromkeys(RUN_HOOKS, nothing), by_hook={name: [] for name in RUN_HOOKS})
+        return table
 
     def register(self, plugin: Any) -> None:
         """Add a plugin to this run: its hooks are called from now on, in a loop over batches that runs from the next.
@@ -183,108 +218,135 @@ class HookTable:
         Raises:
             MisconfigurationException: It is no plugin, or can't be registered.
         """
-        self._manager.admit_object(plugin)
+        self.manager = self.manager.extended([plugin])
         self._compile()
 
     def _compile(self) -> None:
-        for name in (*OBSERVATION, *BEHAVIOUR):
-            setattr(self, name, self._compiled(name))
+        self.by_hook = implementations(self.manager, self.participants)
+        for name in RUN_HOOKS:
+            setattr(self, name, self._compiled(name, self.by_hook[name]))
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"There is no hook {name!r}.")
 
-    def implementations(self, name: str) -> list[pluggy.HookImpl]:
+    def implementations(self, name: str) -> list[Implementation]:
         """Who implements a hook, in calling order."""
-        return getattr(self._manager.hook, name).get_hookimpls()[::-1]  # type: ignore[no-any-return]
+        return self.by_hook[name]
 
-    def _compiled(self, name: str) -> Callable[..., Any] | None:
-        """One callable for all who implement a hook.
+    def has(self, name: str) -> bool:
+        """Whether anybody implements a hook."""
+        return bool(self.by_hook[name])
 
-        They are called directly, but through pluggy where some are wrappers, or where the first result is taken.
-        """
-        implementations = self.implementations(name)
-        if not implementations:
-            return None
-        if any(map(is_wrapper, implementations)) or (name in BEHAVIOUR and len(implementations) > 1):
-            calls = [self._through_pluggy(name)]
-        else:
-            calls = [self._bind(impl, name) for impl in implementations]
-        return calls[0] if name in BEHAVIOUR else self._in_scope(name, tuple(calls))
+    def of(self, name: str, targets: Iterable[Any]) -> Callable[..., Any]:
+        """What calls a hook of some of the participants alone."""
+        wanted = [id(target) for target in targets]
+        return self._compiled(name, [one for one in self.by_hook[name] if id(one.target) in wanted])
 
-    def _in_scope(self, name: str, calls: tuple[Callable[..., Any], ...]) -> Callable[..., Any]:
-        scope = self._scope
+    def _compiled(self, name: str, called: list[Implementation]) -> Callable[..., Any]:
+        """One callable for those who implement a hook: they are called directly, and wrappers around all the others."""
+        if not called:
+            return nothing
+        calls = [self.timed(self.action(one), self._bound(one)) for one in called if not one.wraps]
+        for wrapper in reversed([one for one in called if one.wraps]):
+            around = _around(self._bound(wrapper), self._joined(name, calls), wrapper)
+            calls = [self.timed(self.action(wrapper), around)]  # with what it wraps
+        return self._joined(name, calls)
 
-        def hook(*values: Any) -> Any:
-            outer, scope.hook = scope.hook, name
-            result = None
+    def _bound(self, implementation: Implementation) -> Callable[..., Any]:
+        """One callable that takes the hook's varying arguments and passes on those that the implementation wants."""
+        function, wanted, run = implementation.function, implementation.arguments, self.run
+        varying = [a for a in hooks.arguments(implementation.hook) if a not in run]
+        leading = [a for a in wanted if a in run]
+        if wanted == (*leading, *varying):
+            return partial(function, *(run[a] for a in leading)) if leading else function
+        constants, given = tuple(run.values()), [*run, *varying]
+        places = [given.index(a) for a in wanted]
+
+        def some(*values: Any) -> Any:
+            return function(*map((*constants, *values).__getitem__, places))
+
+        return some
+
+    def _joined(self, name: str, calls: list[Callable[..., Any]]) -> Callable[..., Any]:
+        """One callable for several, which makes of their answers what the hook's rule says."""
+        scope, answers = self.scope, hooks.facts(name).answers
+        skips = answers is Answers.SKIP
+
+        def first(*values: Any) -> Any:
             for call in calls:
                 answer = call(*values)
                 if answer is not None:
-                    result = answer
-            scope.hook = outer
+                    return answer
+            return None
+
+        def every(*values: Any) -> Any:
+            outer, scope.hook = scope.hook, name
+            result = None
+            try:
+                for call in calls:
+                    answer = call(*values)
+                    if skips and answer == -1:
+                        result = answer
+            finally:
+                scope.hook = outer
             return result
 
-        return hook
+        if answers is not Answers.FIRST:
+            return every
+        return calls[0] if len(calls) == 1 else first
 
-    def _through_pluggy(self, name: str) -> Callable[..., Any]:
-        varying = self._varying(name)
-        manager = self._manager if self._profile is None else self._measured(name)
-        caller, run = getattr(manager.hook, name), self._run
-
-        def call(*values: Any) -> Any:
-            results = caller(**run, **dict(zip(varying, values, strict=True)))
-            return next((r for r in results if r is not None), None) if isinstance(results, list) else results
-
-        return call
-
-    def _measured(self, name: str) -> PluginManager:
-        """The implementations of one hook in their order, each timed, for pluggy to call; a wrapper with its inside."""
-        manager = PluginManager()
-        for impl in reversed(self.implementations(name)):
-            timed, names = self._profiled(impl.function, impl, name), impl.argnames
-            passing = _passing(timed, names, names, wraps=is_wrapper(impl))
-            marked = hooks.hookimpl(passing, wrapper=impl.wrapper, hookwrapper=impl.hookwrapper)
-            manager.register(Participant({name: marked}))
-        return manager
-
-    def _bind(self, impl: pluggy.HookImpl, name: str) -> Callable[..., Any]:
-        """One callable that takes the hook's varying arguments and passes on those that the implementation wants."""
-        function = getattr(impl.function, "method", impl.function)
-        varying = self._varying(name)
-        leading = [a for a in impl.argnames if a in self._run]
-        if list(impl.argnames) != [*leading, *varying]:
-            function = _passing(function, varying, impl.argnames, self._run)
-        elif leading:
-            function = partial(function, *(self._run[a] for a in leading))
-        return self._profiled(function, impl, name) if self._profile else function
-
-    def _varying(self, name: str) -> list[str]:
-        """The arguments of a hook that are not the same in every call of a run."""
-        return [a for a in hooks.arguments(name) if a not in self._run]
-
-    def _profiled(self, call: Callable[..., Any], impl: pluggy.HookImpl, name: str) -> Callable[..., Any]:
-        action, profile = self.action(impl, name), self._profile
-        assert profile is not None
-
-        def measured(*values: Any) -> Any:
-            with profile(action):
-                return call(*values)
-
-        def measured_wrapper(*values: Any) -> Generator[Any, Any, Any]:
-            with profile(action):
-                return (yield from call(*values))
-
-        return measured_wrapper if is_wrapper(impl) else measured
-
-    def action(self, impl: pluggy.HookImpl, name: str) -> str:
+    def action(self, implementation: Implementation) -> str:
         """What a profiler calls this implementation of a hook; no two of a hook have the same."""
-        own = _action(impl, name)
-        before = [other for other in self.implementations(name) if _action(other, name) == own].index(impl)
+        own = _action(implementation)
+        before = [one for one in self.by_hook[implementation.hook] if _action(one) == own].index(implementation)
         return f"{own}-{before + 1}" if before else own
 
 
-def _action(impl: pluggy.HookImpl, name: str) -> str:
-    """What an implementation is called in reports: a callback by its state key, others by their class or plugin."""
-    target = getattr(impl.function, "target", None)
-    own = type(target).__name__ if target is not None else impl.plugin_name
-    return f"[{getattr(impl.function, 'kind', 'Plugin')}]{getattr(target, 'state_key', None) or own}.{name}"
+def _action(implementation: Implementation) -> str:
+    """What an implementation is called in reports: a callback by its state key, others by their name."""
+    key = getattr(implementation.target, "state_key", None) if implementation.info is None else None
+    return f"[{implementation.kind}]{key or implementation.name}.{implementation.hook}"
+
+
+# -- wrappers ---------------------------------------------------------------------------------------------
+
+
+def _around(start: Callable[..., Generator[Any, Any, Any]], inside: Callable[..., Any], wrapper: Implementation) -> Any:
+    """One callable that runs a wrapper around what it wraps, as pluggy does.
+
+    The wrapper is given the answer or the error where it yields. What it returns is the answer, and an error is none
+    any more; one that it lets through is raised as it was. One of pluggy's old style is given both in a
+    ``pluggy.Result``.
+    """
+
+    def call(*values: Any) -> Any:
+        generator = start(*values)
+        try:
+            next(generator)
+        except StopIteration:
+            _refuse(wrapper, "did not yield")
+        outcome = pluggy.Result.from_call(partial(inside, *values))
+        error, answer = outcome.exception, None
+        try:
+            if wrapper.hookwrapper:
+                generator.send(outcome)
+            elif error is None:
+                generator.send(outcome.get_result())
+            else:
+                generator.throw(error)
+        except StopIteration as end:
+            answer = end.value
+        except RuntimeError as other:
+            if isinstance(error, StopIteration) and other.__cause__ is error:  # what Python makes of it in a generator
+                raise error from None
+            raise
+        else:
+            generator.close()
+            _refuse(wrapper, "yielded a second time")
+        return outcome.get_result() if wrapper.hookwrapper else answer
+
+    return call
+
+
+def _refuse(wrapper: Implementation, what: str) -> NoReturn:
+    raise RuntimeError(f"The wrapper {wrapper.hook!r} of {wrapper.name} {what}; it has to yield once.")

@@ -1,56 +1,47 @@
-"""Windows onto the registry: ``from leyden.callbacks import EarlyStopping`` finds what installed plugins bring.
+"""Windows onto the components: ``from leyden.callbacks import EarlyStopping`` finds what installed plugins bring.
 
-``paths.json`` says what is behind the paths of Lightning's modules, such as ``leyden.callbacks.early_stopping``: a
-module of the core, or a component, for the module in which an installed plugin keeps it.
+Plugins bring modules too: what is below ``leyden`` and has no file is asked of the components "module_paths".
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dis import opmap
-from functools import cache, partial
+from functools import partial
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
-from importlib.resources import files
-from importlib.util import spec_from_loader
 from types import FrameType, ModuleType
 from typing import Any
 
-from leyden.plugin_system.registry import Registry, UnknownComponentError
+from leyden.plugin_system.catalogue import UnknownComponentError, catalogue
+from leyden.plugin_system.discovery import discover
 
-_windows: dict[str, tuple[Sequence[str], Sequence[str]]] = {}
 
-
-def window(
-    module: str, kinds: Sequence[str], own: Sequence[str]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def window(module: str, *kinds: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """The ``__getattr__`` and ``__dir__`` of a module that shows the components of some kinds by name.
 
     Args:
         module: The module's name.
         kinds: The kinds of component to look in, in order.
-        own: The module's own names, for ``dir()``.
     """
 
     def find(name: str) -> Any:
         return look(module, kinds, name, sys._getframe(1))
 
-    _windows[module] = kinds, own
-    return find, partial(names, kinds, own)
+    return find, partial(names, module, kinds)
 
 
-def names(kinds: Sequence[str], own: Sequence[str]) -> list[str]:
-    """What ``dir()`` lists of a window: its own names, and those of the components of its kinds, sorted."""
-    registry = Registry()
-    parts = [part for kind in kinds for part in registry.components(kind)]
+def names(module: str, kinds: Sequence[str]) -> list[str]:
+    """What ``dir()`` lists of a window: its ``__all__``, and the names of the components of its kinds, sorted."""
+    parts = [part for kind in kinds for part in discover().components(kind)]
+    own = getattr(sys.modules[module], "__all__", ())
     return sorted({*own, *(name for part in parts for name in part.names if name.isidentifier())})
 
 
 def look(module: str, kinds: Sequence[str], name: str, asker: FrameType) -> Any:
-    """What a window shows under a name.
+    """What a window shows under a name: a module that a plugin brings, or a component.
 
     Args:
         module: The window's module.
@@ -67,13 +58,25 @@ def look(module: str, kinds: Sequence[str], name: str, asker: FrameType) -> Any:
     if name.startswith("_"):
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
     try:
-        if f"{module}.{name}" in _paths():
+        if _brought(f"{module}.{name}") is not None:
             return import_module(f"{module}.{name}")
-        return Registry().get(kinds, name).load()
+        return discover().component(kinds, name).load()
     except UnknownComponentError as unknown:
         if _is_import(asker):
             raise
         raise AttributeError(str(unknown)) from unknown.__cause__
+
+
+def submodule(module: str, name: str) -> ModuleType:
+    """The module ``name`` below another, whose ``__getattr__`` asks for it.
+
+    Raises:
+        AttributeError: There is none.
+    """
+    try:
+        return import_module(f"{module}.{name}")
+    except ImportError as error:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}: {error}") from error
 
 
 def _is_import(frame: FrameType) -> bool:
@@ -85,38 +88,32 @@ def _is_import(frame: FrameType) -> bool:
     return frame.f_code.co_code[frame.f_lasti] == opmap["IMPORT_FROM"]
 
 
-class _Paths(MetaPathFinder, Loader):
-    """Finds the modules of ``paths.json``: each is the one that it stands for, under a second name.
+def _brought(module: str) -> Callable[[], ModuleType] | None:
+    """What loads a module below ``leyden`` that a plugin brings; None where none does."""
+    finders = [part.load() for part in discover().components("module_paths")]
+    return next((load for find in finders if (load := find(module.partition(".")[2])) is not None), None)
 
-    A window's is a window like it, since what is imported from below a module becomes its attribute.
+
+class _Finder(Loader):
+    """Finds the modules that plugins bring.
+
+    Python asks it last, so that no plugin is discovered for the import of a module that exists.
     """
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        known = fullname.startswith("leyden.") and fullname in _paths()
-        return spec_from_loader(fullname, self) if known else None
+    def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
+        if not name.startswith("leyden."):
+            return None
+        if (load := _brought(name)) is not None:
+            return ModuleSpec(name, self, loader_state=load)
+        if missing := catalogue()["published"]["module_paths"].keys() - discover().names("module_paths"):
+            whose = min(missing)
+            advice = discover().advice(whose, "module_paths")
+            raise ModuleNotFoundError(f"No module named {name!r}; if the path is {whose}'s: {advice}.", name=name)
+        return None
 
     def exec_module(self, module: ModuleType) -> None:
-        name, place = module.__name__, _paths()[module.__name__]
-        kind, _, component = place.partition(":")
-        real = import_module(Registry().get(kind, component).target.partition(":")[0] if component else place)
-        if place in _windows:
-            kinds, own = _windows[place]
-            find, listed = window(name, kinds, own)
-            vars(module).update({n: getattr(real, n) for n in own}, __getattr__=find, __dir__=listed)
-            return
-        for path, other in _paths().items():
-            # Nothing can be imported from below a module that is no package.
-            if path == name or (path.startswith(f"{name}.") and other == place):
-                sys.modules[path] = real
+        assert module.__spec__ is not None
+        sys.modules[module.__name__] = module.__spec__.loader_state()
 
 
-@cache
-def _paths() -> dict[str, str]:
-    """Lightning's path of a module, in ``leyden``, to a module of the core, or to "kind:name" of a component."""
-    text = files("leyden.plugin_system").joinpath("paths.json").read_text(encoding="utf-8")
-    return {f"leyden.{path}": place for path, place in json.loads(text).items()}
-
-
-sys.meta_path.append(_Paths())
+sys.meta_path.append(_Finder())

@@ -7,6 +7,7 @@ from datetime import timedelta
 from numbers import Integral, Real
 from typing import Any
 
+from leyden.utilities.durations import parse_duration
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_info
 
@@ -126,29 +127,6 @@ def _check_interval(value: Any, every_n_epoch: int | None) -> Any:
             "integer."
         )
     return number
-
-
-def parse_duration(value: Any, name: str) -> timedelta | None:
-    """A duration from ``"DD:HH:MM:SS"``, a dict of :class:`~datetime.timedelta` arguments, or a timedelta."""
-    if value is None:
-        return None
-    duration = value if isinstance(value, timedelta) else _read_duration(value)
-    if duration is None or duration < timedelta(0):
-        raise MisconfigurationException(
-            f'{name}={value!r} is no duration; write "DD:HH:MM:SS", a timedelta or a dict of its arguments.'
-        )
-    return duration
-
-
-def _read_duration(value: Any) -> timedelta | None:
-    """The duration of a text or a dict; None of anything else."""
-    parts = value.split(":") if isinstance(value, str) else []
-    if len(parts) == 4 and all(part.strip().isdecimal() for part in parts):
-        value = dict(zip(("days", "hours", "minutes", "seconds"), map(int, parts), strict=True))
-    try:
-        return timedelta(**value)
-    except (TypeError, ValueError, OverflowError):
-        return None
 
 
 def _check_clipping(value: Any, algorithm: Any) -> None:

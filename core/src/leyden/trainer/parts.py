@@ -18,9 +18,9 @@ from leyden.interfaces.environment import Environment
 from leyden.interfaces.logger import DummyLogger, Logger
 from leyden.interfaces.precision import Precision
 from leyden.interfaces.profiler import PassThroughProfiler, Profiler
-from leyden.interfaces.strategy import Strategy
-from leyden.plugin_system.manager import PluginManager, discover
-from leyden.plugin_system.registry import Registry, build
+from leyden.interfaces.strategy import Strategy, connect
+from leyden.plugin_system.discovery import discover
+from leyden.plugin_system.manager import PluginManager
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.overriding import is_overridden
 from leyden.utilities.rank_zero import rank_zero_only, rank_zero_warn
@@ -52,8 +52,8 @@ def sort_plugins(plugins: Any) -> tuple[PluginManager, dict[type, Any]]:
     own: list[Any] = []
     for plugin in given:
         if isinstance(plugin, (str, type)):
-            named = Registry().get(tuple(PLUGIN_KINDS), plugin).kind if isinstance(plugin, str) else "plugin"
-            plugin = build(named, plugin)
+            named = manager.component(tuple(PLUGIN_KINDS), plugin).kind if isinstance(plugin, str) else "plugin"
+            plugin = manager.build(named, plugin)
         kind = next((base for base in PLUGIN_KINDS.values() if isinstance(plugin, base)), None)
         if kind is None:
             own.append(plugin)
@@ -66,7 +66,7 @@ def sort_plugins(plugins: Any) -> tuple[PluginManager, dict[type, Any]]:
 
 def _build_as(base: type[T], kind: str, value: Any, manager: PluginManager, write: str, **arguments: Any) -> T:
     """A part of a kind from a name, a class or an instance, or a sentence that says what to ``write``."""
-    part = build(kind, value, manager, **arguments)
+    part = manager.build(kind, value, **arguments)
     if not isinstance(part, base):
         raise MisconfigurationException(f"{kind}={value!r} is no {base.__name__}; write {write}.")
     return part
@@ -78,20 +78,19 @@ def choose_accelerator(value: Any, manager: PluginManager) -> Accelerator:
     Raises:
         MisconfigurationException: It is not installed, or not available on this machine.
     """
-    registry = Registry(manager)
     if not isinstance(value, str):
         chosen = _build_as(Accelerator, "accelerator", value, manager, "a name, 'auto' or an instance")
         _require_available(type(chosen), chosen.name())
         return chosen
-    candidates = registry.components("accelerator") if value == "auto" else registry.named("accelerator", value)
+    candidates = manager.components("accelerator") if value == "auto" else manager.named("accelerator", value)
     if value != "auto" and (not candidates or any(part.name == value for part in candidates)):
-        candidates = [registry.get("accelerator", value)]
+        candidates = [manager.component("accelerator", value)]
     if value != "auto" and len(candidates) == 1:
         part = candidates[0]
         _require_available(part.load(), part.name)
     else:
-        part = _best_accelerator(value, candidates, registry)
-    return build("accelerator", part.name, manager)  # type: ignore[no-any-return]
+        part = _best_accelerator(value, candidates, manager)
+    return manager.build("accelerator", part.name)  # type: ignore[no-any-return]
 
 
 def _require_available(cls: type[Accelerator], name: str) -> None:
@@ -101,14 +100,14 @@ def _require_available(cls: type[Accelerator], name: str) -> None:
         )
 
 
-def _best_accelerator(value: str, candidates: list[Component], registry: Registry) -> Component:
+def _best_accelerator(value: str, candidates: list[Component], manager: PluginManager) -> Component:
     """The accelerator that finds a device and has the highest priority, among all or those of an alias."""
     if not candidates:
-        raise MisconfigurationException(f"There is no accelerator to train on: {registry.advice('accelerator')}.")
+        raise MisconfigurationException(f"There is no accelerator to train on: {manager.advice('accelerator')}.")
     best = _best(candidates, _finds_device)
     if not best:
         names = ", ".join(part.name for part in sorted(candidates, key=_priority, reverse=True))
-        hint = f": {registry.advice('accelerator')}" if value == "auto" else ""
+        hint = f": {manager.advice('accelerator')}" if value == "auto" else ""
         raise MisconfigurationException(
             f"accelerator={value!r}: none of the installed {names} finds a device on this machine{hint}."
         )
@@ -157,7 +156,7 @@ def _detect_environment(manager: PluginManager) -> Environment | None:
 
     Where several do, the one with the highest ``priority`` does: a launcher within a cluster's job, for example.
     """
-    found = _best(Registry(manager).components("environment"), lambda part: part.load().detect())
+    found = _best(manager.components("environment"), lambda part: part.load().detect())
     if len(found) > 1:
         raise MisconfigurationException(
             f"Both {found[0].name} and {found[1].name} seem to have started this process; say which one to follow, "
@@ -193,7 +192,7 @@ def choose_strategy(value: Any, precision: Any, instances: dict[type, Any], owne
     strategy.precision = _choose_precision(precision, instances.get(Precision), owner.accelerator, manager)
     strategy.checkpoint_io = instances.get(CheckpointIO, TorchCheckpointIO())
     strategy.parallel_devices, strategy.num_nodes = owner.parallel_devices, owner.num_nodes
-    strategy.connect()
+    connect(strategy)
     rank_zero_only.rank = strategy.global_rank
     return strategy
 
@@ -208,7 +207,7 @@ def _default_strategy(owner: Any, environment: Environment | None) -> Any:
     if default is None:
         raise MisconfigurationException(
             f"devices and num_nodes make {processes} processes, which need a strategy, and no plugin brings "
-            f"one: {Registry(owner.plugin_manager).advice('strategy')}; or ask for one device."
+            f"one: {owner.plugin_manager.advice('strategy')}; or ask for one device."
         )
     return default
 
@@ -227,7 +226,7 @@ def _choose_precision(
     else:
         precision = given
     if not accelerator.supports_precision(precision.precision):
-        able = [name for name in Registry(manager).names("precision") if accelerator.supports_precision(name)]
+        able = [name for name in manager.names("precision") if accelerator.supports_precision(name)]
         raise MisconfigurationException(
             f"precision={precision.precision!r} can't be computed by the accelerator {accelerator.name()!r}; of those "
             f"that are installed it can: {', '.join(able)}."
@@ -255,7 +254,7 @@ def choose_loggers(value: Any, owner: Any) -> list[Logger]:
     if value is None or value is True:
         default = owner.plugin_manager.hook.leyden_default_logger(trainer=owner)
         if default is None and value is True:
-            advice = Registry(owner.plugin_manager).advice("logger")
+            advice = owner.plugin_manager.advice("logger")
             raise MisconfigurationException(f"logger=True, but no plugin brings a logger: {advice}.")
         loggers = [] if default is None else [default]
     else:
@@ -267,7 +266,7 @@ def choose_loggers(value: Any, owner: Any) -> list[Logger]:
 def _choose_logger(value: Any, owner: Any) -> Logger:
     manager, arguments = owner.plugin_manager, {}
     if isinstance(value, str):
-        takes = inspect.signature(Registry(manager).get("logger", value).load()).parameters
+        takes = inspect.signature(manager.component("logger", value).load()).parameters
         arguments = {"save_dir": owner.default_root_dir} if "save_dir" in takes else {}
     write = "True, False, a name or an instance"
     return _build_as(Logger, "logger", value, manager, write, **arguments)  # type: ignore[type-abstract]
@@ -281,7 +280,7 @@ def choose_callbacks(value: Any, trainer: Trainer) -> list[Callback]:
             no plugin brings it.
     """
     manager = trainer.plugin_manager
-    trainer.callbacks = callbacks = [build("callback", callback, manager) for callback in _as_list(value)]
+    trainer.callbacks = callbacks = [manager.build("callback", callback) for callback in _as_list(value)]
     for callback in callbacks:
         if not isinstance(callback, Callback):
             raise MisconfigurationException(f"callbacks={value!r}: {callback!r} is no Callback.")
@@ -292,7 +291,7 @@ def choose_callbacks(value: Any, trainer: Trainer) -> list[Callback]:
                 callbacks.append(callback)
     for role, argument in ROLES.items():
         if getattr(trainer, argument) not in (None, False) and trainer.wants(role):
-            advice = Registry(manager).advice(role)
+            advice = manager.advice(role)
             raise MisconfigurationException(f"{argument} was asked for, but no plugin brings it: {advice}.")
     return order_callbacks(callbacks)
 

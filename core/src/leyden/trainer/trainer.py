@@ -2,51 +2,36 @@
 
 A run is read downwards:
 
-``fit`` → ``_run`` (what happens if it fails) → ``_execute`` (set up, run the loop, tear down) →
+``fit`` → ``_run`` (check what was given) → ``run.py`` (set up, run the loop, tear down) →
 ``loops/fit.py`` (epochs, batches) → ``loops/step.py`` (one batch).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import leyden.trainer.parts as parts
-import leyden.trainer.setup as setup
 from leyden.callback import Callback
-from leyden.checkpoint import contents as checkpoint
+from leyden.checkpoint import contents
 from leyden.datamodule import LightningDataModule
 from leyden.interfaces.accelerator import Accelerator
 from leyden.interfaces.logger import Logger
-from leyden.interfaces.profiler import PassThroughProfiler, Profiler
+from leyden.interfaces.profiler import Profiler
 from leyden.interfaces.strategy import Strategy
-from leyden.loops.evaluate import EvaluationLoop
-from leyden.loops.fit import FitLoop
-from leyden.loops.optimizers import read_optimizers
-from leyden.loops.predict import PredictionLoop
-from leyden.loops.progress import Progress
-from leyden.loops.step import BatchStep
-from leyden.metrics import Logging
 from leyden.module import LightningModule
 from leyden.plugin_system.attribution import note_plugin
-from leyden.plugin_system.manager import PluginManager
-from leyden.plugin_system.registry import Registry
-from leyden.plugin_system.table import HookTable, Member, run_manager
+from leyden.plugin_system.table import implementations
 from leyden.trainer.arguments import PARTS, settle
-from leyden.trainer.ckpt_path import select_checkpoint
+from leyden.trainer.checks import prepare
 from leyden.trainer.properties import TrainerProperties
-from leyden.trainer.verify import find_module, verify_run
-from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
-from leyden.utilities.rng import isolate_rng
-from leyden.utilities.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
+from leyden.trainer.run import Run
+from leyden.utilities.rank_zero import rank_zero_warn
+from leyden.utilities.states import TrainerFn
 from leyden.utilities.warnings import PossibleUserWarning
 
 
@@ -147,15 +132,13 @@ class Trainer(TrainerProperties):
         arguments = settle({name: value for name, value in locals().items() if name not in ("self", "__class__")})
         chosen = {name: arguments.pop(name) for name in PARTS}
         vars(self).update(arguments)  # the plain ones, under their own names
-        self.state, self.progress = TrainerState(), Progress()
-        self.optimizers, self.lr_scheduler_configs = [], []
+        self.run = Run(self)  # an idle one
         self.plugin_manager, instances = parts.sort_plugins(chosen["plugins"])
         try:
             self._build_parts(chosen, instances)
-            self._build_loops()
             self.plugin_manager.hook.leyden_configure(trainer=self)
         except Exception as error:
-            note_plugin(error, self.plugin_manager)
+            note_plugin(error, implementations(self.plugin_manager))
             raise
 
     def _build_parts(self, chosen: dict[str, Any], instances: dict[type, Any]) -> None:
@@ -167,18 +150,6 @@ class Trainer(TrainerProperties):
         self.profiler = parts.choose_profiler(chosen["profiler"], self.plugin_manager)
         self.loggers = parts.choose_loggers(chosen["logger"], self)
         self.callbacks = parts.choose_callbacks(chosen["callbacks"], self)
-
-    def _build_loops(self) -> None:
-        self.logging = Logging(self)
-        self.fit_loop = FitLoop(self)
-        self.validate_loop = EvaluationLoop(self, RunningStage.VALIDATING)
-        self.test_loop = EvaluationLoop(self, RunningStage.TESTING)
-        self.predict_loop = PredictionLoop(self)
-        self.passes = {
-            TrainerFn.VALIDATING: self.validate_loop,
-            TrainerFn.TESTING: self.test_loop,
-            TrainerFn.PREDICTING: self.predict_loop,
-        }
 
     # -- the four things that it does ---------------------------------------------------------------------
 
@@ -201,7 +172,6 @@ class Trainer(TrainerProperties):
             ckpt_path: A checkpoint to resume from: a path or URL, "best", "last", or "hpc".
             weights_only: False lets the checkpoint hold objects, and so run code; only for trusted files.
         """
-        self.should_stop = False
         loaders = {"train": train_dataloaders, "val": val_dataloaders}
         self._run(TrainerFn.FITTING, model, loaders, datamodule, ckpt_path, weights_only)
 
@@ -227,9 +197,10 @@ class Trainer(TrainerProperties):
         Returns:
             For each loader what was logged for it, by name.
         """
-        self.validate_loop.verbose = verbose
-        results = self._run(TrainerFn.VALIDATING, model, {"val": dataloaders}, datamodule, ckpt_path, weights_only)
-        return results  # type: ignore[no-any-return]
+        loaders, fn = {"val": dataloaders}, TrainerFn.VALIDATING
+        results: list[dict[str, float]]
+        results = self._run(fn, model, loaders, datamodule, ckpt_path, weights_only, verbose=verbose)
+        return results
 
     def test(
         self,
@@ -241,9 +212,10 @@ class Trainer(TrainerProperties):
         weights_only: bool | None = None,
     ) -> list[dict[str, float]]:
         """One pass over the test data; the arguments are those of :meth:`validate`."""
-        self.test_loop.verbose = verbose
-        results = self._run(TrainerFn.TESTING, model, {"test": dataloaders}, datamodule, ckpt_path, weights_only)
-        return results  # type: ignore[no-any-return]
+        loaders, fn = {"test": dataloaders}, TrainerFn.TESTING
+        results: list[dict[str, float]]
+        results = self._run(fn, model, loaders, datamodule, ckpt_path, weights_only, verbose=verbose)
+        return results
 
     def predict(
         self,
@@ -267,77 +239,25 @@ class Trainer(TrainerProperties):
         Returns:
             What ``predict_step`` returned for each batch; a list of such lists for several loaders.
         """
-        self.predict_loop.return_predictions = return_predictions is not False
-        results = self._run(TrainerFn.PREDICTING, model, {"predict": dataloaders}, datamodule, ckpt_path, weights_only)
-        return results  # type: ignore[no-any-return]
+        loaders, fn = {"predict": dataloaders}, TrainerFn.PREDICTING
+        wanted = return_predictions is not False
+        results: list[Any] | None
+        results = self._run(fn, model, loaders, datamodule, ckpt_path, weights_only, return_predictions=wanted)
+        return results
 
     # -- a run --------------------------------------------------------------------------------------------
 
-    def _run(
-        self,
-        fn: TrainerFn,
-        model: LightningModule | None,
-        loaders: dict[str, Any],
-        datamodule: LightningDataModule | None,
-        ckpt_path: str | Path | None,
-        weights_only: bool | None,
-    ) -> Any:
-        """Check what was given, run it in every process, and end well whatever happens."""
-        if self.is_running:
-            raise MisconfigurationException(
-                f"Trainer.{fn}() was called within Trainer.{self.state.fn}(); call it after that, or with a Trainer of "
-                "its own."
-            )
-        provided = model is not None
-        model = find_module(model if provided else self._module, fn)
-        self._connect(fn, model, loaders, datamodule)
-        path = select_checkpoint(self, fn, ckpt_path, provided)
-        self.ckpt_path = path
+    def _run(self, fn: TrainerFn, *arguments: Any, **options: Any) -> Any:
+        """Check what was given, and run it in every process; what is refused leaves everything as it was."""
+        run = prepare(self, fn, *arguments, **options)
+        self._limit_epochs(fn)
+        self.run = run
+        run.attach()
         launcher = self.strategy.launcher
-        execute = self._execute if launcher is None else partial(launcher.launch, self._execute)
-        return execute(fn, path, weights_only)
+        return run.execute() if launcher is None else launcher.launch(run.execute)
 
-    @contextmanager
-    def _ending_well(self) -> Generator[None, None, None]:
-        """A block that ends the run if it fails, and raises what failed first in any process."""
-        try:
-            yield
-        except KeyboardInterrupt as interruption:
-            rank_zero_info("Interrupted: ending the run; press again to end at once.")
-            self._fail(interruption)
-            raise SystemExit(1) from interruption
-        except BaseException as error:
-            participants = [*self.callbacks, self.datamodule, self._module, self.strategy]
-            note_plugin(error, getattr(self, "run_plugins", self.plugin_manager), participants)
-            cause = self.strategy.first_cause(error)
-            self._fail(cause)
-            if cause is error:
-                raise
-            raise cause from error
-
-    def _connect(self, fn: TrainerFn, model: LightningModule, loaders: dict[str, Any], datamodule: Any) -> None:
-        """Attach module, data module and loaders, and refuse what can't run before anything is touched."""
-        first = next(iter(loaders))
-        if isinstance(loaders[first], LightningDataModule):
-            datamodule, loaders[first] = loaders[first], None
-        given = any(loader is not None for loader in loaders.values())
-        if given and datamodule is not None:
-            raise MisconfigurationException("Both loaders and a datamodule were given; give one of the two.")
-        if datamodule is not None and not isinstance(datamodule, LightningDataModule):
-            raise MisconfigurationException(f"datamodule={datamodule!r} is no LightningDataModule.")
-        self._module, self.datamodule = model, None if given else datamodule
-        self._attach()
-        self.state.fn, self.state.status = fn, TrainerStatus.INITIALIZING
-        self._epoch_limits(fn)
-        verify_run(self, fn, loaders)
-
-    def _attach(self) -> None:
-        self.lightning_module.trainer = self
-        if self.datamodule is not None:
-            self.datamodule.trainer = self
-
-    def _epoch_limits(self, fn: TrainerFn) -> None:
-        if fn != TrainerFn.FITTING:
+    def _limit_epochs(self, fn: TrainerFn) -> None:
+        if fn is not TrainerFn.FITTING:
             return
         if self.max_epochs is None:
             unlimited = self.max_steps == -1 and self.max_time is None
@@ -350,161 +270,10 @@ class Trainer(TrainerProperties):
         if self.min_epochs is None and self.min_steps is not None:
             self.min_epochs = 1
 
-    def _execute(self, fn: TrainerFn, ckpt_path: str | None, weights_only: bool | None) -> Any:
-        """Set up, run the loop, tear down: one process's part of a run."""
-        with self._ending_well():
-            self._attach()  # anew where this process got the Trainer from another
-            self.ran_elsewhere = self.received_sigterm = False
-            self.asked_to_end = ""
-            fitting = fn == TrainerFn.FITTING
-            self.state.status = TrainerStatus.RUNNING
-            self.state.stage = RunningStage.TRAINING if fitting else self.passes[fn].stage
-            self.logging.reset()
-            self.strategy.setup_environment()
-            rank_zero_only.rank = self.strategy.global_rank
-            setup.set_device_options(self)
-            saved = self.strategy.load_checkpoint(ckpt_path, weights_only) if ckpt_path is not None else None
-            setup.attach_module_callbacks(self)
-            self.compile_hooks(self.plugin_manager)
-            setup.prepare_data(self)
-            self._set_up(fn, saved)
-            if fitting:
-                self.fit_loop.setup_passed_data()
-                self._sanity_check(resumed=saved is not None)
-                with torch.autograd.set_detect_anomaly(True) if self.detect_anomaly else nullcontext():
-                    self.fit_loop.run()
-            results: Any = None if fitting else self.passes[fn].run()
-            self._tear_down(fn)
-            return results
-
-    def compile_hooks(self, plugins: PluginManager) -> None:
-        """Resolve every hook for these plugins, the module, the data module and the callbacks as they are now."""
-        members = [Member(callback, Callback) for callback in self.callbacks]
-        for callback in self.callbacks:
-            callback._logging_module = self.lightning_module
-        if self.datamodule is not None:
-            members.append(Member(self.datamodule, LightningDataModule, first=("setup", "teardown")))
-        members.append(Member(self.lightning_module, LightningModule, first=("on_load_checkpoint",)))
-        members.append(Member(self.strategy, Strategy))
-        if self.state.fn == TrainerFn.FITTING:
-            self.step = BatchStep(self)
-            members.append(Member(self.step, None))
-        self.run_plugins = run_manager(plugins, members)
-        self.hooks = self.hook_table(self.run_plugins)
-
-    def hook_table(self, plugins: PluginManager) -> HookTable:
-        """The hooks of these plugins, resolved for this run."""
-        run = {"trainer": self, "pl_module": self.lightning_module}
-        return HookTable(plugins, run, self.logging, self._profile)
-
-    def _set_up(self, fn: TrainerFn, saved: dict[str, Any] | None) -> None:
-        """Call ``setup``, build the model, restore it, move it, and make its optimizers."""
-        module = self.lightning_module
-        setup.settle_log_directories(self)
-        self.profiler.setup(fn.value, self.local_rank, self.log_dir)
-        setup.call_setup(self, fn.value)
-        with self.strategy.module_init_context():
-            module.configure_model()
-        checkpoint.warn_of_hparams(self)
-        if saved is not None:
-            self.precision_plugin.convert_module(module)  # float64 weights would lose bits in a float32 module
-            checkpoint.restore_module(self, saved)
-        if self.sync_batchnorm:
-            self.strategy.convert_sync_batchnorm(module)
-        self.strategy.setup_module(module, training=fn == TrainerFn.FITTING)
-        if fn == TrainerFn.FITTING:
-            checkpoint.warn_of_lost_parts(self)
-            optimizers, self.lr_scheduler_configs = read_optimizers(module)
-            self.optimizers = self.strategy.setup_optimizers(optimizers)
-            if self.hooks.on_fit_start is not None:
-                self.hooks.on_fit_start()
-        if self.enable_autolog_hparams:
-            setup.log_hyperparameters(self)
-        module.zero_grad()
-        if saved is not None and fn == TrainerFn.FITTING:
-            checkpoint.restore_training(self, saved)
-
-    def _sanity_check(self, resumed: bool) -> None:
-        """Try a few validation batches, and leave no trace of them in random states and metrics."""
-        if resumed or not self.enable_validation or not self.num_sanity_val_steps:
-            return
-        hooks = self.hooks
-        with isolate_rng(self.accelerator, self.strategy.root_device), self.stage_of(RunningStage.SANITY_CHECKING):
-            if hooks.on_sanity_check_start is not None:
-                hooks.on_sanity_check_start()
-            self.fit_loop.validation.run()
-            if hooks.on_sanity_check_end is not None:
-                hooks.on_sanity_check_end()
-        self.logging.reset()
-
-    def _tear_down(self, fn: TrainerFn) -> None:
-        """End a run that went well."""
-        hooks = self.hooks
-        self._release()
-        if fn == TrainerFn.FITTING and hooks.on_fit_end is not None:
-            hooks.on_fit_end()
-        if hooks.teardown is not None:
-            hooks.teardown(fn.value)
-        for logger in self.loggers:
-            logger.finalize("success")
-        self.profiler.describe()
-        self.profiler.teardown(fn.value)
-        self.state.status, self.state.stage = TrainerStatus.FINISHED, None
-
-    def _release(self) -> None:
-        """Bring model and metrics to the host and let go of the device and of loaders' workers."""
-        for loop in (self.fit_loop, self.fit_loop.validation, *self.passes.values()):
-            if loop.loader is not None:
-                loop.loader.stop_workers()
-        self.strategy.teardown(self._module)
-        self.precision_plugin.teardown()
-        self.strategy.checkpoint_io.teardown()
-        self.logging.to_host()
-
-    def _fail(self, error: BaseException) -> None:
-        """End a run that did not go well: tell everybody, finish the loggers, free the device."""
-        self.state.status = TrainerStatus.INTERRUPTED
-        hooks = getattr(self, "hooks", None)
-        if hooks is not None and hooks.on_exception is not None:
-            hooks.on_exception(error)
-        for logger in self.loggers:
-            logger.finalize("failed")
-        self._release()
-        self.state.stage = None
-
     def wants(self, role: str) -> bool:
         """Whether a default callback with this role should be added: it is enabled and no callback has it."""
         enabled = getattr(self, parts.ROLES[role]) is not (None if role == "timer" else False)
         return enabled and not any(callback.role == role for callback in self.callbacks)
-
-    @contextmanager
-    def stage_of(self, stage: RunningStage) -> Generator[None, None, None]:
-        """A block in which ``state.stage`` is ``stage``."""
-        outer, self.state.stage = self.state.stage, stage
-        yield
-        self.state.stage = outer
-
-    @property
-    def _profile(self) -> Callable[[str], Any] | None:
-        """What measures a block by the action's name; None where nothing is measured, so that nothing is called."""
-        return None if type(self.profiler) is PassThroughProfiler else self.profiler.profile
-
-    def measured(self, action: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function``, timed by the profiler where there is one."""
-        profile = self._profile
-        if profile is None:
-            return function
-
-        def measured(*args: Any, **kwargs: Any) -> Any:
-            with profile(action):
-                return function(*args, **kwargs)
-
-        return measured
-
-    def measure(self, action: str) -> Callable[[], Any] | None:
-        """What makes a context manager that times a block, or None without a profiler."""
-        profile = self._profile
-        return None if profile is None else partial(profile, action)
 
     # -- for the user -------------------------------------------------------------------------------------
 
@@ -529,15 +298,15 @@ class Trainer(TrainerProperties):
             weights_only: Leave out what only training needs.
             storage_options: For the file system.
         """
-        if self._module is None:
+        if self.model is None:
             raise AttributeError("There is nothing to save yet: call fit, validate, test or predict first.")
-        if self.ran_elsewhere and not weights_only:
+        if self.run.ran_elsewhere and not weights_only:
             rank_zero_warn(
                 "The fit ran in other processes and its optimizers ended with them: the checkpoint has the weights "
                 "alone. To resume a fit, let a checkpoint callback save within it."
             )
             weights_only = True
-        state = checkpoint.dump(self, weights_only)
+        state = contents.dump(self.run, weights_only)
         self.strategy.save_checkpoint(state, os.fspath(filepath), storage_options)
         self.strategy.barrier("save_checkpoint")
 
@@ -547,14 +316,11 @@ class Trainer(TrainerProperties):
             bar = self.progress_bar_callback
             (bar.print if bar is not None and hasattr(bar, "print") else print)(*args, **kwargs)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("hooks", "step")}
-
     def describe_hooks(self) -> str:
         """For each hook of the last or running run: what is called, in what order, from which plugin.
 
         Raises:
             UnknownComponentError: The distribution that describes them is not installed.
         """
-        description: str = Registry(self.plugin_manager).get("command", "describe_hooks").load()(self)
+        description: str = self.plugin_manager.component("command", "describe_hooks").load()(self)
         return description

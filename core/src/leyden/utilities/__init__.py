@@ -7,7 +7,6 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from leyden.utilities import types
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_deprecation, rank_zero_info, rank_zero_only, rank_zero_warn
 
@@ -17,7 +16,9 @@ _LATER = {
     "CombinedLoader": "leyden.data.combined",
     "disable_possible_user_warnings": "leyden.utilities.warnings",
     "isolate_rng": "leyden.utilities.rng",
+    "missing_metric": "leyden.utilities.monitoring",
     "move_data_to_device": "leyden.utilities.batch",
+    "parse_duration": "leyden.utilities.durations",
 }
 __all__ = [
     "MisconfigurationException",
@@ -25,7 +26,6 @@ __all__ = [
     "rank_zero_info",
     "rank_zero_only",
     "rank_zero_warn",
-    "types",
     *_LATER,
 ]
 
@@ -37,5 +37,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    listed: list[str] = import_module("leyden.plugin_system.windows").names(("utility",), __all__)
+    listed: list[str] = import_module("leyden.plugin_system.windows").names(__name__, ("utility",))
     return listed

@@ -6,7 +6,8 @@ import os
 import random
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from typing import Any, Literal
+from importlib import import_module
+from typing import Any
 
 import numpy
 import torch
@@ -16,21 +17,21 @@ from leyden.utilities.rank_zero import rank_zero_info
 MAX_SEED = 2**32 - 1
 
 
-def seed_everything(seed: int | None = None, workers: bool | Literal["sample"] = False, verbose: bool = True) -> int:
+def seed_everything(seed: int | None = None, workers: bool | str = False, verbose: bool = True) -> int:
     """Seed the random generators of Python, NumPy and PyTorch, on the CPU and every device.
 
     Args:
         seed: From 0 to 2**32 - 1; by default the environment variable ``PL_GLOBAL_SEED``, or else 0.
-        workers: True gives each worker of each loader its own seed, derived from this one. With "sample" the random
-            numbers that a map-style dataset draws for an item depend only on seed, epoch and index. Augmentation is
-            then the same for any number of workers and processes, and in a resumed run.
+        workers: True gives each worker of each loader its own seed, derived from this one. A text names a plugin's way
+            of seeding. With "sample", from leyden-seeding, the random numbers that a map-style dataset draws for an
+            item depend only on seed, epoch and index, for any number of workers and processes.
         verbose: Whether to log the seed.
 
     Returns:
         The seed.
 
     Raises:
-        ValueError: The seed or ``workers`` has no valid value.
+        ValueError: The seed is not a number from 0 to 2**32 - 1, or no installed plugin has that way of seeding.
     """
     if seed is None:
         text = os.environ.get("PL_GLOBAL_SEED", "0")
@@ -40,11 +41,13 @@ def seed_everything(seed: int | None = None, workers: bool | Literal["sample"] =
     seed = int(seed)
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed={seed} is out of range; write a number from 0 to {MAX_SEED}.")
+    if isinstance(workers, str):  # asked of a layer above this one, and only where there is a name
+        import_module("leyden.plugin_system.discovery").discover().component("worker_seeding", workers)
+    elif workers not in (True, False):
+        raise ValueError(f'workers={workers!r}: write True, False or a name such as "sample".')
     if verbose:
         rank_zero_info(f"Seed set to {seed}")
     os.environ["PL_GLOBAL_SEED"] = str(seed)
-    if workers not in (True, False, "sample"):
-        raise ValueError(f'workers={workers!r} is not known; write True, False or "sample".')
     os.environ["PL_SEED_WORKERS"] = workers if isinstance(workers, str) else str(int(workers))
     seed_host(seed)
     torch.manual_seed(seed)

@@ -75,6 +75,11 @@ class TrainerState:
         return self.status == TrainerStatus.FINISHED
 
     @property
+    def interrupted(self) -> bool:
+        """Whether the last run ended with an exception or Ctrl-C."""
+        return self.status == TrainerStatus.INTERRUPTED
+
+    @property
     def stopped(self) -> bool:
         """Whether the last run is over."""
         return self.status.stopped

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from leyden.callback import Callback
 from leyden.plugin_system.hooks import hookimpl
-from leyden.utilities import MisconfigurationException, rank_zero_warn
-from leyden_callbacks.monitoring import any_rank, missing_metric
+from leyden.utilities import MisconfigurationException, missing_metric, rank_zero_warn
 
 if TYPE_CHECKING:
     from leyden.module import LightningModule
@@ -131,7 +130,7 @@ class EarlyStopping(Callback):
         if trainer.fast_dev_run or not self._is_logged(metrics):
             return
         stop, message = self._judge(metrics[self.monitor].detach().squeeze())
-        stop = any_rank(trainer, stop)
+        stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         trainer.should_stop = trainer.should_stop or stop
         if stop:
             self.stopped_epoch = trainer.current_epoch

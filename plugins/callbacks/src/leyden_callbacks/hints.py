@@ -1,21 +1,28 @@
-"""Warnings of possible mistakes: parts left in evaluation mode, steps that are never logged, shuffled evaluation data.
+"""Warnings of possible mistakes: parts in evaluation mode, steps never logged, waiting for data, shuffled evaluation.
 
 Each is given once in a run; a Trainer with ``barebones=True`` gives none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+import os
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch.utils.data import DataLoader, RandomSampler
 
+from leyden.utilities import CombinedLoader
 from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.warnings import PossibleUserWarning
 
 if TYPE_CHECKING:
     from leyden.module import LightningModule
     from leyden.trainer import Trainer
+
+T = TypeVar("T")
+WATCHED = 5.0  # seconds of an epoch in which the waiting is measured
 
 
 def of_training(trainer: Trainer, module: LightningModule) -> None:
@@ -40,11 +47,47 @@ def of_first_epoch(trainer: Trainer) -> None:
         )
 
 
+def of_waiting(trainer: Trainer, batches: Iterable[T]) -> Iterable[T] | None:
+    """When an epoch starts: the batches, each of which is waited for under watch; None where there is nothing to hint.
+
+    Only the first epoch is watched, and only where workers would have a processor.
+    """
+    if trainer.barebones or trainer.current_epoch or not _has_idle_processors(trainer.train_dataloader):
+        return None
+    return _watched(batches, trainer.fit_loop.source)
+
+
 def of_evaluation(trainer: Trainer) -> None:
     """Warn of shuffled data at the start of ``validate``, ``test`` or ``predict``, not of validation within a fit."""
-    loop = trainer.passes.get(trainer.state.fn)  # type: ignore[arg-type]
-    if loop is not None and not trainer.barebones:
-        _warn_of_shuffling(loop)
+    if trainer.state.fn != "fit" and not trainer.barebones:
+        _warn_of_shuffling(trainer.run.loop)
+
+
+def _has_idle_processors(loaders: Any) -> bool:
+    """Return whether one of the loaders has no workers although there is more than one processor."""
+    flat = CombinedLoader(loaders).flattened
+    return (os.cpu_count() or 1) > 1 and any(isinstance(x, DataLoader) and x.num_workers == 0 for x in flat)
+
+
+def _watched(batches: Iterable[T], source: object) -> Iterator[T]:
+    """Yield the batches, and warn if most of the time is spent waiting for them; measured at the start only."""
+    iterator = iter(batches)
+    yield from islice(iterator, 1)  # the first may open files and the like
+    waited, began = 0.0, time.perf_counter()
+    while (asked := time.perf_counter()) < began + WATCHED:
+        batch = next(iterator, None)
+        if batch is None:
+            return
+        waited += time.perf_counter() - asked
+        yield batch
+    share = waited / (asked - began)
+    if share > 0.5:
+        rank_zero_warn(
+            f"{source} gave a DataLoader that does not have many workers (num_workers=0), and training waits "
+            f"{share:.0%} of its time for batches; write num_workers=2 or more, so that they are loaded meanwhile.",
+            PossibleUserWarning,
+        )
+    yield from iterator
 
 
 def _warn_of_evaluation_mode(module: LightningModule) -> None:

@@ -11,19 +11,23 @@ if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
 
-def best_of_last_fit(trainer: Trainer) -> str | None:
+def best_of_last_fit(trainer: Trainer, fn: str) -> str | None:
     """Return the path of the last fit's best checkpoint, for a run that is called without a model.
+
+    Args:
+        trainer: The Trainer.
+        fn: The Trainer method that was called, such as "test".
 
     Returns:
         The path; None in a fit, and if no checkpoint callback has a best checkpoint.
     """
-    if trainer.state.fn == "fit":
+    if fn == "fit":
         return None
     best = next((c.best_model_path for c in trainer.checkpoint_callbacks if getattr(c, "best_model_path", "")), None)
     if best is None:
         return None
     rank_zero_info(
-        f"Trainer.{trainer.state.fn} was called without a model: it uses the best weights of the last fit, {best!r}. "
+        f"Trainer.{fn} was called without a model: it uses the best weights of the last fit, {best!r}. "
         f'Pass ckpt_path="best" to ask for them, or pass the model to use its current weights.'
     )
     return str(best)

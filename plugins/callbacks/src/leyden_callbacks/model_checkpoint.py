@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from leyden.plugin_system.hooks import hookimpl
-from leyden.utilities import MisconfigurationException, rank_zero_info, rank_zero_warn
+from leyden.utilities import MisconfigurationException, missing_metric, rank_zero_info, rank_zero_warn
 from leyden.utilities.storage import is_remote
 from leyden_callbacks import storage
 from leyden_callbacks.checkpoint_files import CheckpointFiles
-from leyden_callbacks.monitoring import all_ranks, missing_metric
 
 if TYPE_CHECKING:
     from leyden.module import LightningModule
@@ -304,7 +303,8 @@ class ModelCheckpoint(CheckpointFiles):
         if self.save_top_k == -1 or len(self.best_k_models) < self.save_top_k:
             return True
         worst = self.best_k_models[self.kth_best_model_path]
-        return all_ranks(trainer, bool(current < worst if self.mode == "min" else current > worst))
+        better = bool(current < worst if self.mode == "min" else current > worst)
+        return trainer.strategy.reduce_boolean_decision(better)
 
     def _save_newest(self, trainer: Trainer, candidates: dict[str, Tensor]) -> str:
         previous = self.best_model_path

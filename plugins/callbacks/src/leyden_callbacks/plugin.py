@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from leyden import Component, hookimpl
 
@@ -44,11 +44,13 @@ def leyden_default_callbacks(trainer: Trainer) -> Iterator[Callback]:
 
 
 @hookimpl
-def leyden_find_checkpoint(trainer: Trainer, ckpt_path: str | None) -> str | None:
+def leyden_find_checkpoint(trainer: Trainer, ckpt_path: str | None, fn: str) -> str | None:
     """Return the kept checkpoint that "best" or "last" means, or that a run without a model uses."""
     from leyden_callbacks import kept
 
-    find = {None: kept.best_of_last_fit, "best": kept.best, "last": kept.last}.get(ckpt_path)
+    if ckpt_path is None:
+        return kept.best_of_last_fit(trainer, fn)
+    find = {"best": kept.best, "last": kept.last}.get(ckpt_path)
     return find(trainer) if find is not None else None
 
 
@@ -58,6 +60,14 @@ def on_train_start(trainer: Trainer, pl_module: LightningModule) -> None:
     from leyden_callbacks import hints
 
     hints.of_training(trainer, pl_module)
+
+
+@hookimpl
+def leyden_wrap_batches(trainer: Trainer, batches: Iterable[Any]) -> Iterable[Any] | None:
+    """Hint at training that waits for its data."""
+    from leyden_callbacks import hints
+
+    return hints.of_waiting(trainer, batches)
 
 
 @hookimpl

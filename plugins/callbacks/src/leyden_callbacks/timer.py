@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from leyden.callback import Callback
-from leyden.utilities import MisconfigurationException, rank_zero_info
+from leyden.utilities import MisconfigurationException, parse_duration, rank_zero_info
 
 if TYPE_CHECKING:
     from leyden.module import LightningModule
@@ -43,7 +42,8 @@ class Timer(Callback):
     ) -> None:
         if interval not in ("step", "epoch"):
             raise MisconfigurationException(f'Timer(interval={interval!r}) must be "step" or "epoch".')
-        self._duration = _seconds(duration)
+        limit = parse_duration(duration, "Timer: duration")
+        self._duration = None if limit is None else limit.total_seconds()
         self._interval = interval
         self._verbose = verbose
         self._start: dict[str, float] = {}
@@ -153,25 +153,3 @@ def _known(stage: str) -> str:
     if stage not in STAGES:
         raise ValueError(f"There is no stage {stage!r}; Timer knows {', '.join(STAGES)}.")
     return str(getattr(stage, "value", stage))
-
-
-def _seconds(duration: str | timedelta | Mapping[str, float] | None) -> float | None:
-    if duration is None:
-        return None
-    if isinstance(duration, timedelta):
-        return duration.total_seconds()
-    if isinstance(duration, Mapping):
-        try:
-            return timedelta(**duration).total_seconds()
-        except TypeError as error:
-            raise MisconfigurationException(
-                f"Timer(duration={dict(duration)!r}) is not understood; the keys may be weeks, days, hours, minutes "
-                "and seconds, the values numbers."
-            ) from error
-    match = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", str(duration).strip())
-    if match is None:
-        raise MisconfigurationException(
-            f'Timer(duration={duration!r}) is not understood; write "DD:HH:MM:SS", such as "00:12:00:00" for 12 hours.'
-        )
-    days, hours, minutes, seconds = map(int, match.groups())
-    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()

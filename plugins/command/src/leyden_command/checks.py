@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from importlib_metadata import PackageNotFoundError, distribution, version
 
+from leyden.plugin_system.catalogue import published_by
 from leyden.plugin_system.compatibility import CORE_DISTRIBUTION, normalized
-from leyden.plugin_system.manager import PluginManager, names_in
-from leyden.plugin_system.registry import Registry, published_by
+from leyden.plugin_system.discovery import names_in
+from leyden.plugin_system.manager import PluginManager
 from leyden.trainer import Trainer
 from leyden.trainer.parts import ROLES
 from leyden_command import distributions
@@ -55,7 +56,7 @@ class Device:
 
 def installed_distributions(manager: PluginManager) -> dict[str, str]:
     """Return the versions of the installed distributions that are Leyden's own or provide a plugin, sorted by name."""
-    found = {record.distribution: record.version for record in manager.records if record.distribution}
+    found = {info.distribution: info.version for info in manager.infos if info.distribution}
     for name in (*distributions.WITHOUT_PLUGIN, *distributions.published()):
         try:
             found[name] = version(name)
@@ -66,13 +67,12 @@ def installed_distributions(manager: PluginManager) -> dict[str, str]:
 
 def devices(manager: PluginManager) -> list[Device]:
     """Ask every installed accelerator for its devices."""
-    registry = Registry(manager)
     found = []
-    for part in registry.components("accelerator"):
+    for part in manager.components("accelerator"):
         try:
             accelerator = part.build()
             count = int(accelerator.auto_device_count()) if accelerator.is_available() else 0
-            able = [name for name in registry.names("precision") if count and accelerator.supports_precision(name)]
+            able = [name for name in manager.names("precision") if count and accelerator.supports_precision(name)]
             found.append(Device(part.name, count, able))
         except Exception as error:
             found.append(Device(part.name, 0, [], f"{type(error).__name__}: {error}"))
@@ -81,9 +81,9 @@ def devices(manager: PluginManager) -> list[Device]:
 
 def set_aside(manager: PluginManager) -> Iterator[Problem]:
     """Find plugins that are not used because they are broken, share a name, or need another version of the core."""
-    for record in manager.records:
-        if record.state == "set aside":
-            yield Problem(f"The {record} is {record.reason}", record.mend)
+    for info in manager.infos:
+        if info.state == "set aside":
+            yield Problem(f"The {info} is {info.reason}", info.mend)
 
 
 def requirements(manager: PluginManager) -> Iterator[Problem]:
@@ -124,7 +124,7 @@ def versions(manager: PluginManager) -> Iterator[Problem]:
 
 def entry_points(manager: PluginManager) -> Iterator[Problem]:
     """Find Leyden's own distributions that are installed but whose plugin is not found."""
-    found = {record.distribution for record in manager.records}
+    found = {info.distribution for info in manager.infos}
     for name in distributions.published():
         if name in installed_distributions(manager) and name not in found:
             fix = f"pip install --force-reinstall --no-deps {name}"
@@ -133,15 +133,15 @@ def entry_points(manager: PluginManager) -> Iterator[Problem]:
 
 def parts(manager: PluginManager) -> Iterator[Problem]:
     """Find parts that can't be imported, by importing every part."""
-    for record in manager.active:
-        for part in record.components:
+    for info in manager.active:
+        for part in info.components:
             try:
                 part.load()
             except Exception as error:
                 description = (
-                    f"The {part.kind} {part.name!r} of the {record} can't be imported: {type(error).__name__}: {error}"
+                    f"The {part.kind} {part.name!r} of the {info} can't be imported: {type(error).__name__}: {error}"
                 )
-                yield Problem(description, _upgrade(record.distribution))
+                yield Problem(description, _upgrade(info.distribution))
 
 
 def clashes(manager: PluginManager) -> Iterator[Problem]:
@@ -179,7 +179,7 @@ def accelerators(manager: PluginManager) -> Iterator[Problem]:
         yield Problem(f"No installed accelerator has a device{tried}", _install(manager, "accelerator"))
     available = {device.name for device in found if device.count}
     priorities: dict[float, list[str]] = {}
-    for part in Registry(manager).components("accelerator"):
+    for part in manager.components("accelerator"):
         if part.name in available:
             priorities.setdefault(part.options.get("priority", 1), []).append(part.name)
     highest = priorities[max(priorities)] if priorities else []
@@ -246,7 +246,7 @@ def usable_processors() -> int:
 
 def variables(manager: PluginManager) -> Iterator[Problem]:
     """Find wrong values of Leyden's environment variables, such as names of plugins that do not exist."""
-    known = {name for record in manager.records for name in (record.name, record.distribution)}
+    known = {name for info in manager.infos for name in (info.name, info.distribution)}
     for name in names_in("LEYDEN_PLUGINS_DISABLED"):
         if name not in known:
             description = f"LEYDEN_PLUGINS_DISABLED names {name!r}, but no plugin has that name"
@@ -285,7 +285,7 @@ def _upgrade(distributions: str) -> str:
 def _install(manager: PluginManager, role: str) -> str:
     """Return the command that gives a role its plugin: one that installs it, or one that no longer disables it."""
     distribution = published_by("role", role)[0]
-    disabled = next((r for r in manager.records if (r.distribution, r.state) == (distribution, "disabled")), None)
+    disabled = next((r for r in manager.infos if (r.distribution, r.state) == (distribution, "disabled")), None)
     if disabled is None:
         return f"pip install {distribution}"
     named = names_in("LEYDEN_PLUGINS_DISABLED")
@@ -299,7 +299,7 @@ def _unset(name: str) -> str:
 
 def _owner(manager: PluginManager, kind: str, name: str) -> str:
     """Return the distribution of the plugin that provides a part, or else the plugin's name."""
-    for record in manager.records:
-        if any(part.kind == kind and part.name == name for part in record.components):
-            return record.distribution or record.name
+    for info in manager.infos:
+        if any(part.kind == kind and part.name == name for part in info.components):
+            return info.distribution or info.name
     raise LookupError(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leyden.plugin_system.registry import catalogue
+from leyden.plugin_system.catalogue import catalogue
 
 WITHOUT_PLUGIN = ("leyden", "leyden-testing")  # the catalogue lists only distributions with plugins
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from leyden.plugin_system import hooks
-from leyden.plugin_system.manager import PluginManager, discover
+from leyden.plugin_system.discovery import discover
+from leyden.plugin_system.manager import PluginManager
 from leyden_command import checks
 from leyden_command.choice import add_plugin_option
 from leyden_command.describe import order_mark

@@ -11,8 +11,9 @@ from time import perf_counter
 from typing import Any
 
 from leyden.interfaces.profiler import Profiler
+from leyden.plugin_system.discovery import discover
 from leyden.plugin_system.hooks import hookimpl
-from leyden.plugin_system.manager import PluginRecord, discover
+from leyden.plugin_system.manager import PluginInfo
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_command.choice import add_plugin_option
 from leyden_command.describe import describe_hooks
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     script = options.script
     if not os.path.isfile(script):
         raise MisconfigurationException(f"there is no script {script!r}.")
-    discover().admit(PluginRecord("leyden-hooks", plugin=_Observer(options.batches)))
+    discover().admit(PluginInfo("leyden-hooks", plugin=_Observer(options.batches)))
     sys.argv = [script, *options.arguments]
     sys.path.insert(0, os.path.dirname(os.path.abspath(script)))  # as Python does for a script
     runpy.run_path(script, run_name="__main__")

@@ -7,7 +7,8 @@ import json
 from collections import defaultdict
 from typing import Any
 
-from leyden.plugin_system.manager import PluginManager, PluginRecord, discover
+from leyden.plugin_system.discovery import discover
+from leyden.plugin_system.manager import PluginInfo, PluginManager
 from leyden_command.choice import add_plugin_option
 from leyden_command.clashes import clashing_names
 from leyden_command.describe import order_mark
@@ -23,35 +24,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the list; return 0 always, since ``leyden doctor`` is the command that reports problems."""
     manager = discover()
-    rows = [_row(record, manager) for record in manager.records]
+    rows = [_row(info, manager) for info in manager.infos]
     show(json.dumps(rows, indent=2) if options.json else "\n".join(map(_block, rows)))
     return 0
 
 
-def _row(record: PluginRecord, manager: PluginManager) -> dict[str, Any]:
-    hooks = sorted(caller.name for caller in manager.get_hookcallers(record.plugin) or ())
+def _row(info: PluginInfo, manager: PluginManager) -> dict[str, Any]:
+    hooks = sorted(caller.name for caller in manager.get_hookcallers(info.plugin) or ())
     clashes = [
-        f"{kind}:{name} with {', '.join(str(owner) for owner in owners if owner is not record) or 'itself'}"
+        f"{kind}:{name} with {', '.join(str(owner) for owner in owners if owner is not info) or 'itself'}"
         for kind, name, owners in clashing_names(manager)
-        if any(owner is record for owner in owners)
+        if any(owner is info for owner in owners)
     ]
     return {
-        "plugin": record.name,
-        "distribution": record.distribution,
-        "version": record.version,
-        "state": record.state,
-        "components": [f"{part.kind}:{part.name}" for part in record.components],
+        "plugin": info.name,
+        "distribution": info.distribution,
+        "version": info.version,
+        "state": info.state,
+        "components": [f"{part.kind}:{part.name}" for part in info.components],
         "clashes": clashes,
         "hooks": hooks,
-        "order": {hook: mark for hook in hooks if (mark := _mark(record, manager, hook))},
-        "load_ms": round(record.load_time * 1e3, 2),
-        "error": f"{type(record.error).__name__}: {record.error}" if record.error is not None else None,
+        "order": {hook: mark for hook in hooks if (mark := _mark(info, manager, hook))},
+        "load_ms": round(info.load_time * 1e3, 2),
+        "error": f"{type(info.error).__name__}: {info.error}" if info.error is not None else None,
     }
 
 
-def _mark(record: PluginRecord, manager: PluginManager, hook: str) -> str:
+def _mark(info: PluginInfo, manager: PluginManager, hook: str) -> str:
     implementations = getattr(manager.hook, hook).get_hookimpls()
-    return next(order_mark(impl).strip(" ()") for impl in implementations if impl.plugin is record.plugin)
+    return next(order_mark(impl).strip(" ()") for impl in implementations if impl.plugin is info.plugin)
 
 
 def _block(row: dict[str, Any]) -> str:

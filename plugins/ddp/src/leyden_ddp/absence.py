@@ -1,8 +1,9 @@
-"""Evaluation in which processes have different numbers of batches, or none: all reduce what any of them has logged.
+"""Evaluation in which the processes have different numbers of batches, or some have none.
 
-Epoch values are reduced name by name, by collectives that all processes enter in one order. A process without a batch
-has logged nothing, so at the end of an uneven loader the processes tell each other what they have logged, and each
-makes the records that it lacks. What some have no values of is reduced right there, of those that have some.
+Values of an epoch are reduced name by name, by collectives that all processes must enter in the same order. A process
+without a batch has logged nothing. So at the end of an uneven loader the processes tell each other what they have
+logged, and each makes the records that it lacks. If some processes have no values of a name, the name is reduced at
+once, over the values of the others.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ class Outline:
     """What another process must know of a record to take part in its reduction.
 
     Args:
-        key: Under which :class:`Results` keeps it.
-        options: Its options, as plain data.
-        kind: The name of its component; None for the core's record of numbers.
-        own: For numbers, a tensor of the shape and type that are reduced. Else what the record says itself: what it
-            takes to take part, or why a process without values can't.
-        members: The ranks that reduce it; None for all.
+        key: The key under which :class:`Results` keeps the record.
+        options: The options of the record, as plain data.
+        kind: The name of the record's component; None for the core's record of numbers.
+        own: For numbers, a tensor of the shape and type that are reduced. For other records, what
+            :meth:`Record.outline` returned.
+        members: The ranks that reduce the record; None for all.
     """
 
     key: tuple[str, str, int | None]
@@ -47,19 +48,19 @@ class Outline:
 
 
 def are_uneven(batches: Sequence[int | float]) -> bool:
-    """Whether the processes have different numbers of batches, or may have."""
+    """Whether the processes have, or may have, different numbers of batches."""
     return len(batches) > 1 and (len(set(batches)) > 1 or math.inf in batches)
 
 
 def complete(strategy: ParallelStrategy, results: Results) -> None:
-    """Have all processes hold the same records of the current loader, in one order; all of them call this at once.
+    """Give all processes the same records of the current loader, in the same order; all of them call this together.
 
     Args:
-        strategy: Its collectives are used.
-        results: Where the records are.
+        strategy: The strategy whose collectives are used.
+        results: The records of this process.
 
     Raises:
-        MisconfigurationException: A process can't take part in a reduction without values of its own.
+        MisconfigurationException: A process without values of a name can't take part in its reduction.
     """
     records = [(key, record) for key, record in results.records.items() if key[2] == results.dataloader_idx]
     own = [outline for key, record in records if (outline := _outline(key, record)) is not None]
@@ -72,10 +73,10 @@ def complete(strategy: ParallelStrategy, results: Results) -> None:
     for key, outline in outlines.items():
         everyone = range(strategy.world_size) if outline.members is None else outline.members
         if absent := [rank for rank in everyone if rank not in holders[key]]:
-            _refuse_what_cannot_be(outline, absent)
+            _refuse_absence(outline, absent)
         record = results.records.pop(key, None)
         if record is None and strategy.global_rank in everyone:
-            record = _nothing_of(results, outline)
+            record = _empty_record(results, outline)
         if record is not None:
             results.records[key] = record
         if absent and isinstance(record, TensorRecord):
@@ -83,7 +84,7 @@ def complete(strategy: ParallelStrategy, results: Results) -> None:
 
 
 def _outline(key: tuple[str, str, int | None], record: Record) -> Outline | None:
-    """What others must know of a record; None where its epoch's value is not still to be reduced over processes."""
+    """What other processes must know of a record; None if its epoch's value need not be reduced any more."""
     group, options = record.options.sync_dist_group, record.options._replace(reduce_fx="", sync_dist_group=None)
     if not isinstance(record, TensorRecord):
         own = record.outline()
@@ -98,9 +99,9 @@ def _outline(key: tuple[str, str, int | None], record: Record) -> Outline | None
     )  # fmt: skip
 
 
-def _refuse_what_cannot_be(outline: Outline, absent: list[int]) -> None:
+def _refuse_absence(outline: Outline, absent: list[int]) -> None:
     name = outline.key[1]
-    said = f"self.log({name!r}, …): process {absent[0]} has not logged it, for want of a batch say"
+    said = f"self.log({name!r}, …): process {absent[0]} has not logged it, perhaps because it had no batch"
     if outline.members is not None:
         raise MisconfigurationException(
             f"{said}, so it does not know the sync_dist_group in which it is reduced; leave sync_dist_group out, or "
@@ -110,8 +111,8 @@ def _refuse_what_cannot_be(outline: Outline, absent: list[int]) -> None:
         raise MisconfigurationException(f"{said}, and {outline.own}; take fewer devices.")
 
 
-def _nothing_of(results: Results, outline: Outline) -> Record:
-    """A record without values, for what the others have logged."""
+def _empty_record(results: Results, outline: Outline) -> Record:
+    """A record without values, for a name that only other processes have logged."""
     record = results.new_record(outline.kind, outline.key[1], outline.options, outline.options)
     if isinstance(outline.own, dict):
         record.take_part(outline.own)
@@ -119,7 +120,7 @@ def _nothing_of(results: Results, outline: Outline) -> Record:
 
 
 def _reduce(strategy: ParallelStrategy, outline: Outline, record: TensorRecord, count: int) -> Tensor:
-    """The epoch's value over all processes, of which ``count`` have values of their own."""
+    """Reduce the epoch's value over all processes, of which ``count`` have values of their own."""
     own = record.own_value()
     if own is None:
         assert isinstance(outline.own, Tensor)

@@ -1,4 +1,4 @@
-"""Batch normalisation over the batches of all processes, on any device whose backend can gather and sum."""
+"""Batch normalisation over the batches of all processes, on every device whose backend can gather and sum."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 class SynchronisedBatchNorm(_BatchNorm):
     """What ``BatchNorm1d``, ``2d`` and ``3d`` compute, with mean and variance over the batches of all processes.
 
-    ``torch.nn.SyncBatchNorm`` does so by kernels of a GPU; this module is made of ordinary operations, one gathering
-    in the forward pass and one sum in the backward pass, both of 2 × features + 1 numbers. Batches may have different
-    sizes, and none of them needs a sample. In evaluation mode, and in a single process, it is plain batch
-    normalisation; the state dict is that of a ``BatchNorm`` in any case.
+    ``torch.nn.SyncBatchNorm`` needs the kernels of a GPU. This module uses ordinary operations: one all-gather in the
+    forward pass and one all-reduce in the backward pass, both of 2 × features + 1 numbers. The batches of the processes
+    may have different sizes, and some may be empty. In evaluation mode, and in a single process, it is plain batch
+    normalisation. Its state dict is that of a ``BatchNorm``.
 
     Args:
-        num_features: Channels C of an input (N, C) or (N, C, …); and the others as those of ``BatchNorm1d``.
+        num_features: The number of channels C of an input (N, C) or (N, C, …); all arguments are those of
+            ``BatchNorm1d``.
 
     Attributes:
         process_group: The processes over whose batches it normalises; None for all.
@@ -30,18 +31,18 @@ class SynchronisedBatchNorm(_BatchNorm):
     process_group: Any = None
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise a batch (N, C) or (N, C, …); all processes of the group must do so at once in training mode.
+        """Normalise a batch (N, C) or (N, C, …); in training mode all processes of the group must call this together.
 
         Raises:
-            ValueError: The input has no dimension of channels, or the batches of all processes have together no more
-                than one value for each channel.
+            ValueError: The input has no channel dimension, or the batches of all processes have together only one
+                value, or none, for each channel.
         """
         alone = not dist.is_available() or not dist.is_initialized() or dist.get_world_size(self.process_group) == 1
         if alone or not self.training:
             output: Tensor = super().forward(input)
             return output
         self._check_input_dim(input)
-        wide = input.to(torch.promote_types(input.dtype, torch.float32))  # 16 bits are too few for sums
+        wide = input.to(torch.promote_types(input.dtype, torch.float32))  # sums in 16 bits would lose too much
         mean, variance, count = self._moments(wide)
         if self.track_running_stats:
             self._track(mean.detach(), variance.detach() * (count / (count - 1)))
@@ -55,9 +56,10 @@ class SynchronisedBatchNorm(_BatchNorm):
         return normalised.to(input.dtype)
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean (C), biased variance (C) and number of values of a channel (1), of all processes.
+        """Mean (C), biased variance (C) and number of values of a channel (1), over all processes.
 
-        The moments of the parts are put together as in Chan et al., 1979: sums of squares would cancel.
+        The moments of the batches are combined as in Chan et al., 1979, because differences of sums of squares lose
+        digits.
         """
         dimensions = [0, *range(2, x.dim())]
         count = x.numel() // x.size(1)
@@ -67,7 +69,7 @@ class SynchronisedBatchNorm(_BatchNorm):
         gathered: Any = _Gather.apply(own, self.process_group)  # type: ignore[no-untyped-call]
         means, squares, counts = gathered.split([x.size(1), x.size(1), 1], dim=1)
         total = counts.sum(0)
-        if count < 2 and total <= 1:  # others may have more, but then none of them looks
+        if count < 2 and total <= 1:  # a count of 2 is enough, and saves reading the total
             raise ValueError(
                 f"Batch normalisation needs more than 1 value for each channel, but the batches of all processes have "
                 f"{int(total)} together; this one's has the shape {tuple(x.shape)}. Take larger batches."
@@ -96,7 +98,7 @@ class SynchronisedBatchNorm(_BatchNorm):
 
 
 class _Gather(Function):
-    """Stacks a vector of each process; the loss of every process depends on each of them."""
+    """Stacks the vectors of all processes; backward adds up their gradients, as every loss depends on every vector."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, group: Any) -> Tensor:
@@ -114,18 +116,18 @@ class _Gather(Function):
 
 
 def synchronise_batchnorm(module: Module, device: torch.device, group: Any = None) -> Module:
-    """Replace batch normalisation by the one that sees the batches of all processes; what is so already stays.
+    """Replace batch normalisation by one that normalises over the batches of all processes.
 
     Args:
-        module: Its submodules are replaced in place; parameters and buffers remain the objects that they were.
-        device: Where it will run: PyTorch's own ``SyncBatchNorm`` is taken where that has kernels.
-        group: The processes whose batches count; None for all.
+        module: The module, whose submodules are replaced in place. Parameters and buffers stay the same objects.
+        device: Where the module will run. On CUDA the replacement is PyTorch's own ``SyncBatchNorm``.
+        group: The processes over whose batches to normalise; None for all.
 
     Returns:
-        ``module``, or what replaces it if it is batch normalisation itself.
+        ``module``, or its replacement if it is batch normalisation itself.
     """
     kind: type[_BatchNorm] = SyncBatchNorm if device.type == "cuda" else SynchronisedBatchNorm
-    replaced: dict[_BatchNorm, Module] = {}  # one that is used in two places stays one
+    replaced: dict[_BatchNorm, Module] = {}  # a module that is used in two places stays one module
     for path, part in list(module.named_modules(remove_duplicate=False)):
         if not isinstance(part, _BatchNorm) or isinstance(part, kind):
             continue
@@ -144,7 +146,7 @@ def _pytorchs(part: _BatchNorm, group: Any) -> Module:
 
 def _ours(part: _BatchNorm, group: Any) -> Module:
     converted = SynchronisedBatchNorm.__new__(SynchronisedBatchNorm)
-    converted.__dict__.update(part.__dict__)  # with hooks, and whatever else has been set
+    converted.__dict__.update(part.__dict__)  # with hooks and other attributes that have been set
     if group is not None:
         converted.process_group = group
     return converted

@@ -1,4 +1,4 @@
-"""Dividing a dataset among processes: as many samples for each in training, none of them twice in evaluation."""
+"""Dividing a dataset among processes: equal parts in training, every sample exactly once in evaluation."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ from leyden.utilities.rng import isolate_rng, seed_host
 
 
 def divided(loader: Any, training: bool, num_replicas: int, rank: int) -> Any:
-    """A loader of one process's part of the data, unless the user divides them, or they can't be.
+    """Make a loader of one process's part of the data; a loader that can't or need not be divided is returned itself.
 
     Args:
-        loader: The user's; only a DataLoader of a map-style dataset is divided.
-        training: Whether all processes are to have as many samples, or each sample is taken once.
-        num_replicas: Parts.
-        rank: Which part.
+        loader: The user's loader. A DataLoader of a map-style dataset is divided, unless its sampler is a
+            ``DistributedSampler``, which divides it already.
+        training: True if every process must get the same number of samples, so that some samples may be repeated;
+            False if every sample must be taken exactly once.
+        num_replicas: The number of parts.
+        rank: The number of the part, from 0.
     """
     if not isinstance(loader, DataLoader):
         return loader
@@ -60,16 +62,17 @@ def _for_evaluation(loader: DataLoader[Any], sampler: DividedSampler) -> DataLoa
 
 
 class DividedSampler(Sampler[Any]):
-    """Every n-th sample of the user's own sampler.
+    """Every n-th sample of the user's own sampler, for one of n processes.
 
-    The order is drawn alike in all processes, whatever random numbers they drew before: by seed and epoch.
+    The order of the samples depends on the seed and the epoch only, so it is the same in all processes, whatever
+    random numbers they have drawn before.
 
     Args:
-        sampler: The user's.
-        num_replicas: Processes.
-        rank: This one.
-        seed: The run's.
-        pad: Whether samples are repeated so that all processes get as many.
+        sampler: The user's sampler.
+        num_replicas: The number of processes.
+        rank: The rank of this process.
+        seed: The seed of the run.
+        pad: Whether samples are repeated so that all processes get the same number.
     """
 
     def __init__(self, sampler: Any, num_replicas: int, rank: int, seed: int, pad: bool) -> None:
@@ -77,7 +80,7 @@ class DividedSampler(Sampler[Any]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Take another order in each epoch."""
+        """Set the epoch, which changes the order of the samples."""
         self.epoch = epoch
         if callable(set_epoch := getattr(self.sampler, "set_epoch", None)):
             set_epoch(epoch)
@@ -96,16 +99,16 @@ class DividedSampler(Sampler[Any]):
 
 
 class EvenBatchSampler(Sampler[list[Any]]):
-    """Batches of this process's samples, as many batches as every other process has, and no sample twice.
+    """Batches of this process's samples: the same number of batches as in every other process, no sample twice.
 
-    Steps may so call collectives. A process that has one sample less, and would have one batch less, takes its last
-    batch in two parts; only where there are fewer samples than batches is it one batch short, or has none at all.
+    So steps may call collectives. A process that has one sample less, and would have one batch less, splits its last
+    batch in two. Only a process with fewer samples than the others have batches has one batch less, or none at all.
 
     Args:
-        sampler: This process's samples.
-        batch_size: Samples in a batch.
-        drop_last: Whether samples that fill no batch are left out, in all processes alike.
-        length: Samples of all processes.
+        sampler: The samples of this process.
+        batch_size: The number of samples in a batch.
+        drop_last: Whether samples that don't fill a batch are left out, in all processes alike.
+        length: The number of samples of all processes together.
     """
 
     def __init__(self, sampler: DividedSampler, batch_size: int, drop_last: bool, length: int) -> None:
@@ -131,5 +134,5 @@ class EvenBatchSampler(Sampler[list[Any]]):
 
 
 def share(length: int, world: int, rank: int) -> int:
-    """How many of ``length`` samples a process gets that takes every ``world``-th."""
+    """How many of ``length`` samples process ``rank`` of ``world`` gets, if it takes every ``world``-th of them."""
     return len(range(rank, length, world))

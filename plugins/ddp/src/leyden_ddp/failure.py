@@ -1,4 +1,4 @@
-"""The failure of a rank: what the others are told of it, and what each process prints when it ends with it."""
+"""The failure of a rank: what the other ranks are told, and what each process prints when it ends because of it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 import torch.distributed as dist
 
 _CONNECTION = ("connection", "peer", "gloo", "nccl", "socket", "broken pipe", "store", "timed out", "watchdog")
-ALL = -1  # in place of a rank, where none is more to blame than another
+ALL = -1  # stands for a rank where a failure is that of all
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What ended a run first.
+    """The first failure of a run.
 
     Args:
         rank: The rank that failed, or :data:`ALL`.
-        text: Its traceback, or a sentence about it.
-        summary: The traceback's last line, or the same sentence.
+        text: The traceback, or a sentence where there is none.
+        summary: The last line of the traceback, or the same sentence.
     """
 
     rank: int
@@ -33,12 +33,12 @@ class Failure:
     def of(cls, rank: int, error: BaseException) -> Failure:
         """The failure of a rank that raised ``error``."""
         if isinstance(error, KeyboardInterrupt):
-            return cls.told(rank, f"Rank {rank} was interrupted from the keyboard.")
+            return cls.without_traceback(rank, f"Rank {rank} was interrupted from the keyboard.")
         return cls(rank, "".join(traceback.format_exception(error)).rstrip(), summary_of(error))
 
     @classmethod
-    def told(cls, rank: int, sentence: str) -> Failure:
-        """A failure of which there is no traceback."""
+    def without_traceback(cls, rank: int, sentence: str) -> Failure:
+        """A failure that is known by a sentence only."""
         return cls(rank, sentence, sentence)
 
     def to_json(self) -> str:
@@ -51,11 +51,11 @@ class Failure:
         return cls(**json.loads(text))
 
     def as_error(self, here: int) -> PeerFailedError:
-        """The error with which rank ``here`` ends because of it."""
+        """The error with which rank ``here`` ends because of this failure."""
         who = "all" if self.rank == ALL else f"rank {self.rank}"
         error = PeerFailedError(f"{who.capitalize()} failed first:\n{self.text}" if self.rank != ALL else self.text)
         error.rank = self.rank
-        if here != 0:  # rank 0 speaks for all, and the rank that failed for itself
+        if here != 0:  # rank 0 prints the whole failure, and so does the rank that failed
             error.brief = f"Rank {here} ends, as {who} failed: {self.summary}"
         return error
 
@@ -65,7 +65,7 @@ class PeerFailedError(RuntimeError):
 
     Attributes:
         rank: The rank that failed.
-        brief: What the process prints in place of a traceback if it ends with this error; None prints it in full.
+        brief: What the process prints instead of the traceback if this error ends it; None prints the traceback.
     """
 
     rank: int = -1
@@ -78,15 +78,15 @@ def summary_of(error: BaseException) -> str:
 
 
 def is_of_connection(error: BaseException) -> bool:
-    """Whether an error may be the consequence of another rank's end."""
+    """Whether an error may come from a broken connection to another rank."""
     if isinstance(error, dist.DistError):
         return True
     words = str(error).lower()
     return isinstance(error, (RuntimeError, OSError)) and any(word in words for word in _CONNECTION)
 
 
-def print_briefly_what_others_tell() -> None:
-    """Have the interpreter print one line, or nothing, for an error with ``brief`` that ends the program."""
+def print_briefly() -> None:
+    """Make the interpreter print ``brief`` instead of the traceback if an error that has it ends the program."""
     usual = sys.excepthook
     if getattr(usual, "prints_briefly", False):
         return

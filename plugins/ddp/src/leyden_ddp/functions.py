@@ -1,4 +1,4 @@
-"""FunctionLauncher: processes that run a function, and the end that they come to."""
+"""FunctionLauncher: processes that run a function, and how each of them ended."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from leyden.interfaces.launcher import Launcher
-from leyden.trainer import Trainer
+from leyden.trainer.run import Run
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_ddp.failure import ALL, PeerFailedError
 from leyden_ddp.meeting import MeetingError, leave
 from leyden_ddp.pickling import unpicklable
 from leyden_ddp.returned import state_of, take_over
-from leyden_ddp.watch import GRACE, INTERVAL, last_words
+from leyden_ddp.watch import GRACE, INTERVAL, exit_callbacks
 
 if TYPE_CHECKING:
     from leyden_ddp.parallel import ParallelStrategy
 
 T = TypeVar("T")
-_PATIENCE = 2 * GRACE + 2 * INTERVAL  # seconds in which the others may end when one has failed
-_UNGUARDED = 78  # exit code of a process that came to start processes while it imported the script
+_PATIENCE = 2 * GRACE + 2 * INTERVAL  # seconds that the other processes have to end when one has failed
+_UNGUARDED = 78  # exit code of a process that tried to start processes itself while it imported the script
 
 
 class FunctionLauncher(Launcher):
-    """Starts every process of this node by ``multiprocessing`` and brings back what rank 0 comes to.
+    """Starts every process of this node by ``multiprocessing``, and brings back the results of rank 0.
 
     Args:
-        strategy: Whose processes; its ``start_method`` is how they start.
+        strategy: The strategy whose processes are started, in the way of its ``start_method``.
     """
 
     takes_part = False
@@ -50,18 +50,26 @@ class FunctionLauncher(Launcher):
         self._directory = ""
 
     def launch(self, function: Callable[..., T], *args: Any) -> T:
-        """Run ``function`` in every process; returns the result of rank 0, and a Trainer is as after a run in here.
+        """Run ``function`` in every process.
+
+        Args:
+            function: A method of a run or of a Fabric. A run then has the state of rank 0's, as if it had taken place
+                in this process.
+            args: Its arguments.
+
+        Returns:
+            What ``function`` returned on rank 0.
 
         Raises:
-            MisconfigurationException: Something that the processes need can't be pickled; it is named. Or the script
-                has no ``__main__`` guard.
-            ProcessExitedException: A process was killed, or ended without a word.
-            ProcessRaisedException: A process raised an error that can't be pickled; else the error itself is raised.
+            MisconfigurationException: Something that the processes need can't be pickled, which the message names; or
+                the script has no ``__main__`` guard.
+            ProcessExitedException: A process was killed, or ended without an error.
+            ProcessRaisedException: A process raised an error that can't be pickled. One that can is raised itself.
         """
         strategy = self._strategy
         assert strategy.environment is not None
         if getattr(multiprocessing.current_process(), "_inheriting", False):
-            sys.exit(_UNGUARDED)  # the process that imports the script again; its parent says why
+            sys.exit(_UNGUARDED)  # this process imports the script again; its parent says what is wrong
         with tempfile.TemporaryDirectory(prefix="leyden-") as self._directory:
             if strategy.start_method == "fork":
                 _refuse_fork_with_device(strategy)
@@ -74,7 +82,7 @@ class FunctionLauncher(Launcher):
                     _worker, (task, port, self._directory), strategy.num_processes, join=False,
                     start_method=strategy.start_method,
                 )  # fmt: skip
-                with _passing_on_sigterm(context.processes):
+                with _forwarding_sigterm(context.processes):
                     self._wait(context.processes)
             finally:
                 strategy.environment.teardown()
@@ -82,30 +90,30 @@ class FunctionLauncher(Launcher):
             path = os.path.join(self._directory, "result")
             result, state = torch.load(path, weights_only=False)  # written by our own child a moment ago
         owner = _owner(function)
-        if isinstance(owner, Trainer):
+        if isinstance(owner, Run):
             take_over(owner, state)
         returned: T = result
         return returned
 
     def check(self) -> None:
-        """Raise in one of the processes, before they have met, if another has ended already.
+        """Raise if a process has ended already; called in the others before they have met.
 
         Raises:
-            MeetingError: One has; its rank.
+            MeetingError: A process has ended; the message names its rank.
         """
         for rank in range(self._strategy.num_processes):
-            if os.path.exists(_record(self._directory, rank)):
+            if os.path.exists(_ending_path(self._directory, rank)):
                 raise MeetingError(f"The process of local rank {rank} ended before the run began.")
 
     def _wait(self, processes: list[Any]) -> None:
-        """Wait for all processes; when one has failed, or the user interrupts, for a short time only."""
+        """Wait for all processes; once one has failed, or the user has interrupted, only for a short time."""
         patience = float("inf")
         try:
             while True:
                 codes = [process.exitcode for process in processes]
                 for rank, process in enumerate(processes):
-                    if codes[rank] and not os.path.exists(_record(self._directory, rank)):
-                        _write(self._directory, rank, None, _fate(process))
+                    if codes[rank] and not os.path.exists(_ending_path(self._directory, rank)):
+                        _write_ending(self._directory, rank, None, _describe_exit(process))
                 if any(codes):
                     patience = min(patience, time.monotonic() + _PATIENCE)
                 if None not in codes or time.monotonic() > patience:
@@ -113,7 +121,7 @@ class FunctionLauncher(Launcher):
                 running = [each.sentinel for each, code in zip(processes, codes, strict=True) if code is None]
                 try:
                     wait(running, None if patience == float("inf") else INTERVAL)
-                except KeyboardInterrupt:  # which the processes get too; a second one ends them
+                except KeyboardInterrupt:  # the processes get it too; a second one ends them
                     if patience < float("inf"):
                         raise
                     patience = time.monotonic() + _PATIENCE
@@ -124,14 +132,14 @@ class FunctionLauncher(Launcher):
 
 
 @dataclass
-class Record:
-    """How a process ended that did not end well.
+class Ending:
+    """How a failed process ended.
 
     Args:
-        error: What it raised; None if it was killed, or raised what can't be pickled.
-        text: The traceback, or what is known of its end.
-        has_raised: Whether it raised something.
-        is_consequence: Whether another rank failed first.
+        error: The error that it raised; None if it was killed, or if the error can't be pickled.
+        text: The traceback, or a sentence about how it ended.
+        has_raised: Whether it raised an error.
+        is_consequence: Whether it failed because another rank had failed.
     """
 
     error: BaseException | None
@@ -141,10 +149,10 @@ class Record:
 
 
 def _worker(local_rank: int, task: Any, port: int, directory: str) -> None:
-    """One process's part: be the rank, and call the method of a Trainer, or a Fabric, that ``task`` holds."""
+    """Run in each process: take the rank's place, and call the method of a run or a Fabric that ``task`` holds."""
     os.environ["MASTER_PORT"] = str(port)
     strategy: ParallelStrategy | None = None
-    last_words.append(lambda error: _write(directory, local_rank, error, str(error)))
+    exit_callbacks.append(lambda error: _write_ending(directory, local_rank, error, str(error)))
     try:
         function, args = pickle.loads(task) if isinstance(task, bytes) else task
         owner = _owner(function)
@@ -152,45 +160,46 @@ def _worker(local_rank: int, task: Any, port: int, directory: str) -> None:
         strategy.take_place(local_rank)
         result = function(*args)
         if local_rank == 0:
-            state = state_of(owner) if isinstance(owner, Trainer) else None
+            state = state_of(owner) if isinstance(owner, Run) else None
             torch.save((result, state), os.path.join(directory, "result"))
     except BaseException as error:
         text = "".join(traceback.format_exception(error))
         if not isinstance(error, Exception):
-            _write(directory, local_rank, error, text)
+            _write_ending(directory, local_rank, error, text)
             raise
-        _write(directory, local_rank, (strategy.cause if strategy is not None else None) or error, text)
-        sys.exit(1)  # the parent tells of it
+        _write_ending(directory, local_rank, (strategy.cause if strategy is not None else None) or error, text)
+        sys.exit(1)  # the parent process raises the error
     finally:
         leave()
 
 
 def _owner(function: Callable[..., Any]) -> Any:
-    """Whose method it is."""
+    """The object whose method ``function`` is."""
     return function.__self__  # type: ignore[attr-defined]
 
 
-def _record(directory: str, rank: int) -> str:
+def _ending_path(directory: str, rank: int) -> str:
     return os.path.join(directory, f"failed-{rank}")
 
 
-def _write(directory: str, rank: int, error: BaseException | None, text: str) -> None:
-    """Write down how a process ended, for the parent; whole or not at all."""
-    record = Record(error, text, error is not None, isinstance(error, (PeerFailedError, MeetingError)))
+def _write_ending(directory: str, rank: int, error: BaseException | None, text: str) -> None:
+    """Write down for the parent process how a process ended; the file is whole, or it is not there."""
+    ending = Ending(error, text, error is not None, isinstance(error, (PeerFailedError, MeetingError)))
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        record.error = None
-    path = _record(directory, rank)
+        ending.error = None
+    path = _ending_path(directory, rank)
     with open(f"{path}~", "wb") as file:
-        pickle.dump(record, file)
+        pickle.dump(ending, file)
     os.replace(f"{path}~", path)
 
 
-def _fate(process: Any) -> str:
+def _describe_exit(process: Any) -> str:
+    """Describe how a process ended that wrote nothing down; returns the end of a sentence."""
     code = process.exitcode
     if code >= 0:
-        return f"ended with code {code} without a word."
+        return f"ended with code {code} without an error message."
     try:
         name = signal.Signals(-code).name
     except ValueError:
@@ -203,63 +212,65 @@ def _fate(process: Any) -> str:
 
 
 def _raise_first(directory: str, processes: list[Any], first_rank: int) -> None:
-    """Raise what went wrong first in any process, of its own type, if something did."""
-    records: dict[int, Record] = {}
+    """Raise the error that came first in any process, if there was one; it keeps its type."""
+    endings: dict[int, Ending] = {}
     for local_rank in range(len(processes)):
-        with suppress(FileNotFoundError), open(_record(directory, local_rank), "rb") as file:
-            records[first_rank + local_rank] = pickle.load(file)  # written by our own child a moment ago
-    if not records:
+        with suppress(FileNotFoundError), open(_ending_path(directory, local_rank), "rb") as file:
+            endings[first_rank + local_rank] = pickle.load(file)  # written by our own child a moment ago
+    if not endings:
         return
-    rank = _first(records)
-    record, process = records[rank], processes[rank - first_rank]
-    if process.exitcode == _UNGUARDED and not record.has_raised:
+    rank = _first(endings)
+    ending, process = endings[rank], processes[rank - first_rank]
+    if process.exitcode == _UNGUARDED and not ending.has_raised:
         raise MisconfigurationException(
             "Each new process imports the script and came to this run again, so it needs a guard: put what the script "
             'does under `if __name__ == "__main__":`, or take strategy="ddp" or "ddp_fork".'
         )
-    raised = multiprocessing.ProcessRaisedException(f"\n\nRank {rank} failed:\n{record.text}", rank, process.pid)
-    if record.error is not None:
-        raise record.error from (None if isinstance(record.error, (SystemExit, PeerFailedError)) else raised)
-    if record.has_raised:
+    raised = multiprocessing.ProcessRaisedException(f"\n\nRank {rank} failed:\n{ending.text}", rank, process.pid)
+    if ending.error is not None:
+        raise ending.error from (None if isinstance(ending.error, (SystemExit, PeerFailedError)) else raised)
+    if ending.has_raised:
         raise raised
     raise multiprocessing.ProcessExitedException(
-        f"The process of rank {rank} {record.text}", rank, process.pid, process.exitcode
+        f"The process of rank {rank} {ending.text}", rank, process.pid, process.exitcode
     )
 
 
-def _first(records: dict[int, Record]) -> int:
-    """The rank that failed first: the one that another names, else one with an error that is no other's consequence.
+def _first(endings: dict[int, Ending]) -> int:
+    """The rank that failed first, or whose error says most about the failure.
 
-    One that is named and names yet another has only seen the consequences, so that the rank that named it knows more.
+    It is the rank that another rank's error names. If the error of that one names a third rank, it has only seen
+    consequences, and the rank that named it knows more. Where no error names a rank, it is one whose own error is no
+    consequence of another.
     """
-    for rank, record in records.items():
-        if isinstance(record.error, PeerFailedError) and record.error.rank in records:
-            named = records[record.error.rank].error
-            contradicts = isinstance(named, PeerFailedError) and named.rank != record.error.rank
-            return rank if contradicts else record.error.rank
-        if isinstance(record.error, PeerFailedError) and record.error.rank == ALL:
+    for rank, ending in endings.items():
+        if isinstance(ending.error, PeerFailedError) and ending.error.rank in endings:
+            named = endings[ending.error.rank].error
+            contradicts = isinstance(named, PeerFailedError) and named.rank != ending.error.rank
+            return rank if contradicts else ending.error.rank
+        if isinstance(ending.error, PeerFailedError) and ending.error.rank == ALL:
             return rank
-    own = [rank for rank, record in records.items() if record.has_raised and not record.is_consequence]
-    silent = [rank for rank, record in records.items() if not record.has_raised]
-    return next(iter([*own, *silent, *records]))
+    own = [rank for rank, ending in endings.items() if ending.has_raised and not ending.is_consequence]
+    silent = [rank for rank, ending in endings.items() if not ending.has_raised]
+    return next(iter([*own, *silent, *endings]))
 
 
 @contextmanager
-def _passing_on_sigterm(processes: list[Any]) -> Generator[None, None, None]:
-    """A block in which SIGTERM is for the processes, which agree on where to end; a second one ends them at once."""
+def _forwarding_sigterm(processes: list[Any]) -> Generator[None, None, None]:
+    """A block that forwards SIGTERM to the processes, which agree on where to end; a second one kills them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     asked = False
 
-    def pass_on(number: int, frame: Any) -> None:
+    def forward(number: int, frame: Any) -> None:
         nonlocal asked
         for process in processes:
             process.kill() if asked else process.terminate()
         asked = True
 
-    previous = signal.signal(signal.SIGTERM, pass_on)
+    previous = signal.signal(signal.SIGTERM, forward)
     try:
         yield
     finally:
@@ -276,7 +287,7 @@ def _refuse_fork_with_device(strategy: ParallelStrategy) -> None:
 
 
 def _pickled(function: Callable[..., Any], args: Any, start_method: str) -> bytes:
-    """What the processes need, as bytes: ``multiprocessing`` itself would have them share the model's memory."""
+    """What the processes need, as bytes; pickled by ``multiprocessing``, tensors would share the model's memory."""
     try:
         return pickle.dumps((function, args))
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Launchers: how the processes of one node come to be where no cluster has started them."""
+"""Launchers: what starts the processes of one node if no cluster has started them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from leyden_ddp.parallel import ParallelStrategy
 
 T = TypeVar("T")
-_PATIENCE = 2 * GRACE  # seconds in which the other processes may end when this one has failed
+_PATIENCE = 2 * GRACE  # seconds that the other processes have to end when this one has failed
 
 
 def choose_launcher(strategy: ParallelStrategy) -> ScriptLauncher | FunctionLauncher | None:
-    """What starts the other processes of this node; None where they are there already."""
+    """The launcher that starts the other processes of this node; None if a cluster has started them."""
     assert strategy.environment is not None
     if strategy.environment.creates_processes_externally:
         return None
@@ -37,10 +37,10 @@ def choose_launcher(strategy: ParallelStrategy) -> ScriptLauncher | FunctionLaun
 
 
 class ScriptLauncher(Launcher):
-    """Runs the script again for every other process of this node; the calling process is rank 0 of the node.
+    """Runs the script again for every other process of this node; the calling process has the node's rank 0.
 
     Args:
-        strategy: Whose processes.
+        strategy: The strategy whose processes are started.
     """
 
     def __init__(self, strategy: ParallelStrategy) -> None:
@@ -74,10 +74,10 @@ class ScriptLauncher(Launcher):
         rank_zero_info(f"Started {len(self.processes)} more process(es) of {' '.join(command)!r}.")
 
     def check(self) -> None:
-        """Raise if one of the processes has ended already.
+        """Raise if one of the started processes has ended already.
 
         Raises:
-            MeetingError: One has; its rank and exit code.
+            MeetingError: A process has ended; the message has its rank and exit code.
         """
         for local_rank, process in enumerate(self.processes, 1):
             if process.poll() is not None:
@@ -87,8 +87,8 @@ class ScriptLauncher(Launcher):
                 )
 
     def _end(self) -> None:
-        """The program ends: wait for the other processes, and end them if they don't end after a failure."""
-        failed = self._failed or hasattr(sys, "last_value")  # an error of the script's own
+        """Wait for the other processes when this program ends; after a failure, kill those that don't end."""
+        failed = self._failed or hasattr(sys, "last_value")  # an error of the script outside of a run
         try:
             self._wait(time.monotonic() + _PATIENCE if failed else float("inf"))
         finally:
@@ -102,7 +102,7 @@ class ScriptLauncher(Launcher):
             logging.shutdown()
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(1)  # nothing else makes a program fail that is ending
+            os._exit(1)  # an exit function can't set the exit code in any other way
 
     def _wait(self, until: float) -> None:
         for process in self.processes:
@@ -112,10 +112,10 @@ class ScriptLauncher(Launcher):
 
 
 def _command() -> list[str]:
-    """The command line that runs this program again.
+    """The command that runs this program again.
 
     Raises:
-        MisconfigurationException: There is no script, as in a notebook.
+        MisconfigurationException: The program is no script; it runs in a notebook, for example.
     """
     python = [sys.executable, *subprocess._args_from_interpreter_flags()]  # type: ignore[attr-defined]  # undocumented
     main = sys.modules["__main__"]
@@ -125,7 +125,7 @@ def _command() -> list[str]:
     path = os.path.dirname(file) if file and spec is not None else file  # a directory or an archive, or a script
     if not path or not os.path.exists(path):
         raise MisconfigurationException(
-            "This program is no script that could be run again for the other processes; in a notebook or an "
+            "This program is no script that can be run again for the other processes; in a notebook or an "
             "interactive session write strategy='ddp_notebook'."
         )
     return [*python, path, *sys.argv[1:]]

@@ -1,4 +1,4 @@
-"""How the processes of a run find each other, and what is said when some do not come, or have other plugins."""
+"""How the processes of a run connect, and the errors when some are missing or have other plugins."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_info
 from leyden_ddp.watch import end_watch
 
-PARENT = "LEYDEN_PARENT_PROCESS"  # the process that runs as rank 0 of the node, in those that it has started
-_POLLS = (0.005, 0.25)  # seconds between two looks at who has come: at first, and at most
-_ANSWER = 30.0  # seconds in which what listens at the meeting's port must answer as a store does
-_PARTING = 3.0  # seconds in which a process group may end
+PARENT = "LEYDEN_PARENT_PROCESS"  # a variable with the id of the process that has started this one
+_POLLS = (0.005, 0.25)  # seconds between two looks at which processes have come: the first pause and the longest
+_ANSWER = 30.0  # seconds in which the store must answer, and in which the backend should connect the processes
+_PARTING = 3.0  # seconds that a process group has to end
 
 
 class MeetingError(RuntimeError):
-    """The processes of a run did not find each other; the message says who is missing, or what is in the way.
+    """The processes of a run could not connect; the message says which are missing, or what prevents it.
 
     Attributes:
-        brief: What the process prints in place of a traceback if it ends with this error; None prints it in full.
+        brief: What the process prints instead of the traceback if this error ends it; None prints the traceback.
     """
 
     brief: str | None = None
@@ -47,14 +47,14 @@ def meet(
     """Set up the default process group with every process of the run.
 
     Args:
-        environment: Who this process is, and where all meet.
+        environment: Says which process this is, and at which address all meet.
         backend: The backend of ``torch.distributed``.
-        timeout: How long to wait for the last to come, and in each collective afterwards.
-        device: This process's device; a backend that binds one to a process is told.
-        check: Raises if it is known that some process will not come.
+        timeout: How long to wait for the last process, and in each collective afterwards.
+        device: The device of this process, for a backend that binds processes to devices.
+        check: Raises if a process is known to have ended before it came.
 
     Raises:
-        MeetingError: The port is in use, rank 0 can't be reached, or processes did not come in time.
+        MeetingError: The port is in use, rank 0 can't be reached, or not all processes came in time.
     """
     rank, size = environment.global_rank(), environment.world_size()
     waiting = _Waiting(timeout, check)
@@ -69,7 +69,7 @@ def meet(
 
 
 class _Waiting:
-    """Waits for something until a timeout, or until it is known that it will not come."""
+    """Waits for something until a timeout, or until ``check`` raises because it will not happen."""
 
     def __init__(self, timeout: timedelta, check: Callable[[], None]) -> None:
         self.timeout, self._check = timeout, check
@@ -77,7 +77,7 @@ class _Waiting:
         self._until = time.monotonic() + timeout.total_seconds()
 
     def until(self, has_come: Callable[[], bool], at_most: float = float("inf")) -> bool:
-        """Whether it came in time, and in so many seconds."""
+        """Wait until ``has_come`` returns True; returns False at the timeout, or after ``at_most`` seconds."""
         pause, until = _POLLS[0], min(self._until, time.monotonic() + at_most)
         while not has_come():
             self._check()
@@ -90,21 +90,23 @@ class _Waiting:
 
 
 def _refuse_without_parent() -> None:
-    """Raise in a process whose starter is gone, so that it waits for nobody as an orphan."""
+    """Raise in a process whose parent is gone, so that it does not wait for processes that will not come."""
     parent = os.environ.get(PARENT)
     if parent is not None and os.getppid() != int(parent):
         raise MeetingError(f"The process {parent}, which started this one for its run, is gone, so this one ends too.")
 
 
 def _store(environment: Environment, waiting: _Waiting) -> dist.Store:
-    """The key-value store of rank 0, or of the launcher where it has one."""
+    """The key-value store of rank 0, or that of the launcher if it has one."""
     address, port = environment.main_address, environment.main_port
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address, str(port)  # users and libraries read them
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address, str(port)  # the user's code and libraries read them
     launchers = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     hosts = environment.global_rank() == 0 and not launchers
     store = _open(address, port, waiting) if hosts else _reach(address, port, environment.global_rank(), waiting)
     names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID", "SLURM_STEP_ID")
-    run = "/".join(os.environ.get(name, "") for name in names)  # another's store at that port is not mistaken for ours
+    run = "/".join(
+        os.environ.get(name, "") for name in names
+    )  # so that the store of another run at this port is not used
     return dist.PrefixStore(f"leyden/{run}/{environment.world_size()}", store)
 
 
@@ -120,15 +122,15 @@ def _open(address: str, port: int, waiting: _Waiting) -> dist.Store:
 
 
 def _reach(address: str, port: int, rank: int, waiting: _Waiting) -> dist.Store:
-    """The store at an address, as soon as something listens there.
+    """The store at an address, once a program listens there.
 
-    PyTorch's own client can't be asked to give up, says so at length when it does, and waits for ever for an answer
-    of something else that listens at the port; so it is called late, and in a thread.
+    PyTorch's own client can't be stopped, prints pages when it fails, and waits for ever if another program than a
+    store listens at the port. So it is called only when the port is open, and in a thread.
     """
     if not waiting.until(lambda: _listens(address, port)):
         raise MeetingError(
-            f"Rank {rank} does not reach rank 0 at {address}:{port} within {waiting.seconds}; is it running, and are "
-            "MASTER_ADDR and MASTER_PORT the same everywhere?"
+            f"Rank {rank} has not reached rank 0 at {address}:{port} within {waiting.seconds}; see that rank 0 is "
+            "running, and that MASTER_ADDR and MASTER_PORT are the same on all ranks."
         )
     made: list[dist.Store | Exception] = []
 
@@ -142,8 +144,8 @@ def _reach(address: str, port: int, rank: int, waiting: _Waiting) -> dist.Store:
     waiting.until(lambda: bool(made), _ANSWER)
     if not made or isinstance(made[0], Exception):
         raise MeetingError(
-            f"Rank {rank} finds something at {address}:{port} that is not the store of rank 0; set MASTER_PORT to a "
-            f"free port, the same everywhere."
+            f"Another program than rank 0 answers rank {rank} at {address}:{port}; set MASTER_PORT to a free port, the "
+            "same on all ranks."
         )
     return made[0]
 
@@ -171,19 +173,22 @@ def _wait_for_all(store: dist.Store, rank: int, size: int, waiting: _Waiting) ->
     missing = [other for other in range(size) if not store.check([f"here/{other}"])]
     error = MeetingError(
         f"After {waiting.seconds}, {size - len(missing)} of {size} processes have come; missing: rank "
-        f"{', '.join(map(str, missing))}. Start them, or see why they ended."
+        f"{', '.join(map(str, missing))}. Start them, or find out why they ended."
     )
     if rank != 0 and 0 not in missing:
-        error.brief = ""  # rank 0 says the same
+        error.brief = ""  # rank 0 prints the same
     store.set("gave up", "")
     if rank == 0:
-        time.sleep(2 * _POLLS[1])  # the others read that and who is missing, before the store is gone
+        time.sleep(2 * _POLLS[1])  # the others read which are missing before the store is gone
     raise error
 
 
 @contextmanager
 def _hint_at_networks(backend: str) -> Generator[None, None, None]:
-    """A block that connects the processes, which waits for ever where they choose networks that do not meet."""
+    """A block that connects the processes; a message gives advice if that takes long.
+
+    Where each process chooses another network, connecting waits for ever.
+    """
     message = (
         f"The processes have met, but {backend} has not connected them within {_ANSWER:g} s; where there are several "
         f"networks set {'NCCL' if 'nccl' in backend else 'GLOO'}_SOCKET_IFNAME to the one that joins them."
@@ -198,31 +203,33 @@ def _hint_at_networks(backend: str) -> Generator[None, None, None]:
 
 
 def leave() -> None:
-    """Leave the other processes, where they have met; at the end of the program."""
+    """End the watch and the process group, if there is one; called at the end of the program."""
     end_watch()
     if not dist.is_initialized():
         return
 
     def destroy() -> None:
-        with suppress(Exception):  # the others may be gone already
+        with suppress(Exception):  # the other processes may be gone already
             dist.destroy_process_group()
 
-    ending = threading.Thread(target=destroy, daemon=True)  # after a failure it may wait for a collective for ever
+    ending = threading.Thread(
+        target=destroy, daemon=True
+    )  # a thread, because after a failure it may wait for a collective for ever
     ending.start()
     ending.join(_PARTING)
 
 
 def compare_plugins(plugins: PluginManager, strategy: Strategy) -> None:
-    """Refuse processes whose active plugins are not those of rank 0, in the same order; called by all.
+    """Refuse processes whose active plugins, or their order, differ from those of rank 0; called by all processes.
 
     Args:
-        plugins: Those of this process.
-        strategy: Through which the processes talk.
+        plugins: The plugins of this process.
+        strategy: The strategy through which the processes communicate.
 
     Raises:
-        MisconfigurationException: Some have others.
+        MisconfigurationException: A process has other plugins.
     """
-    sets = strategy.all_gather_object([str(record) for record in plugins.records if record.state == "active"])
+    sets = strategy.all_gather_object([str(record) for record in plugins.infos if record.state == "active"])
     others = [rank for rank, own in enumerate(sets) if own != sets[0]]
     if not others:
         return

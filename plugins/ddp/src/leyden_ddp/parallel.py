@@ -1,4 +1,4 @@
-"""ParallelStrategy: what all strategies of several processes share: who is who, meeting, and collectives."""
+"""ParallelStrategy: the base of all strategies of several processes: ranks, start-up, data and collectives."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from leyden_ddp.absence import are_uneven, complete
 from leyden_ddp.batchnorm import synchronise_batchnorm
 from leyden_ddp.division import divided
 from leyden_ddp.environments.local import LocalEnvironment
-from leyden_ddp.failure import print_briefly_what_others_tell
+from leyden_ddp.failure import print_briefly
 from leyden_ddp.launchers import choose_launcher
 from leyden_ddp.meeting import compare_plugins, leave, meet
 from leyden_ddp.tracing import CollectiveTrace
@@ -41,22 +41,27 @@ _OPERATIONS = {"mean": dist.ReduceOp.SUM, "avg": dist.ReduceOp.SUM, "sum": dist.
 
 
 class ParallelStrategy(Strategy):
-    """Several processes, one device each, that talk through ``torch.distributed``.
+    """Several processes, one device each, that communicate through ``torch.distributed``.
 
-    A strategy that derives from it overrides :meth:`setup_module`, and whatever else it does with model, gradients
-    and state; the collectives, the launchers, the division of the data and the watch over the other ranks are here.
-    Once a rank has failed, a collective raises; and in the hooks for that exception, ``on_exception`` and what it
-    saves, it waits for nobody.
+    This class has the collectives, the launchers, the division of the data and the watch over the other ranks. A
+    strategy that derives from it overrides :meth:`setup_module`, and what else it does differently with the model, the
+    gradients and their state. Once a rank has failed, every collective raises an error on the other ranks. In the hook
+    ``on_exception`` that follows, collectives wait for no other rank and return what this rank has.
 
     Args:
-        process_group_backend: The backend of ``torch.distributed``; by default the accelerator's.
-        timeout: How long the processes wait for each other when they meet and in a collective.
-        start_method: How the processes of a node start where no cluster has started them: "popen" runs the script
-            again for each, "spawn", "fork" and "forkserver" are those of ``multiprocessing``.
-        uneven_inputs: What a training epoch does when the ranks have different numbers of batches:
-            "stop_together" ends it with the first that has no more; "pad" starts the shorter loaders over until
-            the last one ends; "join" does so too, but what they give again has no weight: gradients are the mean
-            over the ranks that still have batches of their own.
+        process_group_backend: The backend of ``torch.distributed``; by default that of the accelerator.
+        timeout: How long the processes wait for each other at the start and in each collective.
+        start_method: How the processes of a node start if no cluster has started them: "popen" runs the script again
+            for each process; "spawn", "fork" and "forkserver" are those of ``multiprocessing``.
+        uneven_inputs: What happens in a training epoch in which the ranks have different numbers of batches.
+            "stop_together" ends the epoch as soon as one rank has no more batches. "pad" starts the shorter loaders
+            again until the longest one ends. "join" does the same, but repeated batches do not count: gradients are
+            the mean over the ranks that still have batches of their own.
+
+    Attributes:
+        watch: Watches over the other ranks; None before the first run.
+        cause: The first error of a failed run, on any rank; None while the run goes well.
+        trace: Compares the collectives of the ranks; None unless ``LEYDEN_DEBUG_COLLECTIVES`` is set.
     """
 
     start_methods: ClassVar[tuple[str, ...]] = ("popen", "spawn", "fork", "forkserver")
@@ -81,18 +86,18 @@ class ParallelStrategy(Strategy):
         self.cause: BaseException | None = None
         self.trace: CollectiveTrace | None = None
 
-    # -- who is who ---------------------------------------------------------------------------------------
+    # -- ranks --------------------------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """Learn the ranks from the environment, or make them up, and choose the launcher."""
-        print_briefly_what_others_tell()
+        """Take the ranks from the environment, or assign them, and choose the launcher."""
+        print_briefly()
         _ = self.process_group_backend  # raises where the accelerator has none, before any process starts
         self.environment = self.environment or LocalEnvironment()
         try:
             self.environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         except MisconfigurationException as error:
             if 0 < self.environment.local_rank() < self.num_processes:
-                error.brief = ""  # type: ignore[attr-defined]  # the first process of the node says the same
+                error.brief = ""  # type: ignore[attr-defined]  # the first process of the node prints the same
             raise
         self._set_ranks(self.environment.local_rank())
         self.launcher = choose_launcher(self)
@@ -105,38 +110,38 @@ class ParallelStrategy(Strategy):
             self.environment.set_world_size(self.num_nodes * self.num_processes)
 
     def take_place(self, local_rank: int) -> None:
-        """Be the process of ``local_rank`` from now on; for launchers that start processes by function."""
+        """Become the process of ``local_rank``; called in processes that :class:`FunctionLauncher` has started."""
         self._set_ranks(local_rank)
         rank_zero_only.rank = self.global_rank
 
     @property
     def num_processes(self) -> int:
-        """Processes of this node."""
+        """The number of processes of this node."""
         return len(self.parallel_devices)
 
     @property
     def world_size(self) -> int:
-        """Processes in all."""
+        """The number of processes on all nodes."""
         return self.environment.world_size() if self.environment is not None else 1
 
     @property
     def global_rank(self) -> int:
-        """This process among all, from 0."""
+        """The number of this process among all, from 0."""
         return self.environment.global_rank() if self.environment is not None else 0
 
     @property
     def local_rank(self) -> int:
-        """This process among those of its node, from 0."""
+        """The number of this process among those of its node, from 0."""
         return self._local_rank or 0
 
     @property
     def node_rank(self) -> int:
-        """This node among all, from 0."""
+        """The number of this node among all nodes, from 0."""
         return self.environment.node_rank() if self.environment is not None else 0
 
     @property
     def sampler_arguments(self) -> dict[str, int] | None:
-        """The number of processes among which the data are divided, and which part is this one's."""
+        """Into how many parts the data are divided, and which of them this process takes."""
         return {"num_replicas": self.world_size, "rank": self.global_rank}
 
     @property
@@ -146,36 +151,36 @@ class ParallelStrategy(Strategy):
 
     @property
     def batchnorm_group(self) -> Any:
-        """The processes whose batches synchronised batch normalisation sees; None for all."""
+        """The process group over whose batches synchronised batch normalisation normalises; None for all."""
         return None
 
     def convert_sync_batchnorm(self, module: Module) -> Module:
-        """Replace batch normalisation by the one that sees the batches of all processes."""
+        """Replace batch normalisation by one that normalises over the batches of all processes."""
         return synchronise_batchnorm(module, self.root_device, self.batchnorm_group)
 
     # -- data ---------------------------------------------------------------------------------------------
 
     def divide(self, loader: Any, training: bool) -> Any:
-        """A loader of this process's part of the data, as :attr:`sampler_arguments` say."""
+        """Make a loader of this process's part of the data, which :attr:`sampler_arguments` name."""
         arguments = self.sampler_arguments
         return loader if arguments is None else divided(loader, training, **arguments)
 
     def agree_on_epoch(self, fetcher: Fetcher) -> Fetcher:
-        """Follow :attr:`uneven_inputs` where the processes have different numbers of batches."""
+        """Return a fetcher that ends the epoch after the same number of batches on all ranks, by ``uneven_inputs``."""
         return AgreedFetcher(fetcher.loader, self) if self.world_size > 1 else fetcher
 
     def agree_on_results(self, results: Results, module: Module, batches: Sequence[int | float]) -> None:
-        """Tell each other what was logged, where the processes have had different numbers of batches."""
+        """Exchange what was logged if the processes have had different numbers of batches."""
         if are_uneven(batches):
             complete(self, results)
 
-    # -- meeting ------------------------------------------------------------------------------------------
+    # -- start and end ------------------------------------------------------------------------------------
 
     def setup_environment(self) -> None:
-        """Take hold of the device, meet the other processes, and watch over them."""
+        """Set up the device, connect to the other processes and begin to watch over them."""
         super().setup_environment()
         assert self.environment is not None
-        if "OMP_NUM_THREADS" not in os.environ:  # else each process would take all the processors of the node
+        if "OMP_NUM_THREADS" not in os.environ:  # else each process would use all processors of the node
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // self.num_processes))
         if not dist.is_initialized():
             check: Any = getattr(self.launcher, "check", lambda: None)
@@ -190,42 +195,42 @@ class ParallelStrategy(Strategy):
         compare_plugins(self.plugin_manager, self)
 
     def first_cause(self, error: BaseException) -> BaseException:
-        """Tell the other ranks of an error, so that none waits for this one; or find which of theirs led to it."""
+        """Tell the other ranks of an error of this one, or find the error of another rank that led to it."""
         cause = self.watch.first_cause(error) if self.watch is not None else error
-        self.cause = self.cause or cause  # what a hook for an exception raises comes second
+        self.cause = self.cause or cause  # a later error comes from a hook for the first
         return cause
 
     def must_end(self, reason: str) -> str:
-        """Whether the run ends with this batch because some rank was asked to: agreed among all ranks."""
+        """Agree with all ranks on whether the run ends with this batch, because one of them was asked to end."""
         return self.watch.ends_here(reason) if self.watch is not None else reason
 
     @hookimpl(tryfirst=True)
     def on_exception(self, exception: BaseException) -> None:
-        """Tell the other ranks, if nobody has yet: of an interruption from the keyboard, say."""
+        """Tell the other ranks of the error, unless they know; of an interruption from the keyboard they do not."""
         self.first_cause(exception)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Count the batch, for the watch."""
+        """Tell the watch that a batch begins."""
         if self.watch is not None:
             self.watch.begin_batch()
 
     def on_before_backward(self, loss: Tensor) -> None:
-        """Gradients are about to be exchanged: the watch knows who waits in it for whom."""
+        """Tell the watch that gradients are about to be exchanged, for which this rank waits for the others."""
         if self.watch is not None:
             self.watch.enter("the backward pass")
 
     @hookimpl(tryfirst=True)
     def on_after_backward(self) -> None:
-        """Gradients are exchanged."""
+        """Tell the watch that gradients have been exchanged."""
         if self.watch is not None:
             self.watch.leave_collective()
 
-    def teardown(self, module: Module | None = None) -> None:
-        """Wait until all ranks have ended their run; they stay in touch for a next one."""
+    def teardown(self, module: Module | None = None, error: BaseException | None = None) -> None:
+        """Wait until all ranks have ended their run; the connections stay open for the next run."""
         self.trace = None
         if self.watch is not None:
             self.watch.end()
-        super().teardown(module)
+        super().teardown(module, error)
         if self.environment is not None:
             self.environment.teardown()
 
@@ -233,17 +238,17 @@ class ParallelStrategy(Strategy):
 
     @property
     def _is_alone(self) -> bool:
-        """Whether the run is failing here, so that its last hooks wait for nobody: what is here stands for all."""
-        return self.watch is not None and self.watch.is_alone
+        """Whether the run is failing on this rank: collectives then wait for no other and return what this rank has."""
+        return self.watch is not None and self.watch.is_failing
 
     @contextmanager
     def collective(self, what: str, tensor: Tensor | None = None, group: Any = None) -> Generator[None, None, None]:
-        """A block with a collective, which all processes enter; the watch knows who waits in it for whom.
+        """A block with a collective, which all processes must enter; the watch knows that this rank waits in it.
 
         Args:
-            what: Its name.
-            tensor: What it is about, where all processes must bring the same size.
-            group: Those who enter, where not all do.
+            what: The name of the collective.
+            tensor: The tensor that it exchanges, if it must have the same shape in all processes.
+            group: The processes that enter; None for all.
         """
         watch = self.watch
         if watch is None:
@@ -258,9 +263,15 @@ class ParallelStrategy(Strategy):
             watch.leave_collective(outer)
 
     def reduce(self, tensor: Tensor, op: str = "mean", group: Any = None) -> Tensor:
-        """Reduce over all processes: "mean", "sum", "min" or "max"; a new tensor on the same device.
+        """Reduce a tensor over all processes.
 
-        A mean of whole numbers is a floating-point number.
+        Args:
+            tensor: Of the same shape in every process.
+            op: "mean", "sum", "min" or "max".
+            group: The processes that take part; None for all.
+
+        Returns:
+            A new tensor on the same device; a floating-point one for the mean of integers.
         """
         operation = _OPERATIONS.get(str(op).lower())
         if operation is None:
@@ -276,7 +287,7 @@ class ParallelStrategy(Strategy):
         return (reduced / dist.get_world_size(group) if averages else reduced).to(tensor.device)
 
     def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
-        """Stack the tensors of all processes, all of one size, along a new first dimension."""
+        """Stack the tensors of all processes, which have the same shape, along a new first dimension."""
         if self._is_alone:
             return torch.stack([tensor] * self.world_size)
         with self.collective("all_gather", tensor, group):
@@ -291,7 +302,7 @@ class ParallelStrategy(Strategy):
         return torch.stack(parts).to(tensor.device)
 
     def all_gather_object(self, value: T) -> list[T]:
-        """The ``value`` of every process."""
+        """The ``value`` of every process, in the order of ranks."""
         values: list[Any] = [value] * self.world_size
         if self._is_alone:
             return values
@@ -300,7 +311,7 @@ class ParallelStrategy(Strategy):
         return values
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
-        """Whether all processes decided so, or any of them did."""
+        """Whether ``decision`` is True in all processes, or with ``all=False`` in any of them."""
         if self._is_alone:
             return decision
         vote = torch.tensor(int(decision), device=self.root_device)
@@ -309,7 +320,7 @@ class ParallelStrategy(Strategy):
         return bool(vote.item())
 
     def broadcast(self, value: T, src: int = 0) -> T:
-        """The ``value`` of process ``src``; before the processes have met, this one's own."""
+        """The ``value`` of the process of rank ``src``; before the processes are connected, that of this process."""
         if not dist.is_initialized() or self._is_alone:
             return value
         values = [value]
@@ -318,7 +329,7 @@ class ParallelStrategy(Strategy):
         return values[0]
 
     def barrier(self, name: str | None = None) -> None:
-        """Wait until every process has come here; before they have met, none waits."""
+        """Wait until all processes have called this; before they are connected, return at once."""
         if not dist.is_initialized() or self._is_alone:
             return
         ids = [self.root_device.index] if self.root_device.index is not None else None

@@ -1,4 +1,4 @@
-"""Finding what in an object can't be pickled, by its path."""
+"""Finding the part of an object that can't be pickled."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 
 from torch.nn import Module
 
-# Where a Trainer keeps what its user gave it, and what the user calls it.
+# Where a run, or a Fabric, keeps what its user gave it, and what the user calls it.
 _GIVEN = {
     "model": ("_module",),
     "datamodule": ("datamodule",),
-    "train_dataloaders": ("fit_loop", "source", "given"),
-    "val_dataloaders": ("fit_loop", "validation", "source", "given"),
-    "dataloaders of validate": ("validate_loop", "source", "given"),
-    "dataloaders of test": ("test_loop", "source", "given"),
-    "dataloaders of predict": ("predict_loop", "source", "given"),
-    "callbacks": ("callbacks",),
-    "logger": ("loggers",),
-    "plugins": ("plugin_manager",),
+    "callbacks": ("trainer", "callbacks"),
+    "logger": ("trainer", "loggers"),
+    "plugins": ("trainer", "plugin_manager"),
+    "trainer": ("trainer",),
     "strategy": ("strategy",),
 }
 
 
 def unpicklable(value: Any) -> tuple[str, str] | None:
-    """The deepest part of ``(function, args)`` that can't be pickled: its path and why; None if all can."""
+    """Find the deepest part of ``(function, args)`` that can't be pickled.
+
+    Returns:
+        The path of that part and the reason; None if everything can be pickled.
+    """
     function, args = value
     owner = getattr(function, "__self__", function)
     for name, part in (*_given(owner), ("arguments", args), (type(owner).__name__.lower(), owner)):
@@ -38,6 +38,10 @@ def unpicklable(value: Any) -> tuple[str, str] | None:
 
 
 def _given(owner: Any) -> Iterator[tuple[str, Any]]:
+    loop = getattr(owner, "loop", None)
+    for source in (getattr(loop, "source", None), getattr(getattr(loop, "validation", None), "source", None)):
+        if source is not None:
+            yield f"{source.hook}s", source.given
     for name, path in _GIVEN.items():
         part = owner
         for attribute in path:
@@ -59,7 +63,7 @@ def _search(value: Any, path: str, owner: Any, seen: set[int]) -> tuple[str, str
 
 def _reason(value: Any, owner: Any) -> str | None:
     pickler = pickle.Pickler(io.BytesIO())
-    if value is not owner:  # what refers to the Trainer is not to blame for all that it holds
+    if value is not owner:  # a part that refers to the Trainer is not at fault for what the Trainer holds
         pickler.persistent_id = lambda each: "owner" if each is owner else None  # type: ignore[method-assign]
     try:
         pickler.dump(value)
@@ -69,7 +73,7 @@ def _reason(value: Any, owner: Any) -> str | None:
 
 
 def _members(value: Any) -> Iterator[tuple[str, Any]]:
-    """What an object's pickle is made of, with the step that leads there."""
+    """The objects that a pickle of ``value`` contains, each with the expression that leads to it, such as ".layer"."""
     if isinstance(value, Mapping):
         yield from ((f"[{key!r}]", member) for key, member in value.items())
     elif isinstance(value, (list, tuple, set, frozenset)):
@@ -77,7 +81,7 @@ def _members(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Module):
         yield from ((f".{name}", child) for name, child in value.named_children())
     reduce: Any = type(value).__reduce__
-    if reduce is not object.__reduce__:  # it is made anew from these, and its own state stays here
+    if reduce is not object.__reduce__:  # it is built again from these arguments, and its attributes are not pickled
         with suppress(Exception):
             yield from (("", member) for member in reduce(value)[1])
         return

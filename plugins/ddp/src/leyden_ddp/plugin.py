@@ -1,4 +1,4 @@
-"""What leyden-ddp brings to Leyden: its strategies, the clusters that may have started a process, and their signals."""
+"""The plugin leyden-ddp: its strategies, the environments of clusters, and the signals that end a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from leyden_ddp import requeue, signals
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
-# torchrun first, as it is started by what the cluster starts; 0 is for those that only a user chooses
+# name, target, priority; torchrun comes first, because clusters start it; 0: only the user can choose it
 ENVIRONMENTS = (
     ("torchrun", "torchelastic:TorchElasticEnvironment", 40),
     ("slurm", "slurm:SLURMEnvironment", 30),
@@ -29,13 +29,13 @@ UNUSED = {"": {}, "_find_unused_parameters_true": {"find_unused_parameters": Tru
 
 @hookimpl
 def leyden_default_strategy(trainer: Any, num_processes: int) -> str:
-    """Several processes average their gradients, unless the user says otherwise."""
+    """Choose "ddp" for several processes if the user has named no strategy."""
     return "ddp"
 
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """The strategies and the environments, by name and by class name."""
+    """The strategies and the environments, each by its name and the name of its class."""
     for method, start in START_METHODS.items():
         for suffix, unused in UNUSED.items():
             options: dict[str, Any] = {"arguments": {"start_method": start, **unused}}
@@ -49,39 +49,40 @@ def leyden_components() -> Iterator[Component]:
 
 
 @hookimpl
-def leyden_find_checkpoint(trainer: Trainer, ckpt_path: str | None) -> str | None:
-    """What "hpc" stands for, and where a fit goes on whose job the cluster runs again."""
-    find = {None: requeue.goes_on_from, "hpc": requeue.saved_last}.get(ckpt_path)
-    return find(trainer) if find is not None else None
+def leyden_find_checkpoint(trainer: Trainer, ckpt_path: str | None, fn: str) -> str | None:
+    """Find the checkpoint that "hpc" names, or that of a job that the cluster runs again."""
+    if ckpt_path == "hpc":
+        return requeue.saved_last(trainer)
+    return requeue.resumes_from(trainer) if ckpt_path is None and fn == "fit" else None
 
 
-@hookimpl(trylast=True)  # after those who set a handler of their own, which is then called too
+@hookimpl(trylast=True)  # after hooks that set handlers of their own, so that these are called too
 def setup(trainer: Trainer, stage: str) -> None:
-    """Watch for signals in an evaluation."""
+    """Begin to watch for signals in an evaluation."""
     if stage != "fit":
         signals.watch(trainer)
 
 
 @hookimpl(trylast=True)
 def on_fit_start(trainer: Trainer) -> None:
-    """Watch for signals in a fit."""
+    """Begin to watch for signals in a fit."""
     signals.watch(trainer)
 
 
 @hookimpl
 def on_asked_to_end(trainer: Trainer, reason: str) -> None:
-    """Save what the cluster may run again."""
+    """Save the run if the cluster may run its job again."""
     requeue.save(trainer, reason)
 
 
-@hookimpl(tryfirst=True)  # so that what other hooks do at the end can be ended by a signal
+@hookimpl(tryfirst=True)  # so that a signal can end the program while other hooks run
 def teardown(trainer: Trainer) -> None:
-    """Watch for signals no longer; what was asked for too late is done now."""
+    """Stop watching for signals, and end the program if SIGTERM came too late for a step boundary."""
     signals.give_back(trainer)
     signals.end_if_asked_too_late(trainer)
 
 
 @hookimpl(tryfirst=True)
 def on_exception(trainer: Trainer) -> None:
-    """Watch for signals no longer."""
+    """Stop watching for signals."""
     signals.give_back(trainer)

@@ -1,4 +1,4 @@
-"""The processes of a machine: which see each other, which are alive, and what is said of one that is not."""
+"""The processes of a machine: which of them see each other, and which are alive."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import suppress
 
 
 def machine() -> str:
-    """What is the same in two processes if and only if they see each other's process ids."""
+    """A name of this machine: two processes have the same one if and only if they see each other's process ids."""
     names = [platform.node()]
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
@@ -20,7 +20,7 @@ def machine() -> str:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this machine runs; one that has ended and is not yet collected does not."""
+    """Whether a process of this machine runs; one that has ended and that its parent has not waited for does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -32,10 +32,10 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def epitaph(rank: int, pid: int) -> str:
-    """What is said of a rank whose process has died."""
+def describe_death(rank: int, pid: int) -> str:
+    """A sentence about a rank whose process has died."""
     return (
-        f"The process of rank {rank} ({pid}) was killed, as the system does when memory runs out, or ended without a "
-        "word. If PyTorch's own message above speaks of a mismatch of collectives, LEYDEN_DEBUG_COLLECTIVES=1 says "
-        "which ones differ."
+        f"The process of rank {rank} ({pid}) was killed, as the system does when memory runs out, or ended without an "
+        "error message. If PyTorch's own message above speaks of a mismatch of collectives, LEYDEN_DEBUG_COLLECTIVES=1 "
+        "says which ones differ."
     )

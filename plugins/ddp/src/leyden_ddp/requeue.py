@@ -1,4 +1,4 @@
-"""Jobs that their cluster may run again: a run that is asked to end is saved, and goes on from there the next time."""
+"""Jobs that a cluster may run again: a run that is asked to end is saved, and the next job resumes it."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
 
 
 def save(trainer: Trainer, reason: str) -> None:
-    """Save the run as ``hpc_ckpt_N.ckpt`` where the cluster may run its job again, and ask it to if it said so.
+    """Save the run as ``hpc_ckpt_N.ckpt`` if the cluster may run its job again; after its signal, ask it to do so.
 
     Args:
-        trainer: Whose run ends.
-        reason: Why; :data:`~leyden_ddp.signals.REQUEUE` after the cluster's own signal.
+        trainer: The Trainer whose run ends.
+        reason: Why it ends; :data:`~leyden_ddp.signals.REQUEUE` after the cluster's own signal.
     """
     if not _may_run_again(trainer):
         return
     path = _path(trainer, _newest(trainer) + 1)
     trainer.save_checkpoint(path)
-    rank_zero_info(f"The run is saved at {path!r}, from where it goes on when the job runs again.")
+    rank_zero_info(f"The run is saved at {path!r}, and is resumed from there when the job runs again.")
     environment = trainer.strategy.environment
     if reason == REQUEUE and trainer.is_global_zero and environment is not None:
         environment.requeue()
 
 
 def saved_last(trainer: Trainer) -> str:
-    """What ``ckpt_path="hpc"`` stands for: the newest ``hpc_ckpt_N.ckpt`` in ``default_root_dir``.
+    """The checkpoint that ``ckpt_path="hpc"`` names: the newest ``hpc_ckpt_N.ckpt`` in ``default_root_dir``.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no such file.
     """
     newest = _newest(trainer)
     if not newest:
@@ -43,12 +43,12 @@ def saved_last(trainer: Trainer) -> str:
     return _path(trainer, newest)
 
 
-def goes_on_from(trainer: Trainer) -> str | None:
-    """Where a fit without ``ckpt_path`` goes on if its job has been run again; None for a new one."""
-    if trainer.state.fn != "fit" or not _may_run_again(trainer) or not _newest(trainer):
+def resumes_from(trainer: Trainer) -> str | None:
+    """The checkpoint from which a fit without ``ckpt_path`` resumes if its job is run again; None for a new job."""
+    if not _may_run_again(trainer) or not _newest(trainer):
         return None
     path = saved_last(trainer)
-    rank_zero_info(f"The run goes on from {path!r}, which it left when the job was queued again.")
+    rank_zero_info(f"The run is resumed from {path!r}, where it was saved when the job was queued again.")
     return path
 
 
@@ -62,6 +62,6 @@ def _path(trainer: Trainer, number: int) -> str:
 
 
 def _newest(trainer: Trainer) -> int:
-    """The highest N of the ``hpc_ckpt_N.ckpt``; 0 where there is none."""
+    """The highest N of the files ``hpc_ckpt_N.ckpt``; 0 where there is none."""
     names = entries(trainer.default_root_dir, "file")
     return max((int(match[1]) for name in names if (match := re.fullmatch(r"hpc_ckpt_(\d+)\.ckpt", name))), default=0)

@@ -1,4 +1,4 @@
-"""What a run in other processes brings back to the process that asked for it, so that all is as if it had run here."""
+"""The state that a run in other processes brings back to the process that started it, as if it had run there."""
 
 from __future__ import annotations
 
@@ -11,44 +11,45 @@ from leyden.interfaces.logger import Logger
 from leyden.utilities.overriding import is_overridden
 
 if TYPE_CHECKING:
-    from leyden.trainer.trainer import Trainer
+    from leyden.trainer.run import Run
 
 
-def state_of(trainer: Trainer) -> dict[str, Any]:
+def state_of(run: Run) -> dict[str, Any]:
     """The state of a run that is over, on the host: weights, counters, metrics, callbacks, data module."""
-    module, datamodule, logging = trainer.lightning_module, trainer.datamodule, trainer.logging
+    trainer, metrics = run.trainer, run.metrics
     state = {
-        "weights": module.state_dict(),
-        "progress": trainer.progress,
-        "state": trainer.state,
-        "flags": {name: getattr(trainer, name) for name in ("should_stop", "received_sigterm", "max_epochs")},
-        "metrics": (logging.callback_metrics, logging.logged_metrics, logging.progress_bar_metrics),
+        "weights": run.module.state_dict(),
+        "progress": run.progress.state_dict(),
+        "state": run.state,
+        "flags": {name: getattr(run, name) for name in ("should_stop", "received_sigterm")},
+        "max_epochs": trainer.max_epochs,
+        "metrics": (metrics.callback_metrics, metrics.logged_metrics, metrics.progress_bar_metrics),
         "callbacks": {c.state_key: c.state_dict() for c in trainer.callbacks if c.state_dict()},
-        "datamodule": datamodule.state_dict() if datamodule is not None else {},
+        "datamodule": run.datamodule.state_dict() if run.datamodule is not None else {},
         "versions": [logger.version for logger in trainer.loggers if is_overridden("take_version", logger, Logger)],
     }
     moved: dict[str, Any] = tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), state)
     return moved
 
 
-def take_over(trainer: Trainer, state: dict[str, Any]) -> None:
-    """Put the state that :func:`state_of` returned in another process into this one's objects."""
-    module = trainer.lightning_module
-    with trainer.strategy.module_init_context(empty_init=True):
+def take_over(run: Run, state: dict[str, Any]) -> None:
+    """Load the state that :func:`state_of` returned in another process into the objects of this one."""
+    trainer, module = run.trainer, run.module
+    with run.strategy.module_init_context(empty_init=True):
         module.configure_model()
-    trainer.precision_plugin.convert_module(module)
+    run.strategy.precision.convert_module(module)
     module.load_state_dict(state["weights"])
-    vars(trainer).update(state["flags"])
-    trainer.ran_elsewhere = True
-    trainer.compile_hooks(trainer.plugin_manager)
-    trainer.progress.__dict__.update(vars(state["progress"]))
-    trainer.state.__dict__.update(vars(state["state"]))
-    trainer.logging.take_over(*state["metrics"])
+    vars(run).update(state["flags"], ran_elsewhere=True)
+    trainer.max_epochs = state["max_epochs"]
+    run.compile_hooks(trainer.plugin_manager)
+    run.progress.load_state_dict(state["progress"])
+    vars(run.state).update(vars(state["state"]))
+    run.metrics.take_over(*state["metrics"])
     for callback in trainer.callbacks:
         if callback.state_key in state["callbacks"]:
             callback.load_state_dict(state["callbacks"][callback.state_key])
-    if trainer.datamodule is not None and state["datamodule"]:
-        trainer.datamodule.load_state_dict(state["datamodule"])
+    if run.datamodule is not None and state["datamodule"]:
+        run.datamodule.load_state_dict(state["datamodule"])
     files = [logger for logger in trainer.loggers if is_overridden("take_version", logger, Logger)]
     for logger, version in zip(files, state["versions"], strict=True):
         logger.take_version(version)

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: each is noted at once, and acted on at the next step boundary, by all processes."""
+"""Signals that ask a run to end: the handler only notes the signal, and all processes end at the same step boundary."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from leyden.utilities.rank_zero import rank_zero_info
 if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
-SIGTERM, REQUEUE = "SIGTERM", "requeue"  # what Trainer.asked_to_end says of each
-_handlers: dict[Trainer, ExitStack] = {}  # of the runs under way; one may be within another's hook
+SIGTERM, REQUEUE = "SIGTERM", "requeue"  # the values of Trainer.asked_to_end
+_handlers: dict[Trainer, ExitStack] = {}  # of running Trainers; a hook of one may run another
 
 
 def watch(trainer: Trainer) -> None:
-    """From now on SIGTERM, and the cluster's signal for a requeue, set ``trainer.asked_to_end``.
+    """Let SIGTERM, and the cluster's signal for a requeue, set ``trainer.asked_to_end`` from now on.
 
-    Signals reach the main thread only, so a Trainer in another thread watches nothing.
+    Python handles signals in the main thread only, so nothing is watched for a Trainer in another thread.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -33,16 +33,16 @@ def watch(trainer: Trainer) -> None:
 
 
 def give_back(trainer: Trainer) -> None:
-    """The run is over: put back the handlers that were there before it."""
+    """Restore the handlers that were there before the run."""
     if (handlers := _handlers.pop(trainer, None)) is not None:
         handlers.close()
 
 
 def end_if_asked_too_late(trainer: Trainer) -> None:
-    """End a run that went well if it got SIGTERM when there was no step boundary to come, as in an evaluation.
+    """End the program after a run that got SIGTERM when no step boundary was left, as in an evaluation.
 
     Raises:
-        SIGTERMException: It did.
+        SIGTERMException: The run got SIGTERM.
     """
     if trainer.asked_to_end == SIGTERM:
         raise SIGTERMException
@@ -50,7 +50,7 @@ def end_if_asked_too_late(trainer: Trainer) -> None:
 
 @contextmanager
 def _noting(trainer: Trainer, number: signal.Signals, reason: str) -> Generator[None, None, None]:
-    """A block in which a signal is noted; the process's own handler is called too."""
+    """A block in which a signal sets ``asked_to_end``; the previous handler is called too."""
     previous = signal.getsignal(number)
 
     def note(received: int, frame: Any) -> None:

@@ -1,4 +1,4 @@
-"""DDPStrategy: the same model in every process, gradients averaged by ``DistributedDataParallel``."""
+"""DDPStrategy: every process has the whole model; ``DistributedDataParallel`` averages the gradients."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ class DDPStrategy(ParallelStrategy):
     """Replicates the model and averages gradients while the backward pass runs.
 
     Args:
-        ddp_comm_state: State of the communication hook.
-        ddp_comm_hook: Called for each bucket of gradients instead of an all-reduce, see
+        ddp_comm_state: The state of the communication hook.
+        ddp_comm_hook: Called for each bucket of gradients instead of an all-reduce; see
             ``torch.distributed.algorithms.ddp_comm_hooks``.
         ddp_comm_wrapper: Wraps that hook, for example ``fp16_compress_wrapper``.
-        process_group_backend: See :class:`ParallelStrategy`, and for ``timeout``, ``start_method`` and
-            ``uneven_inputs`` too.
+        process_group_backend: See :class:`ParallelStrategy`, also for the next three.
         timeout: How long the processes wait for each other.
         start_method: How the processes of a node start.
-        uneven_inputs: What to do when the ranks have different numbers of training batches.
+        uneven_inputs: What happens when the ranks have different numbers of training batches.
         kwargs: For ``DistributedDataParallel``: ``find_unused_parameters``, ``static_graph``,
             ``gradient_as_bucket_view``, ``bucket_cap_mb``, …
     """
@@ -62,7 +61,7 @@ class DDPStrategy(ParallelStrategy):
         self._module: Any = None
 
     def setup_module(self, module: Module, training: bool = True) -> None:
-        """Move the module to the device and, for training, put it into ``DistributedDataParallel``."""
+        """Move the module to the device and, for training, wrap it in ``DistributedDataParallel``."""
         super().setup_module(module, training)
         self._module = module
         if not training or not any(p.requires_grad for p in module.parameters()):
@@ -81,11 +80,11 @@ class DDPStrategy(ParallelStrategy):
 
     @property
     def _is_manual(self) -> bool:
-        """Whether backward passes run within the step: in a module of manual optimisation, of which only some know."""
+        """Whether backward passes run within the step, as in manual optimisation of a LightningModule."""
         return not getattr(self._module, "automatic_optimization", True)
 
     def step_function(self, module: Module, name: str) -> Callable[..., Any]:
-        """A training step runs within ``DistributedDataParallel.forward``; evaluation needs none of it."""
+        """A training step runs within ``DistributedDataParallel.forward``; the steps of evaluation don't need that."""
         if name in ("validation_step", "test_step", "predict_step"):
             return super().step_function(module, name)
         return partial(self._training_step, name)
@@ -109,7 +108,7 @@ class DDPStrategy(ParallelStrategy):
         return output
 
     def wait_in_forward(self, waits: bool) -> None:
-        """Tell the watch whether DDP, and not the user's step, is at work, which may wait for the other processes."""
+        """Tell the watch whether DDP's own code runs, which may wait for the other processes, or the user's step."""
         if self.watch is not None:
             if waits:
                 self.watch.enter("the forward pass of DistributedDataParallel")
@@ -117,14 +116,14 @@ class DDPStrategy(ParallelStrategy):
                 self.watch.leave_collective()
 
     def _manual_step(self, ddp: DistributedDataParallel, name: str, *args: Any, **kwargs: Any) -> Any:
-        """In manual optimisation backward passes run within the step, and ``on_before_backward`` prepares each."""
+        """Run a step of manual optimisation, within which ``on_before_backward`` prepares every backward pass."""
         try:
             return ddp(name, *args, **kwargs)
         finally:
             ddp.require_backward_grad_sync = True
 
     def on_before_backward(self, loss: Tensor) -> None:
-        """Prepare the reduction of gradients of one backward pass of manual optimisation."""
+        """Prepare DDP for one backward pass of manual optimisation."""
         super().on_before_backward(loss)
         ddp = self._ddp
         if ddp is None or not self._is_manual or not ddp.require_backward_grad_sync:
@@ -135,37 +134,40 @@ class DDPStrategy(ParallelStrategy):
         reducer.prepare_for_backward(list(_find_tensors(loss)) if searched else [])
 
     def no_sync(self) -> AbstractContextManager[Any]:
-        """Gradients of backward passes within stay on their process, to be exchanged with later ones."""
+        """A block in which backward passes do not exchange gradients; the next backward pass after it does."""
         return self._ddp.no_sync() if self._ddp is not None else super().no_sync()
 
     def _explained(self, error: RuntimeError) -> RuntimeError:
-        """DDP's complaint about parameters without gradients, with their names."""
+        """DDP's error about parameters without gradients, with their names; any other error as it is."""
         if "finished reduction" not in str(error):
             return error
         names = [name for name, p in self._module.named_parameters() if p.requires_grad and p.grad is None]
         return MisconfigurationException(
-            f"These parameters took no part in the last loss, so their gradients were waited for in vain: "
+            f"These parameters took no part in the last loss, so DDP has waited for their gradients in vain: "
             f"{', '.join(names) or 'unknown'}. Leave them out of the model, or write "
             "strategy='ddp_find_unused_parameters_true'."
         )
 
-    def teardown(self, module: Module | None = None) -> None:
+    def teardown(self, module: Module | None = None, error: BaseException | None = None) -> None:
         """Take the model out of ``DistributedDataParallel`` again."""
         self._ddp = self._module = None
-        super().teardown(module)
+        super().teardown(module, error)
 
 
 class _Redirect(Module):
-    """A module whose forward is a step of another's, so that DDP sees the step.
+    """A module whose ``forward`` runs a step of the user's module, so that DDP wraps the step.
 
     Attributes:
-        ddp: Set in manual optimisation: when the step is over, its backward passes are too, and DDP prepares no more.
+        ddp: In manual optimisation, the wrapper: after the step its backward passes are over, so DDP must not prepare
+            another one.
     """
 
     def __init__(self, module: Module, strategy: DDPStrategy) -> None:
         super().__init__()
         self.module, self.strategy = module, strategy
-        self.ddp: list[DistributedDataParallel] = []  # in a list, so that it is no submodule of its own submodule
+        self.ddp: list[
+            DistributedDataParallel
+        ] = []  # in a list, so that it does not become a submodule of its own submodule
 
     def forward(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Run the step ``name``."""

@@ -1,4 +1,4 @@
-"""``LEYDEN_DEBUG_COLLECTIVES=1``: before each collective the ranks compare which one they are about to enter."""
+"""``LEYDEN_DEBUG_COLLECTIVES=1``: before each collective the ranks compare which one they will enter."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _OWN = {"leyden", "leyden_ddp", "leyden_sharded", "leyden_fabric", "leyden_deeps
 
 
 class CollectiveMismatchError(RuntimeError):
-    """Two ranks were about to enter different collectives, which would have hung or mixed up their data."""
+    """Two ranks were about to enter different collectives, which would have hung, or mixed up their data."""
 
 
 class CollectiveTrace:
     """Compares the collectives of the ranks, one after another, through the store.
 
     Args:
-        store: The keys of this run.
+        store: The part of the store for this run.
         rank: This rank.
-        size: Ranks in all.
-        timeout: How long to wait for the others at each collective.
+        size: The number of ranks.
+        timeout: How long to wait for the other ranks at each collective.
         check: Raises if another rank has failed.
     """
 
@@ -40,18 +40,18 @@ class CollectiveTrace:
 
     @staticmethod
     def is_wanted() -> bool:
-        """Whether ``LEYDEN_DEBUG_COLLECTIVES`` asks for it."""
+        """Whether ``LEYDEN_DEBUG_COLLECTIVES`` is set, and not to 0."""
         return os.environ.get("LEYDEN_DEBUG_COLLECTIVES", "0") not in ("", "0")
 
     def enter(self, what: str, tensor: Tensor | None = None) -> None:
-        """Say what this rank is about to do and compare it with the others.
+        """Write down which collective this rank is about to enter, and compare it with those of the other ranks.
 
         Args:
-            what: The collective's name.
-            tensor: What it is about, where all ranks must bring the same size.
+            what: The name of the collective.
+            tensor: The tensor that it exchanges, if it must have the same shape on all ranks.
 
         Raises:
-            CollectiveMismatchError: Another rank is about to do something else, or did not come in time.
+            CollectiveMismatchError: Another rank is about to enter another collective, or none came in time.
         """
         if tensor is not None:
             what = f"{what} of {str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
@@ -66,7 +66,7 @@ class CollectiveTrace:
                     f"Collective {self._count}: rank {self._rank} is about to enter {' '.join(mine)}, but rank {rank} "
                     f"{' '.join(other)}."
                 )
-        if self._count:  # all have come here, so all have read the one before
+        if self._count:  # all ranks have come to this one, so all have read the one before
             self._store.delete_key(self._key(self._count - 1, self._rank))
         self._count += 1
 
@@ -86,7 +86,7 @@ class CollectiveTrace:
                 )
 
     def _last_of(self, rank: int) -> str:
-        """A rank that has not come, and where it was seen last."""
+        """A rank that has not come, and the last collective that it came to."""
         key = self._key(self._count - 1, rank)
         if not self._store.check([key]):
             return f"rank {rank}"
@@ -98,10 +98,10 @@ class CollectiveTrace:
 
 
 def place() -> str:
-    """The line that led here, of whoever called the framework last."""
+    """The line of the user's code that led here: the innermost frame outside of the framework and PyTorch."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        package = frame.f_globals.get("__name__", "leyden").partition(".")[0]  # compiled hooks have no name
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
         if package not in _OWN:
             return f"at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
         frame = frame.f_back

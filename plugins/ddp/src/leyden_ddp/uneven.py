@@ -1,4 +1,4 @@
-"""Training epochs in which the processes have different numbers of batches: when they end, and whose batches count."""
+"""Training epochs in which the processes have different numbers of batches: when they end, and which batches count."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from leyden.data.combined import CombinedLoader
-from leyden.data.fetch import END, Fetcher
+from leyden.data.fetch import END, Fetched, Fetcher
 
 if TYPE_CHECKING:
     from leyden_ddp.parallel import ParallelStrategy
 
 
 class AgreedFetcher(Fetcher):
-    """Fetches as many batches as every other process; made by all of them at once.
+    """Fetches the same number of batches in every process; all processes make theirs together.
 
-    Where the epoch goes on after the loader's last batch, the loader is started over. If those of any process have no
-    length, the processes ask each other before every batch.
+    If the epoch goes on after the last batch of a loader, that loader is started again. If the loader of any process
+    has no length, the processes ask each other before every batch.
 
     Args:
-        loader: This process's.
-        strategy: Its ``uneven_inputs`` is the policy, its collectives find the agreement.
+        loader: The loader of this process.
+        strategy: The strategy. Its ``uneven_inputs`` says when the epoch ends; its collectives agree on it.
     """
 
     def __init__(self, loader: CombinedLoader, strategy: ParallelStrategy) -> None:
@@ -35,26 +35,25 @@ class AgreedFetcher(Fetcher):
         self._asks = self._reads_ahead = not all(has_length for _, has_length in said)
 
     def total(self) -> int | float:
-        """Batches of the epoch, as far as they are known."""
+        """The number of batches in the epoch; inf where it is not known."""
         return min(self._totals) if self._ends_together else max(self._totals)
 
     def start(self, skip: int = 0, measure: Callable[[], Any] | None = None) -> None:
-        """Begin with the loader's first batch, as all others do."""
+        """Begin with the first batch of the loader, together with all other processes."""
         self._has_ended = False
-        self._weights: deque[float] = deque()  # of the batches that are read and not yielded yet
+        self._weights: deque[float] = deque()  # of the batches that have been read but not yielded yet
         super().start(skip, measure)
 
-    def __iter__(self) -> Iterator[tuple[Any, int, int, bool]]:
+    def __iter__(self) -> Iterator[Fetched]:
         for item in super().__iter__():
-            self.weight = self._weights.popleft()
-            yield item
+            yield item._replace(weight=self._weights.popleft())
 
     def _next(self) -> Any:
         item = super()._next()
         self._has_ended = self._has_ended or item is END
         if self._asks:
             weight: float | None = self._ask()
-        elif item is END and self._total <= super().total():  # it gives fewer batches than it says
+        elif item is END and self._total <= super().total():  # the loader has fewer batches than its length says
             weight = None
         else:
             weight = self._known_weight()
@@ -76,7 +75,11 @@ class AgreedFetcher(Fetcher):
         return item
 
     def _ask(self) -> float | None:
-        """Ask whether the epoch goes on: the weight of this process's next batch if it does, None if it is over."""
+        """Ask the other processes whether the epoch goes on.
+
+        Returns:
+            The weight of this process's next batch; None if the epoch is over.
+        """
         has_more = not self._has_ended
         if self._weighs:
             count = int(self._strategy.reduce(torch.tensor(int(has_more)), "sum"))
@@ -84,12 +87,17 @@ class AgreedFetcher(Fetcher):
         return 1.0 if self._strategy.reduce_boolean_decision(has_more, all=self._ends_together) else None
 
     def _known_weight(self) -> float:
-        """The weight of this process's next batch, where nobody needs to ask."""
+        """The weight of this process's next batch, where the lengths of all loaders are known."""
         if not self._weighs:
             return 1.0
         have_more = [self.fetched < total for total in self._totals]
         return self._weight(have_more[self._strategy.global_rank], sum(have_more))
 
     def _weight(self, has_more: bool, count: int) -> float:
-        """What makes the mean over all processes, which gradients are, one over the ``count`` that have more."""
+        """The weight by which a mean over all processes becomes the mean over the ``count`` that have more batches.
+
+        Args:
+            has_more: Whether this process has more batches of its own.
+            count: How many processes have more.
+        """
         return len(self._totals) / count if has_more else 0.0

@@ -1,4 +1,4 @@
-"""EngineCheckpoints: directories that DeepSpeed's engine writes, with the rest of a run's state beside."""
+"""EngineCheckpoints: directories that DeepSpeed's engine writes, together with the rest of a run's state."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.nn import Module
 
+from leyden.checkpoint.contents import OWN_KEY
 from leyden.checkpoint.file import TorchCheckpointIO
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
@@ -19,36 +20,41 @@ from leyden_ddp.parallel import ParallelStrategy
 from leyden_deepspeed.library import known_rank
 from leyden_deepspeed.whole import Parts, is_divided, whole_values
 
-REST = "leyden.ckpt"  # what of a checkpoint is not DeepSpeed's
-TAG = "checkpoint"  # the engine's directory in it, named as Lightning names it
-OWN_KEY = "deepspeed"
+REST = "leyden.ckpt"  # the file of everything that DeepSpeed does not save
+TAG = "checkpoint"  # the directory within a checkpoint that the engine writes; Lightning's name
+ENGINE_KEY = "deepspeed"  # the part of a checkpoint that says which engines can load it
 
 
 def is_directory(path: str) -> bool:
-    """Whether there is a checkpoint of this strategy at ``path``."""
+    """Whether ``path`` is a checkpoint of this strategy."""
     return not is_remote(path) and (local_path(path) / REST).is_file()
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """The whole weights of a checkpoint, in 32 bits where DeepSpeed keeps them; its files are unpickled.
+    """Read the whole weights of a checkpoint, in 32 bits; this unpickles DeepSpeed's files, which can run code.
 
     Args:
-        path: The directory.
+        path: The directory of the checkpoint.
+
+    Returns:
+        The weights by name.
     """
     engine = path / TAG
     weights: dict[str, Any] = {}
-    if (whole := engine / "mp_rank_00_model_states.pt").is_file():  # stages 0 to 2; only it has all that is not trained
+    if (
+        whole := engine / "mp_rank_00_model_states.pt"
+    ).is_file():  # in stages 0 to 2; only this file has all weights that are not trained
         weights.update(torch.load(whole, map_location="cpu", weights_only=False)["module"])
     if next(engine.glob("*optim_states.pt"), None) is not None:
         converter = importlib.import_module("deepspeed.utils.zero_to_fp32")
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
             weights.update(converter.get_fp32_state_dict_from_zero_checkpoint(str(path), TAG))
-    half = (torch.bfloat16, torch.float16)  # those that are not trained, of which DeepSpeed has no 32 bits
+    half = (torch.bfloat16, torch.float16)  # of weights that are not trained DeepSpeed keeps no 32 bits
     return {name: value.float() if value.dtype in half else value for name, value in weights.items()}
 
 
 class EngineCheckpoints(ParallelStrategy):
-    """A strategy whose checkpoints are written by an engine of DeepSpeed's, each process its part."""
+    """A strategy whose checkpoints are written by DeepSpeed's engine; each process writes its part."""
 
     exclude_frozen_parameters: bool
     stage: int
@@ -56,7 +62,7 @@ class EngineCheckpoints(ParallelStrategy):
     _dtypes: dict[str, torch.dtype]
     _dtype: torch.dtype | None
     _module: Any
-    _shadow: Module
+    _engine_module: Module
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -68,15 +74,15 @@ class EngineCheckpoints(ParallelStrategy):
     # -- saving ----------------------------------------------------------------------------------------------------
 
     def module_state_dict(self, module: Module) -> dict[str, Any]:
-        """Nothing while there is an engine, which saves the parameters itself."""
+        """{} while there is an engine, which saves the parameters itself."""
         return super().module_state_dict(module) if self._engine is None else {}
 
     def optimizer_state_dict(self, optimizer: Any) -> dict[str, Any]:
-        """Nothing: the engine saves it itself."""
+        """{}: the engine saves the optimizer's state itself."""
         return {}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
-        """Write a directory; weights alone are one file that any strategy, and plain PyTorch, loads."""
+        """Write a directory; a checkpoint of weights only becomes one file, which every strategy and PyTorch load."""
         if self._engine is None:
             return super().save_checkpoint(checkpoint, path, storage_options)
         if "optimizer_states" not in checkpoint:
@@ -94,11 +100,11 @@ class EngineCheckpoints(ParallelStrategy):
     def _save_directory(self, checkpoint: dict[str, Any], target: Path) -> None:
         if self._step is not None and self._step.accumulating:
             rank_zero_warn(
-                "A checkpoint is saved between two optimizer steps: DeepSpeed does not save the gradients that have "
-                "been accumulated, so a run that is resumed from it is not exact."
+                "A checkpoint is saved between two optimizer steps: DeepSpeed does not save accumulated gradients, so "
+                "a run that is resumed from it is not exact."
             )
-        for rank in checkpoint["leyden"]["ranks"]:
-            rank["gradients"] = {}  # the engine's own
+        for rank in checkpoint[OWN_KEY]["ranks"]:
+            rank["gradients"] = {}  # only the engine could load them
         beside = target.with_name(f".{target.name}.part")
         if self.is_global_zero:
             _remove(beside)
@@ -110,7 +116,7 @@ class EngineCheckpoints(ParallelStrategy):
         if self._parts is not None:
             self._parts.exchange()
         if self.is_global_zero:
-            checkpoint[OWN_KEY] = {"stage": self.stage, "world_size": self.world_size}
+            checkpoint[ENGINE_KEY] = {"stage": self.stage, "world_size": self.world_size}
             TorchCheckpointIO().save_checkpoint(checkpoint, str(beside / REST))
             aside = target.with_name(f".{target.name}.old")
             _remove(aside)
@@ -122,10 +128,11 @@ class EngineCheckpoints(ParallelStrategy):
     # -- loading ---------------------------------------------------------------------------------------------------
 
     def load_checkpoint(self, path: str, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a directory, whose weights and optimizer's state the engine takes later, or one file.
+        """Read a file or a directory; the engine loads the weights and the optimizer's state of a directory later.
 
         Raises:
-            MisconfigurationException: DeepSpeed's pickles are not to be loaded, or a directory is another's.
+            MisconfigurationException: ``weights_only`` forbids DeepSpeed's pickles, or the directory is no checkpoint
+                of this strategy.
         """
         self._to_load = None
         if not is_directory(path):
@@ -137,16 +144,17 @@ class EngineCheckpoints(ParallelStrategy):
             return super().load_checkpoint(path, weights_only)
         if weights_only:
             raise MisconfigurationException(
-                f"weights_only=True forbids what DeepSpeed wrote to {path!r}: pickles, which can run code; leave that "
-                "out if you trust who wrote it, or turn it into one file, python -m leyden_deepspeed.consolidate."
+                f"weights_only=True forbids the files that DeepSpeed wrote to {path!r}: they are pickles, which can "
+                "run code. Leave weights_only out if you trust them, or turn the directory into one file: "
+                "python -m leyden_deepspeed.consolidate."
             )
         directory = local_path(path)
         checkpoint = TorchCheckpointIO().load_checkpoint(str(directory / REST))
-        self._to_load = directory, checkpoint.pop(OWN_KEY)
+        self._to_load = directory, checkpoint.pop(ENGINE_KEY)
         return checkpoint
 
     def load_module_state_dict(self, module: Module, state: dict[str, Any], strict: bool) -> None:
-        """Take whole weights; those of a directory are left to the engine of a fit."""
+        """Load whole weights; in a fit, the engine loads those of a directory itself."""
         if self._to_load is None:
             return self._load_whole(module, state, strict)
         directory, _ = self._to_load
@@ -162,7 +170,7 @@ class EngineCheckpoints(ParallelStrategy):
             module.load_state_dict(state, strict=strict)
 
     def _load_engine(self) -> None:
-        """Let the engine read its part of a directory, if one is waiting."""
+        """Let the engine load the directory that :meth:`load_checkpoint` has read, if there is one."""
         if self._to_load is None:
             return
         (directory, written), self._to_load = self._to_load, None
@@ -170,8 +178,8 @@ class EngineCheckpoints(ParallelStrategy):
         if written != now:
             raise MisconfigurationException(
                 f"{str(directory)!r} was written by {written['world_size']} processes in stage {written['stage']}, and "
-                f"this run has {now['world_size']} in stage {now['stage']}, which DeepSpeed can't go on with; turn it "
-                "into one file of weights, python -m leyden_deepspeed.consolidate, and start a new fit from these."
+                f"this run has {now['world_size']} in stage {now['stage']}: DeepSpeed can't resume from it. Turn it "
+                "into one file of weights (python -m leyden_deepspeed.consolidate), and start a new fit from these."
             )
         with self.collective("load_checkpoint"):
             found, _ = self._engine.load_checkpoint(
@@ -181,14 +189,14 @@ class EngineCheckpoints(ParallelStrategy):
             raise MisconfigurationException(f"DeepSpeed finds nothing in {str(directory)!r} that it could load.")
 
     def load_optimizer_state_dict(self, optimizer: Any, state: dict[str, Any]) -> None:
-        """Nothing for a directory, which the engine has read.
+        """Do nothing for a directory, which the engine has loaded.
 
         Raises:
-            MisconfigurationException: The state is that of a whole optimizer.
+            MisconfigurationException: The state comes from a checkpoint of another strategy.
         """
         if state:
             raise MisconfigurationException(
-                "The checkpoint was written by another strategy, and DeepSpeed can't take over its optimizer's state; "
+                "The checkpoint was written by another strategy, and DeepSpeed can't load its optimizer's state; "
                 "resume with that strategy, or load the weights with load_from_checkpoint and start a new fit."
             )
 

@@ -1,4 +1,4 @@
-"""DeepSpeed's configuration: made from arguments, read from a file or dict, and completed from the Trainer."""
+"""DeepSpeed's configuration: made from arguments or read from a file or dict, and completed from the Trainer."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import torch
 
 from leyden.utilities.exceptions import MisconfigurationException
 
-VARIABLE = "PL_DEEPSPEED_CONFIG_PATH"  # Lightning's
-AUTO = "auto"  # how a configuration leaves a value to whoever runs it
+VARIABLE = "PL_DEEPSPEED_CONFIG_PATH"  # Lightning's name
+AUTO = "auto"  # the value in a configuration for "the program decides"
 
-# The arguments of the strategy that make up a configuration, in its sections, with their defaults.
+# The arguments of the strategy from which a configuration is made, by section, with their defaults.
 ZERO = {
     "contiguous_gradients": True, "overlap_comm": True, "allgather_partitions": True, "reduce_scatter": True,
     "allgather_bucket_size": 200_000_000, "reduce_bucket_size": 200_000_000, "sub_group_size": 1_000_000_000_000,
@@ -42,19 +42,19 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def read(given: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration before a Trainer is known.
+    """The configuration without the values that come from the Trainer.
 
     Args:
-        given: A dict in DeepSpeed's format, the path of a JSON file of it, or None.
-        options: Arguments of the strategy, from which it is made where none is given.
+        given: A dict in DeepSpeed's format, the path of a JSON file in that format, or None.
+        options: Arguments of the strategy, from which the configuration is made if none is given.
 
     Raises:
-        MisconfigurationException: An option is not known, or would not be used; or there is no such file.
+        MisconfigurationException: An option is not known or would not be used, or the file can't be read.
     """
     if unknown := sorted(set(options) - set(OPTIONS)):
         raise MisconfigurationException(
             f"DeepSpeedStrategy has no argument {unknown[0]!r}; write config=, a dict or a file in DeepSpeed's format, "
-            "for what its arguments don't cover."
+            "for settings that have no argument."
         )
     if given is None and VARIABLE in os.environ:
         given = os.environ[VARIABLE]
@@ -62,8 +62,8 @@ def read(given: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         return _from_options({**OPTIONS, **options})
     if unused := sorted(set(options) - set(LOSS_SCALING)):
         raise MisconfigurationException(
-            f"{unused[0]}={options[unused[0]]!r} would not be used beside a configuration of DeepSpeed's ({given!r}), "
-            "which decides alone; write it there."
+            f"{unused[0]}={options[unused[0]]!r} would not be used, because there is a configuration in DeepSpeed's "
+            f"format ({given!r}); write it there."
         )
     if isinstance(given, Mapping):
         return copy.deepcopy(dict(given))
@@ -78,7 +78,9 @@ def _from_file(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise MisconfigurationException(f"The DeepSpeed configuration {str(path)!r} is no JSON: {error}.") from error
     if not isinstance(read, dict):
-        raise MisconfigurationException(f"The DeepSpeed configuration {str(path)!r} holds no object, but {read!r}.")
+        raise MisconfigurationException(
+            f"The DeepSpeed configuration {str(path)!r} must be a JSON object, and is {read!r}."
+        )
     return read
 
 
@@ -112,7 +114,7 @@ def _from_options(o: dict[str, Any]) -> dict[str, Any]:
 
 
 def stage(config: Mapping[str, Any]) -> int:
-    """Which of ZeRO's stages; 0 for none."""
+    """The stage of ZeRO in a configuration; 0 without ZeRO."""
     return int(config.get("zero_optimization", {}).get("stage", 0))
 
 
@@ -134,30 +136,30 @@ def complete(
     world_size: int,
     loss_scaling: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """A copy of a configuration in which the Trainer has filled in what it leaves open.
+    """A copy of a configuration in which values that are missing or "auto" come from the Trainer.
 
     Args:
-        config: What the user gave; a value that is missing or "auto" is open.
-        accumulate_grad_batches: The Trainer's.
-        gradient_clip_val: The Trainer's; None leaves it to the configuration.
-        precision: The Trainer's.
-        batch_size: Samples that a process loads at once; None where that is not known.
-        world_size: Processes.
-        loss_scaling: For float16, instead of the defaults.
+        config: The configuration.
+        accumulate_grad_batches: The Trainer's argument.
+        gradient_clip_val: The Trainer's argument; None leaves the value to the configuration.
+        precision: The name of the Trainer's precision.
+        batch_size: The number of samples in a batch of one process; None if it is not known.
+        world_size: The number of processes.
+        loss_scaling: Settings of the loss scaling for float16 that replace the defaults.
 
     Raises:
-        MisconfigurationException: The Trainer and the configuration don't agree.
+        MisconfigurationException: The Trainer and the configuration contradict each other.
     """
     complete = copy.deepcopy(dict(config))
     if complete.get("managed_gradient_accumulation") is False:
         raise MisconfigurationException(
-            "DeepSpeed's config says managed_gradient_accumulation=false, but the Trainer says which batch ends an "
+            "DeepSpeed's config says managed_gradient_accumulation=false, but the Trainer decides which batch ends an "
             "accumulation; leave it out."
         )
-    _settle(complete, "gradient_accumulation_steps", accumulate_grad_batches, "accumulate_grad_batches", True)
+    _fill_in(complete, "gradient_accumulation_steps", accumulate_grad_batches, "accumulate_grad_batches", True)
     clip = gradient_clip_val or 0.0
-    _settle(complete, "gradient_clipping", clip, "gradient_clip_val", gradient_clip_val is not None)
-    _settle(complete, "train_micro_batch_size_per_gpu", batch_size or 1, "the loader's batch_size", bool(batch_size))
+    _fill_in(complete, "gradient_clipping", clip, "gradient_clip_val", gradient_clip_val is not None)
+    _fill_in(complete, "train_micro_batch_size_per_gpu", batch_size or 1, "the loader's batch_size", bool(batch_size))
     micro, steps = complete["train_micro_batch_size_per_gpu"], complete["gradient_accumulation_steps"]
     whole = micro * steps * world_size
     if complete.get("train_batch_size") == AUTO:
@@ -169,11 +171,11 @@ def complete(
         )
     if not batch_size:
         complete.pop("train_batch_size", None)
-    _settle_format(complete, precision, {**LOSS_SCALING, **loss_scaling})
+    _fill_in_format(complete, precision, {**LOSS_SCALING, **loss_scaling})
     return complete
 
 
-def _settle(config: dict[str, Any], key: str, value: Any, argument: str, is_given: bool) -> None:
+def _fill_in(config: dict[str, Any], key: str, value: Any, argument: str, is_given: bool) -> None:
     found = config.get(key, AUTO)
     if found == AUTO:
         config[key] = value
@@ -183,10 +185,10 @@ def _settle(config: dict[str, Any], key: str, value: Any, argument: str, is_give
         )
 
 
-def _settle_format(config: dict[str, Any], precision: str, loss_scaling: Mapping[str, Any]) -> None:
+def _fill_in_format(config: dict[str, Any], precision: str, loss_scaling: Mapping[str, Any]) -> None:
     if precision not in FORMATS:
         raise MisconfigurationException(
-            f"precision={precision!r} is nothing that DeepSpeed computes in; write {', '.join(FORMATS)}."
+            f"precision={precision!r} is not supported by DeepSpeed; write one of {', '.join(FORMATS)}."
         )
     wanted = FORMATS[precision]
     for section in DTYPES:

@@ -2,8 +2,8 @@
 
     python -m leyden_deepspeed.consolidate run.ckpt whole.ckpt
 
-The file is loaded by ``load_from_checkpoint``, by ``ckpt_path`` of ``validate``, ``test`` and ``predict`` under any
-strategy, and by plain PyTorch. DeepSpeed's files are pickles, and reading them can run code: trust who wrote them.
+``load_from_checkpoint`` loads the file, and so do ``ckpt_path`` of ``validate``, ``test`` and ``predict`` under any
+strategy, and plain PyTorch. DeepSpeed's files are pickles, and reading them can run code: use files that you trust.
 """
 
 from __future__ import annotations
@@ -12,20 +12,25 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from leyden.checkpoint.contents import OWN_KEY
 from leyden.checkpoint.file import TorchCheckpointIO
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.storage import local_path
-from leyden_deepspeed.checkpoints import OWN_KEY, REST, is_directory, read_weights
+from leyden_deepspeed.checkpoints import ENGINE_KEY, REST, is_directory, read_weights
 
-# What only a run that goes on could use.
-OF_TRAINING = ("optimizer_states", "lr_schedulers", "callbacks", "leyden", OWN_KEY)
+# The parts of a checkpoint that are needed only to resume a fit.
+OF_TRAINING = ("optimizer_states", "lr_schedulers", "callbacks", OWN_KEY, ENGINE_KEY)
 
 
 def consolidate(source: str, target: str) -> None:
-    """Write the weights of the checkpoint ``source`` to the file ``target``; it needs memory for all of them.
+    """Write the weights of a checkpoint to one file; this needs memory for all of them.
+
+    Args:
+        source: The directory of the checkpoint.
+        target: The path of the file.
 
     Raises:
-        FileExistsError: There is something at ``target``.
+        FileExistsError: ``target`` exists already.
         MisconfigurationException: ``source`` is no checkpoint of strategy="deepspeed".
     """
     if not is_directory(source):
@@ -39,7 +44,7 @@ def consolidate(source: str, target: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Run the command; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m leyden_deepspeed.consolidate",
         description="Turn a checkpoint that DeepSpeed wrote (a directory) into one file of whole 32-bit weights.",

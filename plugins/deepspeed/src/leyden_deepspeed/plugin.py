@@ -1,4 +1,4 @@
-"""What leyden-deepspeed brings to Leyden: DeepSpeed's ZeRO stages as strategies."""
+"""The plugin leyden-deepspeed: DeepSpeed's ZeRO stages as strategies."""
 
 import sys
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ TARGET = "leyden_deepspeed.strategy:DeepSpeedStrategy"
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """The stages by name; the class answers to its own name."""
+    """The stages by name, and the class by its own name."""
     for name, arguments in STRATEGIES.items():
         aliases = ["DeepSpeedStrategy"] if name == "deepspeed" else []
         yield Component("strategy", name, TARGET, {"aliases": aliases, "arguments": arguments})
@@ -28,7 +28,7 @@ def leyden_components() -> Iterator[Component]:
 
 @hookimpl
 def leyden_configure(trainer: Any) -> None:
-    """Compare the Trainer with DeepSpeed's configuration, before any process is started."""
-    module = sys.modules.get(TARGET.partition(":")[0])  # not imported: nobody uses it
+    """Compare the Trainer with DeepSpeed's configuration before processes are started."""
+    module = sys.modules.get(TARGET.partition(":")[0])  # None: not imported, so no Trainer uses it
     if module is not None and isinstance(trainer.strategy, module.DeepSpeedStrategy):
-        trainer.strategy.settle(trainer)
+        trainer.strategy.complete_config(trainer)

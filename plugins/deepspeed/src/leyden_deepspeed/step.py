@@ -1,4 +1,4 @@
-"""The training step on DeepSpeed's engine: backward and the optimizer's step are the engine's."""
+"""The training step with DeepSpeed's engine, which runs the backward pass and the optimizer's step."""
 
 from __future__ import annotations
 
@@ -14,33 +14,36 @@ from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.overriding import is_overridden
 
 if TYPE_CHECKING:
-    from leyden.trainer import Trainer
+    from leyden.trainer.run import Run
 
-# What the engine does by itself, so that a module's own way would not be asked, or not do what it says.
+# Methods of a module that the engine would not call, or whose effect it would undo, and what it does instead.
 OWN_WAYS = {
-    "backward": "backward passes",
-    "optimizer_zero_grad": "clearing gradients",
-    "configure_gradient_clipping": "clipping gradients (Trainer(gradient_clip_val=...) is passed on to it)",
+    "backward": "the backward pass",
+    "optimizer_zero_grad": "the clearing of gradients",
+    "configure_gradient_clipping": "the clipping of gradients (by Trainer(gradient_clip_val=...))",
 }
 
 
 class EngineOptimizer:
-    """The engine in the place of an optimizer: ``step`` clips, steps and clears the gradients.
+    """An optimizer whose ``step`` is that of the engine, which clips gradients, steps and clears gradients.
 
-    Everything else is that of DeepSpeed's optimizer: ``param_groups``, ``state``, …
+    All other attributes are those of DeepSpeed's optimizer: ``param_groups``, ``state``, …
+
+    Args:
+        engine: DeepSpeed's engine.
     """
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Run the closure, and step."""
+        """Run the closure, if there is one, and step."""
         result = closure() if closure is not None else None
         self.engine.step()
         return result
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Nothing: the engine clears gradients when it has stepped."""
+        """Do nothing: the engine clears gradients when it has stepped."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["engine"].optimizer, name)
@@ -50,15 +53,23 @@ class EngineOptimizer:
 
 
 class EngineStep(BatchStep):
-    """The core's steps, automatic and manual, with the engine's backward pass, scaling and clipping."""
+    """The core's steps, automatic and manual, with the engine's backward pass, loss scaling and clipping.
 
-    def __init__(self, trainer: Trainer, engine: Any) -> None:
-        super().__init__(trainer)
+    Args:
+        trainer: The Trainer of the run.
+        engine: DeepSpeed's engine.
+
+    Raises:
+        MisconfigurationException: The module overrides a method that the engine would not call.
+    """
+
+    def __init__(self, run: Run, engine: Any) -> None:
+        super().__init__(run)
         for name, what in OWN_WAYS.items():
             if is_overridden(name, self.module, LightningModule):
                 raise MisconfigurationException(
-                    f"{type(self.module).__name__} overrides {name}, but {what} is up to DeepSpeed's engine; remove "
-                    "it, or write strategy='zero_2'."
+                    f"{type(self.module).__name__} overrides {name}, but DeepSpeed's engine does {what} itself; remove "
+                    "the method, or write strategy='zero_2'."
                 )
         self._engine = engine
         self._own_backward = self._engine_backward
@@ -66,17 +77,17 @@ class EngineStep(BatchStep):
         self._precision_step = Precision().optimizer_step
 
     def _engine_backward(self, loss: Tensor, retain_graph: bool = False) -> None:
-        # the loss has been divided by the number of accumulated batches
+        # The loss has been divided by the number of accumulated batches already.
         self._engine.backward(loss, retain_graph=retain_graph, scale_wrt_gas=False)
 
     def clip_gradients(self, optimizer: Any, value: float | None, algorithm: str | None) -> None:
-        """Nothing in automatic optimisation, where the engine clips as it steps.
+        """Do nothing in automatic optimisation, where the engine clips when it steps.
 
         Raises:
-            MisconfigurationException: In manual optimisation, where it would be asked for gradients that it hides.
+            MisconfigurationException: In manual optimisation, because the engine does not give access to gradients.
         """
         if not self.automatic:
             raise MisconfigurationException(
-                "self.clip_gradients finds no gradients, which DeepSpeed's engine keeps to itself; write "
-                "gradient_clipping into its config, and it clips in optimizer.step()."
+                "self.clip_gradients finds no gradients, because DeepSpeed's engine gives no access to them; set "
+                "gradient_clipping in DeepSpeed's config, which then clips in optimizer.step()."
             )

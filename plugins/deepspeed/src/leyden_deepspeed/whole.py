@@ -1,4 +1,4 @@
-"""A module under DeepSpeed's engine, and the same module whole again after it."""
+"""The module that DeepSpeed's engine trains, and making the user's module whole again afterwards."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 
-class Shadow(Module):
-    """What the engine takes for the model: a module's own parts, whose forward is one of its steps.
+class EngineModule(Module):
+    """The module that the engine is given: it has the submodules of the user's module, and its forward runs a step.
 
-    The parts are the module's and not a child's, so that they have the same names in checkpoints.
+    The submodules belong to it directly, and not to a child, so that parameters keep their names in checkpoints.
     """
 
     def __init__(self, module: Module) -> None:
@@ -28,16 +28,19 @@ class Shadow(Module):
 
 
 def is_divided(module: Module) -> bool:
-    """Whether a process has only its parts of the parameters."""
+    """Whether this process has only a part of the parameters."""
     return any(hasattr(parameter, "ds_id") for parameter in module.parameters())
 
 
 def whole_values(deepspeed: Any, module: Module) -> dict[str, Tensor]:
-    """Each parameter whole and in the most bits that there are, on the host; all processes together.
+    """Whole copies of all parameters on the host, in 32 bits where DeepSpeed has them; called by all processes.
 
     Args:
         deepspeed: The package.
-        module: A module under an engine.
+        module: A module that an engine trains.
+
+    Returns:
+        The values by parameter name.
     """
     return {name: _whole(deepspeed, parameter) for name, parameter in module.named_parameters()}
 
@@ -54,22 +57,22 @@ def _whole(deepspeed: Any, parameter: Any) -> Tensor:
 
 
 class Parts:
-    """The parameters that a module had under the engine, while it has whole ones again.
+    """Makes a module whole after training, and keeps its parameters of the engine for later; made by all processes.
 
     Args:
         deepspeed: The package.
-        module: Becomes whole; all processes together.
-        shadow: Its shadow.
-        dtypes: The formats of its parameters before the engine took it, by name.
+        module: The module, which gets whole parameters.
+        engine_module: The module that the engine was given.
+        dtypes: The formats that the parameters had before training, by name.
     """
 
-    def __init__(self, deepspeed: Any, module: Module, shadow: Module, dtypes: dict[str, torch.dtype]) -> None:
+    def __init__(self, deepspeed: Any, module: Module, engine_module: Module, dtypes: dict[str, torch.dtype]) -> None:
         whole: dict[int, Parameter] = {}
         values = whole_values(deepspeed, module)
         for name, parameter in module.named_parameters():
             whole[id(parameter)] = Parameter(values.pop(name).to(dtypes[name]), parameter.requires_grad)
         self._others: list[tuple[Module, Any]] = []
-        for part in (*module.modules(), shadow):
+        for part in (*module.modules(), engine_module):
             self._others.append((part, part._parameters))
             part._parameters = {
                 name: whole[id(parameter)] if parameter is not None else None
@@ -77,7 +80,7 @@ class Parts:
             }
 
     def exchange(self) -> None:
-        """Give the module its parameters under the engine, or take them away again."""
+        """Exchange the whole parameters and those of the engine; a second call undoes the first."""
         self._others = [(part, self._take(part, parameters)) for part, parameters in self._others]
 
     @staticmethod

@@ -7,6 +7,6 @@ from leyden import Component, hookimpl
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """Provide the classes that are used most; all others are in ``leyden.demos.boring_classes`` only."""
+    """Provide the classes that are used most; all others are in ``leyden_demos.boring_classes`` only."""
     for name in ("BoringDataModule", "BoringModel", "DemoModel"):
         yield Component("demo", name, f"leyden_demos.boring_classes:{name}")

@@ -42,7 +42,10 @@ def example_call(
 
 def transferred(module: LightningModule, batch: Any) -> Any:
     """Move a batch to the module's device by the batch transfer hooks of the data module or the module."""
-    datamodule = module._trainer.datamodule if module._trainer is not None else None
+    try:
+        datamodule = getattr(module.trainer, "datamodule", None)
+    except RuntimeError:  # the module has no Trainer
+        datamodule = None
 
     def hook(name: str) -> Any:
         overridden = datamodule is not None and is_overridden(name, datamodule, DataHooks)

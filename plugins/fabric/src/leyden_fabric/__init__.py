@@ -1,1 +1,1 @@
-"""A hand-written loop on the accelerators, strategies and precisions of Leyden; import it from ``leyden.fabric``."""
+"""Fabric: a hand-written loop with Leyden's accelerators and strategies; import it from ``leyden.fabric``."""

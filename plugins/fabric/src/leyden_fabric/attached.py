@@ -1,8 +1,8 @@
-"""A LightningModule under a hand-written loop: what it asks its Trainer for, answered by Fabric."""
+"""A LightningModule under a hand-written loop: whoever runs it is a Fabric, and it has no Trainer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -14,11 +14,31 @@ if TYPE_CHECKING:
     from leyden_fabric.fabric import Fabric
     from leyden_fabric.wrappers import FabricModule
 
+OF_FABRIC = ("global_rank", "local_rank", "logger", "loggers", "print", "world_size", "is_global_zero", "strategy")
 
-class AttachedFabric:
-    """In the place of a module's ``trainer``: ``self.log``, ``self.manual_backward``, ``self.print`` and others work.
 
-    What only a Trainer has is named when it is asked for.
+class NoTrainer:
+    """What ``self.trainer`` is under Fabric: what a Fabric has too is the Fabric's, all else is refused by name.
+
+    Args:
+        run: What runs the module.
+    """
+
+    def __init__(self, run: FabricRunner) -> None:
+        self.run = run
+
+    def __getattr__(self, name: str) -> Any:
+        if name in OF_FABRIC:
+            return getattr(self.run.fabric, name)
+        raise AttributeError(
+            f"self.trainer.{name}: this module was set up by Fabric, which has nothing of that name; a Trainer has."
+        )
+
+
+class FabricRunner:
+    """Runs a module for a Fabric, as a run of a Trainer does: ``self.log``, ``self.manual_backward`` and others work.
+
+    It is a :class:`leyden.plugins.Runner`.
 
     Args:
         fabric: The Fabric.
@@ -28,12 +48,12 @@ class AttachedFabric:
 
     is_running = True
     current_epoch = global_step = 0  # whoever writes the loop counts
-    lr_scheduler_configs = ()
+    lr_schedulers = ()
 
-    def __init__(self, fabric: Fabric, module: FabricModule, optimizers: list[Any]) -> None:
+    def __init__(self, fabric: Fabric, module: FabricModule, optimizers: Sequence[Any]) -> None:
         self.fabric, self._module = fabric, module
         self.optimizers = self.wrapped_optimizers = optimizers
-        self.logging = self.step = self  # the Trainer has these in objects of their own
+        self.trainer = NoTrainer(self)
 
     @property
     def strategy(self) -> Strategy:
@@ -41,9 +61,9 @@ class AttachedFabric:
         return self._module._strategy
 
     @property
-    def logger(self) -> Logger | None:
-        """The first logger, or None."""
-        return next(iter(self.fabric.loggers), None)
+    def loggers(self) -> Sequence[Logger]:
+        """All loggers of the Fabric."""
+        return self.fabric.loggers
 
     def log(self, name: str, value: Any, options: Any, batch_size: int | None) -> None:
         """Log at once and as it is: only a Trainer knows of steps and epochs to reduce over."""
@@ -61,9 +81,6 @@ class AttachedFabric:
             limit: dict[str, Any] = {"clip_val" if algorithm == "value" else "max_norm": value}
             self.fabric.clip_gradients(self._module, optimizer, **limit)
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("global_rank", "local_rank", "loggers", "print", "world_size", "is_global_zero"):
-            return getattr(self.fabric, name)
-        raise AttributeError(
-            f"self.trainer.{name}: this module was set up by Fabric, which has nothing of that name; a Trainer has."
-        )
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """``self.print``."""
+        self.fabric.print(*args, **kwargs)

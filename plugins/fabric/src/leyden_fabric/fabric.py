@@ -1,4 +1,4 @@
-"""Fabric: the accelerators, strategies, precisions, loggers and checkpoint IO of Leyden under a hand-written loop."""
+"""Fabric: a hand-written loop with Leyden's accelerators, strategies, precisions, loggers and checkpoint IO."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from leyden.interfaces.strategy import Strategy
 from leyden.utilities.rank_zero import rank_zero_deprecation
 from leyden.utilities.rng import seed_everything
 from leyden_fabric import state as saved
-from leyden_fabric.attached import AttachedFabric
+from leyden_fabric.attached import FabricRunner
 from leyden_fabric.preparing import compile_in_place, follow_parameters, prepare_loader, refuse_wrapped
 from leyden_fabric.processes import Processes
 from leyden_fabric.reporting import Reporting
@@ -35,10 +35,10 @@ class Fabric(Processes, Reporting):
             best that is available, or an instance.
         strategy: How several devices work together, by name or as an instance; "auto" chooses.
         devices: How many devices (int), which ones (list, "0, 1"), -1 for all, or "auto".
-        num_nodes: Machines.
+        num_nodes: The number of machines.
         precision: "32-true" or any installed one, e.g. "bf16-mixed"; 32, 16 and 64 mean their usual modes.
         plugins: Component instances (precision, environment, checkpoint IO), pluggy plugins, or names.
-        callbacks: One object or several, whose methods :meth:`call` calls.
+        callbacks: One object or a list of several; :meth:`call` calls their methods.
         loggers: One logger or several, by name or as instances; True for the default one.
 
     Raises:
@@ -72,17 +72,18 @@ class Fabric(Processes, Reporting):
         Args:
             module: The module.
             optimizers: Its optimizers.
-            scheduler: A learning rate scheduler, handed back as it is.
-            move_to_device: Whether a strategy that does nothing else to the module moves it to the device.
-            _reapply_compile: Whether a module from ``torch.compile`` is compiled after the strategy has done its part,
-                with the same settings, so that what the strategy adds is compiled too.
+            scheduler: A learning rate scheduler, which is returned as it is.
+            move_to_device: Whether the module is moved to the device. Strategies that override ``setup_module`` move
+                it in any case.
+            _reapply_compile: Whether a module from ``torch.compile`` is compiled again, with the same settings, after
+                the strategy has wrapped it, so that the wrapper is compiled too.
 
         Returns:
             The module, or with optimizers a tuple of the module, the optimizers, and the scheduler if there is one.
 
         Raises:
-            ValueError: One of them was set up already.
-            RuntimeError: :meth:`launch` has to be called first.
+            ValueError: The module or an optimizer was set up already.
+            RuntimeError: :meth:`launch` must be called first.
         """
         self._require_met()
         refuse_wrapped("setup", "module", (module,))
@@ -101,8 +102,7 @@ class Fabric(Processes, Reporting):
         made = [FabricOptimizer(o, strategy, self) for o in strategy.setup_optimizers(list(optimizers))]
         self._module_strategies.append(weakref.ref(strategy))
         if isinstance(original, LightningModule):
-            attached: Any = AttachedFabric(self, wrapped, made)
-            original.trainer = attached
+            original.trainer = FabricRunner(self, wrapped, made).trainer  # type: ignore[assignment]  # its stand-in
             if original not in self._callbacks:
                 self._callbacks.append(original)
         self.call("on_after_setup", fabric=self, module=wrapped)
@@ -111,19 +111,19 @@ class Fabric(Processes, Reporting):
         return (wrapped, *made) if scheduler is None else (wrapped, *made, scheduler)
 
     def setup_module(self, module: Module, move_to_device: bool = True, _reapply_compile: bool = True) -> FabricModule:
-        """Prepare a module whose optimizers are made afterwards, or that is only evaluated; see :meth:`setup`."""
+        """Prepare a module whose optimizers are set up later, or that is only evaluated; see :meth:`setup`."""
         wrapped: FabricModule = self.setup(module, move_to_device=move_to_device, _reapply_compile=_reapply_compile)
         return wrapped
 
     def setup_optimizers(self, *optimizers: Any) -> Any:
-        """Prepare optimizers of modules that are set up already.
+        """Prepare optimizers of modules that have been set up.
 
         Returns:
             The optimizer, or a tuple of several.
 
         Raises:
-            ValueError: There is none, or one was set up already.
-            RuntimeError: One has parameters on the meta device; :meth:`launch` has to be called first.
+            ValueError: No optimizer was given, or one was set up already.
+            RuntimeError: An optimizer has parameters on the meta device, or :meth:`launch` must be called first.
         """
         self._require_met()
         if not optimizers:
@@ -135,27 +135,30 @@ class Fabric(Processes, Reporting):
                 "fabric.setup_module(model), of the model that this returns."
             )
         strategies = self._set_up
-        strategy = strategies[0] if len(strategies) == 1 else self._strategy  # of several it is not known whose
+        strategy = (
+            strategies[0] if len(strategies) == 1 else self._strategy
+        )  # of several strategies it is not known which one
         made = [FabricOptimizer(o, strategy, self) for o in strategy.setup_optimizers(list(optimizers))]
         return made[0] if len(made) == 1 else tuple(made)
 
     def setup_dataloaders(
         self, *dataloaders: Any, use_distributed_sampler: bool = True, move_to_device: bool = True
     ) -> Any:
-        """Give each process its part of the data, on its device.
+        """Make loaders that give each process its part of the data, on its device.
 
         Args:
-            dataloaders: DataLoaders; they stay as they are.
-            use_distributed_sampler: Whether the data are divided; a DistributedSampler of yours does it already.
+            dataloaders: DataLoaders, which are not changed.
+            use_distributed_sampler: Whether the data are divided among the processes; a loader with a
+                DistributedSampler is left as it is.
             move_to_device: Whether batches are moved to the device.
 
         Returns:
             The loader, or a list of several.
 
         Raises:
-            ValueError: There is none, or one was set up already.
-            TypeError: One is no DataLoader.
-            RuntimeError: :meth:`launch` has to be called first.
+            ValueError: No loader was given, or one was set up already.
+            TypeError: A loader is no DataLoader.
+            RuntimeError: :meth:`launch` must be called first.
         """
         self._require_met()
         if not dataloaders:
@@ -169,7 +172,7 @@ class Fabric(Processes, Reporting):
 
     @property
     def _set_up(self) -> list[Strategy]:
-        """The strategies of all modules that are still in use, in the order in which they were set up."""
+        """The strategies of all modules that still exist, in the order in which the modules were set up."""
         return [strategy for ref in self._module_strategies if (strategy := ref()) is not None]
 
     def to_device(self, obj: Any) -> Any:
@@ -180,11 +183,11 @@ class Fabric(Processes, Reporting):
         return self._strategy.batch_to_device(obj)
 
     def init_module(self, empty_init: bool | None = None) -> AbstractContextManager[Any]:
-        """A block in which a module is built on its device and in its format right away.
+        """A block in which modules are built on the device and in the format of the precision.
 
         Args:
-            empty_init: True leaves parameters unfilled, for a large model whose weights come from a checkpoint; None
-                leaves it to the strategy.
+            empty_init: True leaves parameters uninitialised, for a large model whose weights come from a checkpoint.
+                None lets the strategy decide.
         """
         self._require_met()
         return self._strategy.module_init_context(empty_init)
@@ -195,7 +198,7 @@ class Fabric(Processes, Reporting):
         return self.init_module()
 
     def init_tensor(self) -> AbstractContextManager[Any]:
-        """A block in which tensors are made on this process's device and in the precision's format."""
+        """A block in which tensors are made on this process's device and in the format of the precision."""
         stack = ExitStack()
         stack.enter_context(self.device)
         stack.enter_context(self._precision.module_init_context())
@@ -204,13 +207,13 @@ class Fabric(Processes, Reporting):
     # -- in the loop --------------------------------------------------------------------------------------
 
     def backward(self, tensor: Tensor, *args: Any, model: FabricModule | None = None, **kwargs: Any) -> None:
-        """``tensor.backward()``, as precision and strategy need it.
+        """Call ``tensor.backward()`` with what precision and strategy add to it.
 
         Args:
             tensor: The loss.
-            args: For ``Tensor.backward``.
-            model: Whose loss it is, where several modules of manual optimisation were set up.
-            kwargs: For ``Tensor.backward``.
+            args: Arguments for ``Tensor.backward``.
+            model: The module whose loss it is; needed if several modules of manual optimisation were set up.
+            kwargs: Keyword arguments for ``Tensor.backward``.
         """
         strategies = self._set_up if model is None else [uncompiled(model)._strategy]
         if strategies and not self._keeps_gradients:
@@ -229,7 +232,7 @@ class Fabric(Processes, Reporting):
     def _refuse_plain_backward(self, gradient: Tensor) -> None:
         if not self._in_backward:
             raise RuntimeError(
-                f"precision={self._precision.precision!r} needs fabric.backward(loss) in the place of loss.backward()."
+                f"precision={self._precision.precision!r} needs fabric.backward(loss) instead of loss.backward()."
             )
 
     def clip_gradients(
@@ -241,56 +244,59 @@ class Fabric(Processes, Reporting):
         norm_type: float | str = 2.0,
         error_if_nonfinite: bool | None = None,
     ) -> Tensor | None:
-        """Clip the gradients of an optimizer's parameters, by value or by their norm; give one of the two.
+        """Clip the gradients of an optimizer's parameters, either by ``clip_val`` or by ``max_norm``.
 
         Args:
             module: The module that was set up.
             optimizer: Its optimizer.
             clip_val: The bound of each element.
-            max_norm: The bound of the norm of all together.
-            norm_type: The p of that p-norm, "inf" too.
-            error_if_nonfinite: Whether a norm that is nan or infinite raises a RuntimeError. By default it does, unless
-                gradients are scaled: then some overflow, and the step skips them.
+            max_norm: The bound of the norm of all gradients together.
+            norm_type: The p of that p-norm; "inf" is possible.
+            error_if_nonfinite: Whether a norm that is nan or infinite raises a RuntimeError. The default is True,
+                except under a precision with a loss scaler, which skips steps whose gradients overflow.
 
         Returns:
-            The norm before clipping by norm; None otherwise.
+            The norm before clipping; None with ``clip_val``.
 
         Raises:
             ValueError: Both bounds were given, or none.
+            RuntimeError: The norm is nan or infinite, see ``error_if_nonfinite``.
         """
         if (clip_val is None) == (max_norm is None):
             raise ValueError(f"clip_val={clip_val!r} and max_norm={max_norm!r}: give one of the two.")
-        optimizer, _ = unwrapped(optimizer, self._strategy)
+        optimizer, strategy = unwrapped(optimizer, self._strategy)
         self._precision.unscale_gradients(optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if clip_val is not None:
-            self._precision.clip_gradients(parameters, clip_val, "value")
+            strategy.clip_gradients(parameters, clip_val, "value")
             return None
         assert max_norm is not None
         if norm_type == 2:
-            norm = self._precision.clip_gradients(parameters, max_norm, "norm")
+            norm = strategy.clip_gradients(parameters, max_norm, "norm")
         else:
             norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm, float(norm_type))
-            norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of divided gradients
+            norm = (
+                norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+            )  # a norm of divided gradients is divided itself
         if error_if_nonfinite is None:
             error_if_nonfinite = getattr(self._precision, "scaler", None) is None
         if error_if_nonfinite and norm is not None and not torch.isfinite(norm):
             raise RuntimeError(
-                f"The norm of the gradients is {norm.item()}, which is non-finite: there is nothing to clip to. Look "
-                "for its cause, or pass error_if_nonfinite=False."
+                f"The norm of the gradients is {norm.item()}, which is non-finite, so they can't be clipped. Find the "
+                "cause, or pass error_if_nonfinite=False."
             )
         return norm
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """A block in the precision's context, for operations outside of the module's ``forward``."""
+        """A block in the context of the precision, for operations outside of the module's ``forward``."""
         return self._precision.forward_context()
 
     def no_backward_sync(self, module: Module, enabled: bool = True) -> AbstractContextManager[Any]:
-        """A block of forward and backward passes whose gradients stay on their process until a later pass.
+        """A block in which backward passes do not exchange gradients; the next pass outside of it does.
 
         Args:
             module: The module that was set up.
-            enabled: False for the pass with which they are exchanged.
+            enabled: False makes the block do nothing, for the last pass of an accumulation.
 
         Raises:
             TypeError: The module was not set up.
@@ -319,8 +325,10 @@ class Fabric(Processes, Reporting):
 
         Args:
             path: A path or URL.
-            state: Name to module, optimizer, anything else with ``state_dict`` and ``load_state_dict``, or plain data.
-            filter: Name to a function that says of a key and a value of that state whether it is saved.
+            state: A name for each thing to save: a module, an optimizer, another object with ``state_dict`` and
+                ``load_state_dict``, or plain data.
+            filter: For some of the names, a function of a key and a value of that state, which returns whether to save
+                the value.
 
         Raises:
             MisconfigurationException: ``filter`` does not fit ``state``.
@@ -336,19 +344,19 @@ class Fabric(Processes, Reporting):
         *,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Read a checkpoint and put it back; called by all processes.
+        """Read a checkpoint and load what it holds into ``state``; called by all processes.
 
         Args:
             path: A path or URL.
-            state: As it was saved: objects take their state back, plain values are replaced.
-            strict: Whether all that is in ``state`` must be in the checkpoint, and all keys of a module.
-            weights_only: False lets the checkpoint hold objects, and so run code; only for trusted files.
+            state: A dict as :meth:`save` was given: its objects load their state, its plain values are replaced.
+            strict: Whether the checkpoint must hold everything in ``state``, and exactly the keys of each module.
+            weights_only: False lets the checkpoint hold any object, which can run code; only for trusted files.
 
         Returns:
-            What of the checkpoint was not asked for; all of it without ``state``.
+            The part of the checkpoint that is not in ``state``; all of it if ``state`` is None.
 
         Raises:
-            KeyError: Something is missing, and ``strict``.
+            KeyError: The checkpoint lacks something, and ``strict`` is True.
         """
         checkpoint = self._strategy.load_checkpoint(os.fspath(path), weights_only)
         if state:
@@ -366,7 +374,7 @@ class Fabric(Processes, Reporting):
             weights_only: As in :meth:`load`.
 
         Raises:
-            TypeError: ``obj`` keeps no state.
+            TypeError: ``obj`` has no ``load_state_dict``.
         """
         checkpoint = self._strategy.load_checkpoint(os.fspath(path), weights_only)
         if not saved.put(self._strategy, obj, checkpoint, strict):
@@ -374,5 +382,5 @@ class Fabric(Processes, Reporting):
 
     @staticmethod
     def seed_everything(seed: int | None = None, workers: Any = None, verbose: bool = True) -> int:
-        """Seed Python, numpy and PyTorch; loaders' workers too, unless ``workers`` is False."""
+        """Seed Python, numpy and PyTorch, and the workers of loaders unless ``workers`` is False; returns the seed."""
         return seed_everything(seed, True if workers is None else workers, verbose)

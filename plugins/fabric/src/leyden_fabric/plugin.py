@@ -1,4 +1,4 @@
-"""What leyden-fabric brings to Leyden: ``Fabric`` and what belongs to it, shown by ``leyden.fabric``."""
+"""The plugin leyden-fabric: ``Fabric`` and ``is_wrapped``, which are imported from ``leyden.fabric``."""
 
 from collections.abc import Iterator
 
@@ -7,6 +7,6 @@ from leyden import Component, hookimpl
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """The class, and the question whether an object was set up by one."""
+    """The class ``Fabric``, and the function that tells whether a Fabric has set an object up."""
     yield Component("fabric", "Fabric", "leyden_fabric.fabric:Fabric")
     yield Component("fabric", "is_wrapped", "leyden_fabric.wrappers:is_wrapped")

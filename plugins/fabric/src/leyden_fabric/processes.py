@@ -1,4 +1,4 @@
-"""The processes of a Fabric: what they run on, how they come to be, talk to each other, and end."""
+"""The processes of a Fabric: their devices, how they start and end, and how they communicate."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from leyden.interfaces.accelerator import Accelerator
-from leyden.interfaces.logger import Logger
-from leyden.interfaces.strategy import Strategy
+from leyden.interfaces.logger import Logger, agree_on_versions
+from leyden.interfaces.strategy import Strategy, tear_down
 from leyden.trainer.parts import choose_accelerator, choose_devices, choose_loggers, choose_strategy, sort_plugins
 from leyden.utilities.batch import map_collection
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.overriding import is_overridden
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_fabric.wrappers import strategy_hook
 
@@ -29,13 +28,10 @@ T = TypeVar("T")
 
 
 class Processes:
-    """The part of :class:`~leyden_fabric.fabric.Fabric` that knows nothing of models and data.
+    """The part of :class:`~leyden_fabric.fabric.Fabric`, which has the same arguments, that concerns processes only."""
 
-    See there for the arguments.
-    """
-
-    # With ``strategy``, ``plugin_manager``, ``parallel_devices``, ``num_nodes`` and ``default_root_dir`` what parts and
-    # their hooks ask of the Trainer that they are for.
+    # Strategies, loggers and their hooks read this from a Trainer, and strategy, plugin_manager, parallel_devices,
+    # num_nodes and default_root_dir.
     fast_dev_run = False
 
     def __init__(
@@ -62,24 +58,25 @@ class Processes:
         self._loggers = choose_loggers(False if loggers is None else loggers, self)
         given_callbacks = [] if callbacks is None else callbacks
         self._callbacks = list(given_callbacks) if isinstance(given_callbacks, (list, tuple)) else [given_callbacks]
-        self._launched = self._running = self._failed = False
+        self._launched = self._running = False
+        self._error: BaseException | None = None
         self._in_backward = self._keeps_gradients = False
-        # A strategy has one module, so each module is set up by a copy, in the same processes.
+        # A strategy serves a single module, so each module is set up by a copy of the strategy.
         self._module_strategies: list[weakref.ref[Strategy]] = []
         if type(self).run is not Processes.run:
             self.run = partial(self.launch, type(self).run)  # type: ignore[method-assign]
         weakref.finalize(self, _save, self._loggers)
 
-    # -- who is who ---------------------------------------------------------------------------------------
+    # -- ranks --------------------------------------------------------------------------------------------
 
     @property
     def accelerator(self) -> Accelerator:
-        """What computes."""
+        """The type of the devices."""
         return self._accelerator
 
     @property
     def strategy(self) -> Strategy:
-        """How the processes work together."""
+        """The strategy, which makes the processes work together."""
         return self._strategy
 
     @property
@@ -89,22 +86,22 @@ class Processes:
 
     @property
     def global_rank(self) -> int:
-        """This process among all, from 0."""
+        """The number of this process among all, from 0."""
         return self._strategy.global_rank
 
     @property
     def local_rank(self) -> int:
-        """This process among those of its node, from 0."""
+        """The number of this process among those of its node, from 0."""
         return self._strategy.local_rank
 
     @property
     def node_rank(self) -> int:
-        """This node among all, from 0."""
+        """The number of this node among all nodes, from 0."""
         return self._strategy.node_rank
 
     @property
     def world_size(self) -> int:
-        """Processes in all."""
+        """The number of processes on all nodes."""
         return self._strategy.world_size
 
     @property
@@ -115,20 +112,20 @@ class Processes:
     # -- beginning and end --------------------------------------------------------------------------------
 
     def launch(self, function: Callable[..., Any] | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Start the other processes, where nobody has started them yet, and have all of them meet.
+        """Start the other processes, unless a cluster has started them, and connect all of them.
 
         Args:
-            function: What all processes run; it is given this Fabric and the further arguments. Without one they run
-                the rest of the script, which the strategies that start processes by function ("ddp_spawn",
-                "ddp_fork", "ddp_notebook") can't.
+            function: The function that all processes run; its arguments are this Fabric, ``args`` and ``kwargs``.
+                Without one, all processes run the rest of the script. Strategies whose processes run a function
+                ("ddp_spawn", "ddp_fork", "ddp_notebook") need one.
             args: Further arguments of ``function``.
-            kwargs: Its keyword arguments.
+            kwargs: Keyword arguments of ``function``.
 
         Returns:
-            What ``function`` returned in this process, or in that of rank 0 if this is none of the run's.
+            What ``function`` returned in this process, or on rank 0 if this process does not take part in the run.
 
         Raises:
-            MisconfigurationException: ``function`` can't be called with a Fabric, or is needed and missing.
+            MisconfigurationException: ``function`` can't be called with a Fabric, or is missing but needed.
         """
         launcher = self._strategy.launcher
         start: Callable[..., Any] = launcher.launch if launcher is not None else _call
@@ -137,7 +134,7 @@ class Processes:
             return function(self, *args, **kwargs) if self._running else start(self._execute, function, args, kwargs)
         if launcher is not None and not launcher.takes_part:
             raise MisconfigurationException(
-                "This strategy starts processes that run a function; put the loop into one and write "
+                "The processes of this strategy run a function; put the loop into one and write "
                 "fabric.launch(function)."
             )
         if not self._has_to_meet:
@@ -147,17 +144,16 @@ class Processes:
         return None
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Override it in a subclass, and calling it launches the processes, which run it."""
+        """A subclass may override it; a call then launches the processes, which run it."""
 
     def _execute(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """One process's part of a run of a function: meet the others, run, and part from them whatever happens."""
+        """Run a function in one process: connect to the others, run it, and clean up whatever happens."""
         self._meet()
-        self._running, self._failed = True, False
+        self._running = True
         try:
             result = function(self, *args, **kwargs)
         except BaseException as error:
-            self._failed = True
-            cause = self._strategy.first_cause(error)
+            self._error = cause = self._strategy.first_cause(error)
             self._part()
             if cause is error:
                 raise
@@ -166,14 +162,16 @@ class Processes:
         return result
 
     def _run_script(self) -> None:
-        """Meet the others for the rest of the script: they are told if it fails, and waited for at its end."""
+        """Connect to the other processes for the rest of the script, at whose end this process waits for them.
+
+        If the script fails, the others are told.
+        """
         self._meet()
         self._running = True
         usual = sys.excepthook
 
         def tell(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-            self._failed = True
-            cause = self._strategy.first_cause(error)
+            self._error = cause = self._strategy.first_cause(error)
             if cause is not error:
                 cause.__cause__ = error
             usual(type(cause), cause, cause.__traceback__)
@@ -182,38 +180,38 @@ class Processes:
         atexit.register(self._end_script)
 
     def _end_script(self) -> None:
+        has_failed = self._error is not None
         try:
             self._part()
         except Exception as error:
-            if not self._failed:  # another rank failed, of which the script of this one has not heard
+            if not has_failed:  # another rank has failed, and this script has not been told yet
                 sys.excepthook(type(error), error, error.__traceback__)
 
     def _meet(self) -> None:
         self._strategy.setup_environment()
         rank_zero_only.rank = self.global_rank
-        for logger in self._loggers:
-            if self.world_size > 1 and is_overridden("take_version", logger, Logger):
-                logger.take_version(self._strategy.broadcast(logger.version if self.is_global_zero else 0))
+        agree_on_versions(self._loggers, self._strategy)
         self._launched = True
 
     def _part(self) -> None:
-        """Finish what is being written, and leave the other processes."""
+        """Finish what is being written, and end this process's part of the run."""
         self._running = False
+        error, self._error = self._error, None  # an error keeps alive all that its traceback's frames hold
         for logger in self._loggers:
-            logger.finalize("failed" if self._failed else "success")
+            logger.finalize("success" if error is None else "failed")
         self._precision.teardown()
         self._strategy.checkpoint_io.teardown()
-        self._strategy.teardown()
+        tear_down(self._strategy, error=error)
 
     @property
     def _has_to_meet(self) -> bool:
         return type(self._strategy).setup_environment is not Strategy.setup_environment
 
     def _require_met(self) -> None:
-        """See that the processes have met, before anything that they do together.
+        """Connect the processes before they do anything together, if that needs no ``launch``.
 
         Raises:
-            RuntimeError: They have not, and only ``launch`` can make them.
+            RuntimeError: The processes are not connected, and only ``launch`` can connect them.
         """
         if self._launched:
             return
@@ -225,11 +223,11 @@ class Processes:
         self._meet()
 
     def _take_part(self) -> None:
-        """Before what all processes do or none: it is counted, for those that watch over whether one has ended."""
+        """Count a call that all processes must make, so that the strategy notices if one ended without it."""
         self._require_met()
         strategy_hook(self._strategy, "on_train_batch_start", None, 0)
 
-    # -- talking ------------------------------------------------------------------------------------------
+    # -- communication-------------------------------------------------------------------------------------
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print in the first process of each node."""
@@ -237,39 +235,42 @@ class Processes:
             print(*args, **kwargs)
 
     def barrier(self, name: str | None = None) -> None:
-        """Wait until every process has come here; called by all."""
+        """Wait until all processes have called this."""
         self._take_part()
         self._strategy.barrier(name)
 
     def broadcast(self, obj: T, src: int = 0) -> T:
-        """The ``obj`` of process ``src``, anything that pickles; called by all."""
+        """The ``obj`` of the process of rank ``src``, any object that can be pickled; called by all processes."""
         self._take_part()
         return self._strategy.broadcast(obj, src)
 
     def all_gather(self, data: Any, group: Any = None, sync_grads: bool = False) -> Any:
-        """Gather tensors or numbers, or a collection of them, from all processes; called by all.
+        """Gather tensors or numbers, or a collection of them, from all processes; called by all processes.
 
         Args:
-            data: Of the same structure in every process.
-            group: The process group; all by default.
+            data: The data, of the same structure in every process.
+            group: The process group; None for all processes.
             sync_grads: Whether gradients flow back to the processes.
 
         Returns:
-            The same structure, each tensor with a new first dimension of the world's size, unless there is but one
-            process.
+            The same structure. Each tensor has a new first dimension, whose size is the number of processes; in a
+            single process it has not.
         """
         self._take_part()
         return self._each_tensor(data, lambda tensor: self._strategy.all_gather(tensor, group, sync_grads))
 
     def all_reduce(self, data: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
-        """Reduce tensors or numbers, or a collection of them, over all processes; called by all.
+        """Reduce tensors or numbers, or a collection of them, over all processes; called by all processes.
 
-        Tensors are changed in place where the result has their type; a mean of whole numbers has not.
+        Tensors are changed in place if the result has the same type; the mean of integers has another.
 
         Args:
-            data: Of the same structure in every process.
-            group: The process group; all by default.
+            data: The data, of the same structure in every process.
+            group: The process group; None for all processes.
             reduce_op: "mean", "sum", "min" or "max", or the ``torch.distributed.ReduceOp`` of that name.
+
+        Returns:
+            The same structure with the results.
         """
         self._take_part()
         operation = str(getattr(reduce_op, "name", reduce_op)).lower()
@@ -278,17 +279,17 @@ class Processes:
             reduced = self._strategy.reduce(tensor, operation, group)
             if reduced is tensor or reduced.dtype != tensor.dtype:
                 return reduced
-            tensor.data.copy_(reduced)  # past autograd, as torch.distributed.all_reduce itself
+            tensor.data.copy_(reduced)  # without autograd, as torch.distributed.all_reduce does
             return tensor
 
         return self._each_tensor(data, reduce)
 
     @contextmanager
     def rank_zero_first(self, local: bool = False) -> Generator[None, None, None]:
-        """A block that rank 0 runs before all others, to download data, say.
+        """A block that rank 0 runs before all other processes, to download data for example.
 
         Args:
-            local: Whether the first process of each node goes first, for nodes that share no files.
+            local: Whether the first process of each node runs it first, for nodes that don't share files.
         """
         first = (self.local_rank if local else self.global_rank) == 0
         if not first:
@@ -310,8 +311,8 @@ def _call(function: Callable[..., Any], *args: Any) -> Any:
 def _refuse_loop_of_its_own(strategy: Strategy) -> None:
     if hasattr(strategy, "leyden_optimize_batch"):
         raise MisconfigurationException(
-            f"strategy={strategy.strategy_name!r} has a training step of its own, in the place of a loop that goes "
-            "backward and steps; take it with a Trainer, or another strategy."
+            f"strategy={strategy.strategy_name!r} has a training step of its own, which a hand-written loop can't use; "
+            "use it with a Trainer, or write another strategy."
         )
 
 
@@ -322,11 +323,11 @@ def _refuse_function(function: Any) -> None:
         )
     if not inspect.signature(function).parameters:
         raise MisconfigurationException(
-            f"fabric.launch({function!r}): the function takes no argument, but is given the Fabric as its first."
+            f"fabric.launch({function!r}): the function takes no argument, but its first argument must be the Fabric."
         )
 
 
 def _save(loggers: list[Logger]) -> None:
-    """At the end of a program that was not launched, so that what was logged last is not lost."""
+    """Write what was logged last; called at the end of a program that was not launched."""
     for logger in loggers:
         logger.save()

@@ -1,4 +1,4 @@
-"""What a Fabric tells: numbers to its loggers, and its callbacks that something has happened."""
+"""The loggers and callbacks of a Fabric."""
 
 from __future__ import annotations
 
@@ -38,17 +38,21 @@ class Reporting:
         """Send one number to all loggers.
 
         Args:
-            name: Its name.
+            name: The name of the number.
             value: A number, or a tensor of one element.
-            step: At which step; most loggers count themselves without.
+            step: The step; None lets most loggers count steps themselves.
         """
         self.log_dict({name: value}, step)
 
     def log_dict(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Send several numbers to all loggers; see :meth:`log`.
+        """Send several numbers to all loggers.
+
+        Args:
+            metrics: Name to number; see :meth:`log`.
+            step: The step; see :meth:`log`.
 
         Raises:
-            ValueError: A tensor has several elements.
+            ValueError: A tensor has not exactly one element.
         """
         for name, value in metrics.items():
             if isinstance(value, Tensor) and value.numel() != 1:
@@ -58,17 +62,17 @@ class Reporting:
             logger.log_metrics(numbers, step)
 
     def call(self, hook_name: str, *args: Any, **kwargs: Any) -> None:
-        """Call a method of all callbacks that have one of that name.
+        """Call a method of all callbacks that have it.
 
         Args:
-            hook_name: The name.
-            args: For the method.
-            kwargs: For the method; those that it does not take are left out.
+            hook_name: The name of the method.
+            args: Arguments of the method.
+            kwargs: Keyword arguments of the method; those that it does not take are left out.
         """
         for callback in self._callbacks:
             method = getattr(callback, hook_name, None)
             if method is not None and not callable(method):
-                rank_zero_warn(f"{type(callback).__name__}.{hook_name} can't be called, and is passed over.")
+                rank_zero_warn(f"{type(callback).__name__}.{hook_name} is no method, so it is not called.")
             elif method is not None:
                 method(*args, **_taken(method, kwargs))
 
@@ -77,7 +81,7 @@ def _taken(method: Callable[..., Any], kwargs: dict[str, Any]) -> dict[str, Any]
     """The keyword arguments that a method takes."""
     try:
         parameters = inspect.signature(method).parameters
-    except (TypeError, ValueError):  # of some methods written in C nothing is known
+    except (TypeError, ValueError):  # the signature of some methods written in C is not known
         return kwargs
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return kwargs

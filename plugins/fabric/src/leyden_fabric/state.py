@@ -1,4 +1,4 @@
-"""What ``Fabric.save`` writes and ``Fabric.load`` puts back: a dict of modules, optimizers and plain values."""
+"""The dicts of modules, optimizers and plain values that ``Fabric.save`` writes and ``Fabric.load`` restores."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ Filters = dict[str, Callable[[str, Any], bool]]
 
 
 def collect(strategy: Strategy, state: dict[str, Any], filters: Filters | None) -> dict[str, Any]:
-    """The checkpoint of a state: what its objects keep, and nothing but data.
+    """Make a checkpoint of plain data from the objects of a state.
 
     Args:
-        strategy: Gathers what the processes have parts of, where no other has set it up.
+        strategy: Collects the state of objects that were not set up; of others, the strategy that has set them up does.
         state: Name to object.
-        filters: Name to a function that says of a key and a value whether it is kept.
+        filters: Name to a function of a key and a value, which returns whether to keep the value.
+
+    Returns:
+        The checkpoint.
 
     Raises:
-        MisconfigurationException: A filter can't be called, or is for something that the state does not have.
+        MisconfigurationException: A filter can't be called, or its name is not in ``state``.
     """
     for name, keep in (filters or {}).items():
         if name not in state or not callable(keep):
@@ -41,8 +44,8 @@ def collect(strategy: Strategy, state: dict[str, Any], filters: Filters | None) 
     plain: dict[str, Any] = to_plain(checkpoint, dropped=dropped)
     if dropped:
         rank_zero_warn(
-            f"These are no data and are left out of the checkpoint: {', '.join(dropped)}. Save plain values, tensors, "
-            "and objects with state_dict and load_state_dict."
+            f"These are no plain data and are left out of the checkpoint: {', '.join(dropped)}. Save plain values, "
+            "tensors, and objects with state_dict and load_state_dict."
         )
     return plain
 
@@ -56,16 +59,16 @@ def _state_of(obj: Any, strategy: Strategy) -> Any:
 
 
 def restore(strategy: Strategy, state: dict[str, Any], checkpoint: dict[str, Any], strict: bool) -> None:
-    """Put into the objects of ``state`` what they saved, and replace its plain values; both leave the checkpoint.
+    """Load a checkpoint into the objects of ``state``, and replace the plain values in it.
 
     Args:
-        strategy: Gives each process its part, where no other has set it up.
-        state: As it was saved.
-        checkpoint: What was read; afterwards what nobody asked for.
-        strict: Whether everything in ``state`` must be in the checkpoint, and with all keys.
+        strategy: Loads objects that were not set up; others are loaded by the strategy that has set them up.
+        state: A dict as it was saved.
+        checkpoint: The checkpoint; everything that is loaded is removed from it.
+        strict: Whether the checkpoint must hold everything in ``state``, and exactly the keys of each module.
 
     Raises:
-        KeyError: Something is not.
+        KeyError: The checkpoint lacks something, and ``strict`` is True.
     """
     missing = [name for name in state if name not in checkpoint]
     if missing and strict:
@@ -80,7 +83,17 @@ def restore(strategy: Strategy, state: dict[str, Any], checkpoint: dict[str, Any
 
 
 def put(strategy: Strategy, obj: Any, value: Any, strict: bool) -> bool:
-    """Load a state into a module, an optimizer or whatever else keeps one; returns whether ``obj`` does."""
+    """Load a state into a module, an optimizer or another object with ``load_state_dict``.
+
+    Args:
+        strategy: Loads objects that were not set up.
+        obj: The object.
+        value: The state.
+        strict: Whether a module must have exactly the keys of the state.
+
+    Returns:
+        Whether the object could be loaded; False for a plain value.
+    """
     obj, strategy = unwrapped(obj, strategy)
     if isinstance(obj, Module):
         strategy.load_module_state_dict(obj, value, strict)

@@ -1,4 +1,4 @@
-"""What ``Fabric.setup`` and its like return: the user's module, optimizer and loader, with the strategy in between."""
+"""The modules, optimizers and loaders that ``Fabric.setup`` returns: wrappers around the user's own objects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from leyden.data.samplers import set_sampler_epoch
+from leyden.data.samplers import set_epoch
 from leyden.interfaces.precision import Precision
 from leyden.interfaces.strategy import Strategy
 from leyden.utilities.batch import map_collection
@@ -26,15 +26,15 @@ STEPS = ("training_step", "validation_step", "test_step", "predict_step")
 
 
 class FabricModule(Module):
-    """The user's module, whose ``forward`` runs in the precision's context and through the strategy's wrapper.
+    """Wraps the user's module; ``forward`` runs in the context of the precision and through the strategy.
 
-    Attributes and methods are the user's module's. Methods that run the model must be marked by
-    :meth:`mark_forward_method`; the steps of a LightningModule are.
+    Attributes and methods are those of the user's module. A method that runs the model must be marked by
+    :meth:`mark_forward_method`; the steps of a LightningModule are marked already.
 
     Args:
         module: The user's module.
-        strategy: The strategy that has set it up, and none other.
-        fabric: The Fabric of which this is.
+        strategy: The strategy that has set up this module and no other.
+        fabric: The Fabric.
     """
 
     def __init__(self, module: Module, strategy: Strategy, fabric: Fabric) -> None:
@@ -54,28 +54,28 @@ class FabricModule(Module):
 
     @property
     def device(self) -> torch.device:
-        """The device of the parameters, or that of the process where there are none."""
+        """The device of the parameters, or that of the process if there are none."""
         tensor: Tensor | None = next(self.parameters(), None)
         return self._fabric.device if tensor is None else tensor.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the first floating-point parameter, else PyTorch's default."""
+        """The type of the first floating-point parameter, or PyTorch's default type if there is none."""
         return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.get_default_dtype())
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the user's module computes; floating-point results have PyTorch's default type again."""
+        """Call the user's module; floating-point results are cast to PyTorch's default type."""
         return self._run("__call__", *args, **kwargs)
 
     def mark_forward_method(self, method: MethodType | str) -> None:
-        """Have a method run the model as ``forward`` does.
+        """Let a method run the model as ``forward`` does, through the strategy.
 
         Args:
             method: A method of the user's module, or its name.
 
         Raises:
-            TypeError: It is neither.
-            ValueError: It is ``forward`` itself.
+            TypeError: ``method`` is neither of these.
+            ValueError: ``method`` is ``forward`` itself.
             AttributeError: The module has no such method.
         """
         if not isinstance(method, (MethodType, str)):
@@ -96,7 +96,7 @@ class FabricModule(Module):
         return self._original.load_state_dict(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FabricModule:
-        """A copy of the user's module, set up as this one was: what strategy and Fabric have is not copied."""
+        """A copy of the user's module, set up as this one; the strategy and the Fabric are not copied."""
         twin: FabricModule = self._fabric.setup(copy.deepcopy(self._original, memo))
         twin._forward_methods = set(self._forward_methods)
         return twin
@@ -118,11 +118,11 @@ class FabricModule(Module):
         return value
 
     def _guarded(self, method: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """A method that refuses to run the model past the strategy's wrapper, which would not see its gradients."""
+        """Wrap a method so that it refuses to run the model without the strategy, which would miss the gradients."""
 
         def refuse(*_: Any) -> None:
             raise RuntimeError(
-                f"{type(self._original).__name__}.{name}() runs the model past the strategy "
+                f"{type(self._original).__name__}.{name}() runs the model without the strategy "
                 f"{self._strategy.strategy_name!r}; write model.mark_forward_method({name!r}) after fabric.setup()."
             )
 
@@ -158,14 +158,14 @@ class FabricModule(Module):
 
 
 class FabricOptimizer:
-    """Passes everything on to the user's optimizer; ``step`` goes through the precision.
+    """Wraps an optimizer; ``step`` calls the precision and the strategy.
 
-    ``isinstance(x, torch.optim.Adam)`` is true of a wrapped Adam.
+    Everything else is that of the optimizer. ``isinstance(x, torch.optim.Adam)`` is True for a wrapped Adam.
 
     Args:
-        optimizer: The optimizer that the strategy made of the user's.
+        optimizer: The optimizer that the strategy has made from the user's.
         strategy: That strategy.
-        fabric: The Fabric of which this is.
+        fabric: The Fabric.
     """
 
     def __init__(self, optimizer: Any, strategy: Strategy, fabric: Fabric) -> None:
@@ -173,11 +173,19 @@ class FabricOptimizer:
 
     @property
     def optimizer(self) -> Any:
-        """What is wrapped."""
+        """The wrapped optimizer."""
         return self._optimizer
 
     def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
-        """Step, after ``closure`` where one is given, which computes the loss and its gradients."""
+        """Step.
+
+        Args:
+            closure: Computes the loss and its gradients before the step.
+            kwargs: Further arguments for the optimizer's ``step``.
+
+        Returns:
+            What the optimizer's ``step`` returned.
+        """
         optimizer, precision = self._optimizer, self._strategy.precision
 
         def prepare() -> None:
@@ -198,11 +206,11 @@ class FabricOptimizer:
         return output
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's whole state, whatever part of it each process has."""
+        """The whole state of the optimizer, collected from all processes."""
         return self._strategy.optimizer_state_dict(self._optimizer)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what :meth:`state_dict` returned."""
+        """Load what :meth:`state_dict` returned."""
         self._strategy.load_optimizer_state_dict(self._optimizer, state_dict)
 
     @property  # type: ignore[misc]
@@ -210,7 +218,7 @@ class FabricOptimizer:
         return type(self._optimizer)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # while it is copied or unpickled there is no optimizer yet
+        if name.startswith("__"):  # copy and pickle ask before there is an optimizer
             raise AttributeError(name)
         return getattr(self.__dict__["_optimizer"], name)
 
@@ -219,12 +227,12 @@ class FabricOptimizer:
 
 
 class FabricDataLoader:
-    """The user's loader, whose batches are on the device of the process; each pass is another epoch for its sampler.
+    """Wraps a loader; it moves batches to the device, and tells the sampler that each pass is another epoch.
 
     Args:
-        loader: The loader, with this process's part of the data.
-        to_device: Moves a batch; None leaves it on the host.
-        device: Where to.
+        loader: The loader of this process's part of the data.
+        to_device: Moves a batch to the device; None leaves batches on the host.
+        device: The device; None if batches stay on the host.
     """
 
     def __init__(self, loader: Any, to_device: Callable[[Any], Any] | None, device: torch.device | None) -> None:
@@ -235,20 +243,20 @@ class FabricDataLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Any]:
-        set_sampler_epoch(self._loader, self._epoch)
+        set_epoch(self._loader, self._epoch)
         self._epoch += 1
         return iter(self._loader) if self._to_device is None else map(self._to_device, self._loader)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many passes have begun, so that the next after a restart is shuffled as it would have been.
+        """The number of passes that have begun, and the state of the loader if it has one.
 
-        With it the state of a loader that keeps one.
+        With the number, the next pass after a restart is shuffled as it would have been.
         """
         inner = {"loader": self._loader.state_dict()} if hasattr(self._loader, "state_dict") else {}
         return {"epoch": self._epoch, **inner}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what :meth:`state_dict` returned."""
+        """Load what :meth:`state_dict` returned."""
         self._epoch = state_dict["epoch"]
         if "loader" in state_dict:
             self._loader.load_state_dict(state_dict["loader"])
@@ -260,22 +268,26 @@ class FabricDataLoader:
 
 
 def uncompiled(obj: Any) -> Any:
-    """The module that ``torch.compile`` was given, or ``obj`` if it is none of its."""
-    compiler = sys.modules.get("torch._dynamo.eval_frame")  # an import of seconds, had nobody used it
+    """The module that ``torch.compile`` was given; any other object as it is."""
+    compiler = sys.modules.get("torch._dynamo.eval_frame")  # not imported here, because that takes seconds
     return obj._orig_mod if compiler is not None and isinstance(obj, compiler.OptimizedModule) else obj
 
 
 def is_wrapped(obj: object) -> bool:
-    """Whether a module, an optimizer or a loader is what a Fabric has set up."""
+    """Whether an object is a module, an optimizer or a loader that a Fabric has returned from its ``setup`` methods."""
     return isinstance(uncompiled(obj), (FabricModule, FabricOptimizer, FabricDataLoader))
 
 
 def unwrapped(obj: Any, strategy: Strategy) -> tuple[Any, Strategy]:
-    """The user's module or the strategy's optimizer, and the strategy that has set it up.
+    """Unwrap a module or an optimizer.
 
     Args:
-        obj: What is wrapped; anything else is returned as it is, with ``strategy``.
-        strategy: The Fabric's.
+        obj: A wrapper, or any other object.
+        strategy: The strategy of the Fabric.
+
+    Returns:
+        The user's module or the strategy's optimizer, and the strategy that has set it up. Any other object is returned
+        itself, with ``strategy``.
     """
     obj = uncompiled(obj)
     if isinstance(obj, FabricModule):
@@ -284,7 +296,7 @@ def unwrapped(obj: Any, strategy: Strategy) -> tuple[Any, Strategy]:
 
 
 def strategy_hook(strategy: Strategy, name: str, *args: Any) -> None:
-    """Call one of the hooks of a run that a strategy may have as methods."""
+    """Call the hook ``name`` of a strategy, if it has a method of that name."""
     hook = getattr(strategy, name, None)
     if hook is not None:
         hook(*args)

@@ -1,1 +1,1 @@
-"""What Leyden and Lightning have of each other's: the place in a fit, in checkpoints that either reads."""
+"""For those who come from Lightning: its module paths in Leyden, and checkpoints that either reads."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from leyden.loops.progress import BATCH, BATCH_END, EPOCH_END, EPOCH_START, VALIDATION_END, Progress
+from leyden.loops.progress import Phase, Progress
 from leyden.utilities import MisconfigurationException
 
 VERSION_KEY = "pytorch-lightning_version"
@@ -21,10 +21,10 @@ def loops(progress: Progress, automatic: bool, val_batches: int) -> dict[str, An
         automatic: Whether the module leaves the optimizers to the trainer.
         val_batches: Batches of the last validation within the fit.
     """
-    processed = progress.phase == EPOCH_END
-    started = progress.epoch + 1 if progress.phase != EPOCH_START else progress.epoch
-    unfinished = 1 if progress.phase == BATCH else 0
-    finished_hooks = 1 if progress.phase in (BATCH, BATCH_END) else 0
+    processed = progress.phase == Phase.EPOCH_END
+    started = progress.epoch + 1 if progress.phase != Phase.EPOCH_START else progress.epoch
+    unfinished = 1 if progress.phase == Phase.BATCH else 0
+    finished_hooks = 1 if progress.phase in (Phase.BATCH, Phase.BATCH_END) else 0
     batches = {
         key: _counts(count, count - finished_hooks, count, count - unfinished)
         for key, count in (("total", progress.total_batches), ("current", progress.batch_idx))
@@ -33,7 +33,10 @@ def loops(progress: Progress, automatic: bool, val_batches: int) -> dict[str, An
     steps = progress.optimizer_steps if automatic else 0
     manual_steps = progress.optimizer_steps - steps
     scheduled = progress.scheduler_steps
-    validated = {**_twice(_counts(*[val_batches] * 4)), "is_last_batch": progress.phase in (VALIDATION_END, EPOCH_END)}
+    validated = {
+        **_twice(_counts(*[val_batches] * 4)),
+        "is_last_batch": progress.phase in (Phase.VALIDATION_END, Phase.EPOCH_END),
+    }
     fit = {
         "state_dict": {},
         "epoch_loop.state_dict": {"_batches_that_stepped": progress.batches_that_stepped},
@@ -98,12 +101,12 @@ def _read(fit: Mapping[str, Any], global_step: int) -> dict[str, Any]:
         "is_last_batch": batches["is_last_batch"],
     }
     if epochs["processed"] > epochs["completed"]:
-        phase = EPOCH_END
+        phase = Phase.EPOCH_END
     elif epochs["started"] <= epochs["processed"]:
         # between epochs Lightning leaves the counts of the last one standing
-        return {**place, "phase": EPOCH_START, "batch_idx": 0, "is_last_batch": False}
+        return {**place, "phase": Phase.EPOCH_START, "batch_idx": 0, "is_last_batch": False}
     elif current["ready"] > current["processed"]:
-        phase = BATCH
+        phase = Phase.BATCH
     else:
-        phase = VALIDATION_END if current["completed"] == current["processed"] else BATCH_END
+        phase = Phase.VALIDATION_END if current["completed"] == current["processed"] else Phase.BATCH_END
     return {**place, "phase": phase}

@@ -1,15 +1,21 @@
-"""What leyden-lightning brings to Leyden: checkpoints that Lightning reads, and the reading of Lightning's."""
+"""What leyden-lightning brings to Leyden: Lightning's module paths, checkpoints for it, and the reading of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from leyden import hookimpl
+from leyden import Component, hookimpl
 from leyden_lightning import layout
 
 if TYPE_CHECKING:
     from leyden import LightningModule, Trainer
+
+
+@hookimpl
+def leyden_components() -> Iterable[Component]:
+    """The modules that stand elsewhere in Leyden."""
+    yield Component("module_paths", "lightning", "leyden_lightning.paths:find")
 
 
 @hookimpl(tryfirst=True)

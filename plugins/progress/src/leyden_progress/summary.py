@@ -300,7 +300,7 @@ def _on_device(model: nn.Module, trainer: Trainer | None) -> Any:
     """Return the example input on the model's device, moved there as a batch would be."""
     example = model.example_input_array
     if trainer is not None:
-        return transfer_function(trainer, 0)(example)
+        return transfer_function(trainer.run, 0)(example)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if not isinstance(model, DataHooks):
         return move_data_to_device(example, device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import Module
 from torch.utils._pytree import tree_map_only
 
+from leyden.checkpoint.contents import OWN_KEY
 from leyden.checkpoint.file import TorchCheckpointIO
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
@@ -30,20 +30,19 @@ from leyden_sharded.background import Background, RemovingLater
 from leyden_sharded.directory import Shards, StoredState, key_of
 from leyden_sharded.tensors import gathered, part_of
 
-STATES = ("state_dict", "optimizer_states")  # the keys of a checkpoint all of whose tensors go into shards
-OWN_KEY = "leyden"
+STATES = ("state_dict", "optimizer_states")  # the parts of a checkpoint whose tensors are all stored in shards
 
 
 def load_directory(
     strategy: ParallelStrategy, path: str, weights_only: bool | None, reads_all: bool = False
 ) -> dict[str, Any]:
-    """A sharded checkpoint, after all processes together have looked whether its shards are whole.
+    """Read a sharded checkpoint, after all processes together have checked that its shards are undamaged.
 
     Args:
-        strategy: Whose processes.
-        path: Where it is.
-        weights_only: As for the loading of a file.
-        reads_all: Whether the states of modules and optimizers are read now; else when they are needed.
+        strategy: The strategy whose processes read it.
+        path: The directory of the checkpoint.
+        weights_only: As in :meth:`CheckpointIO.load_checkpoint`.
+        reads_all: Whether to read the states of modules and optimizers now, and not when they are needed.
     """
     checkpoint, shards = directory.open_directory(path, weights_only)
     damages = shards.damaged(slice(strategy.global_rank, None, strategy.world_size))
@@ -65,9 +64,10 @@ class ShardedCheckpoints(ParallelStrategy):
     """A strategy whose parameters and optimizer states are divided tensors (``DTensor``).
 
     Args:
-        state_dict_type: "full" saves one file that any strategy, and plain PyTorch, loads; "sharded" a directory to
-            which each process writes its part, and from which any number of processes loads.
-        async_save: Write sharded checkpoints while training goes on; the next save, and the end, wait for the last.
+        state_dict_type: "full" saves one file, which any strategy and plain PyTorch can load. "sharded" saves a
+            directory, to which each process writes its part and from which any number of processes can load.
+        async_save: Whether sharded checkpoints are written while training goes on. The next save, and the end of the
+            run, wait until the last one is written.
         options: See :class:`ParallelStrategy`.
     """
 
@@ -79,7 +79,7 @@ class ShardedCheckpoints(ParallelStrategy):
             raise MisconfigurationException(f'state_dict_type={state_dict_type!r}: write "full" or "sharded".')
         if async_save and state_dict_type == "full":
             raise MisconfigurationException(
-                'async_save=True needs state_dict_type="sharded": a full checkpoint is gathered by all together.'
+                'async_save=True needs state_dict_type="sharded": all processes gather a full checkpoint together.'
             )
         self.state_dict_type, self.async_save = state_dict_type, async_save
         self._background: Background | None = None
@@ -88,7 +88,7 @@ class ShardedCheckpoints(ParallelStrategy):
         self._is_set_up = False
 
     def connect(self) -> None:
-        """See to it that nothing is removed that a save in the background is to replace."""
+        """With ``async_save``, let the removal of a checkpoint wait for the saves in the background."""
         super().connect()
         if self.async_save:
             self.checkpoint_io = RemovingLater(self.checkpoint_io, self._saves)
@@ -100,7 +100,7 @@ class ShardedCheckpoints(ParallelStrategy):
     # -- states ------------------------------------------------------------------------------------------------
 
     def module_state_dict(self, module: Module) -> dict[str, Any]:
-        """The parameters and buffers: whole on rank 0 for a full checkpoint, else as they are divided."""
+        """The parameters and buffers: whole ones on rank 0 for a full checkpoint, divided ones for a sharded one."""
         state = module.state_dict()
         if self.state_dict_type == "sharded":
             return state
@@ -109,18 +109,21 @@ class ShardedCheckpoints(ParallelStrategy):
         return full
 
     def optimizer_state_dict(self, optimizer: Any) -> dict[str, Any]:
-        """As :meth:`module_state_dict`; parameters are numbered as in an optimizer of a whole model."""
+        """The optimizer's state, whole or divided as in :meth:`module_state_dict`.
+
+        Parameters have the same numbers as in an optimizer of a model that is not divided.
+        """
         state: dict[str, Any] = optimizer.state_dict()
         return state if self.state_dict_type == "sharded" else gathered(state, self.is_global_zero)
 
     def load_module_state_dict(self, module: Module, state: dict[str, Any], strict: bool) -> None:
-        """Take what belongs to this process's part; a state that comes before the module is divided is kept for it."""
+        """Load this process's part of a state; before the module is divided, keep the state until it is."""
         self._to_load = state, strict
         if self._is_set_up:
             self._load_kept_state(module)
 
     def _load_kept_state(self, module: Module) -> set[str]:
-        """Give the divided module the state that was kept for it; returns the names that it had."""
+        """Load the state that was kept until the module is divided; returns the names in that state."""
         if self._to_load is None:
             return set()
         (state, strict), self._to_load = self._to_load, None
@@ -133,7 +136,7 @@ class ShardedCheckpoints(ParallelStrategy):
         return set(state)
 
     def load_optimizer_state_dict(self, optimizer: Any, state: dict[str, Any]) -> None:
-        """Take what belongs to this process's parts of the parameters."""
+        """Load the part of the state that belongs to this process's parts of the parameters."""
         shards = state.shards if isinstance(state, StoredState) else None
         known = state.skeleton if isinstance(state, StoredState) else state
         numbers = [number for group in known["param_groups"] for number in group["params"]]
@@ -150,13 +153,13 @@ class ShardedCheckpoints(ParallelStrategy):
         optimizer.load_state_dict({**copy.deepcopy(rest), "state": placed})
 
     def all_gather_object(self, value: Any) -> list[Any]:
-        """The ``value`` of every process; empty tensors stand for divided ones, of which each has only a part."""
+        """The ``value`` of every process; empty tensors replace divided ones, of which a process has only a part."""
         return super().all_gather_object(tree_map_only(DTensor, lambda _: torch.empty(0), value))
 
     # -- checkpoints -------------------------------------------------------------------------------------------
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
-        """Write a checkpoint of the chosen kind; called by all ranks."""
+        """Write a checkpoint of the kind ``state_dict_type``; called by all processes."""
         is_sharded = self.state_dict_type == "sharded"
         ranks = checkpoint.get(OWN_KEY, {}).get("ranks")
         gradients = self._add_gradients(ranks, is_sharded) if ranks else {}
@@ -170,7 +173,15 @@ class ShardedCheckpoints(ParallelStrategy):
             TorchCheckpointIO().remove_checkpoint(str(aside))
 
     def _add_gradients(self, ranks: list[Any], in_shards: bool) -> dict[str, Tensor]:
-        """Put gradients that the next step still needs into the processes' states; returns what goes into shards."""
+        """Add the gradients that the next optimizer step needs to the states of the processes.
+
+        Args:
+            ranks: The states of the processes in the checkpoint.
+            in_shards: Whether the gradients are to be stored in shards.
+
+        Returns:
+            The gradients that this process stores in shards, by key.
+        """
         return {}
 
     def _save_shards(
@@ -194,7 +205,7 @@ class ShardedCheckpoints(ParallelStrategy):
             directory.finish(path, rest, shards)
 
     def _save_in_background(self, tensors: dict[str, Tensor], rest: Any, path: str, shards: Path) -> None:
-        """The tensors are copied now; the collective calls of writing them have a process group of their own."""
+        """Copy the tensors now and write them later; the collectives of writing use a process group of their own."""
         if self._saving_group is None:
             self._saving_group = dist.new_group(backend="gloo")
         options = {"process_group": self._saving_group, **directory.save_options(shards)}
@@ -208,28 +219,30 @@ class ShardedCheckpoints(ParallelStrategy):
         self._saves().add(finish)
 
     def wait_for_saves(self) -> None:
-        """Wait for the checkpoint that is being written in the background, if there is one."""
+        """Wait for checkpoints that are being written in the background."""
         if self._background is not None:
             self._background.wait()
 
     def load_checkpoint(self, path: str, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint of either kind; of a sharded one the tensors are read when they are needed."""
+        """Read a checkpoint of either kind; the tensors of a sharded one are read when they are needed."""
         self.wait_for_saves()
         if not directory.is_directory(path):
             return super().load_checkpoint(path, weights_only)
         return load_directory(self, path, weights_only)
 
-    def teardown(self, module: Module | None = None) -> None:
-        """Wait for the last save; the next run starts from nothing that was kept for this one."""
+    def teardown(self, module: Module | None = None, error: BaseException | None = None) -> None:
+        """Wait for the last save, and forget a state that was kept for this run.
+
+        After a failed run, an error of that save is a warning, so that it does not replace the error of the run.
+        """
         self._to_load, self._is_set_up = None, False
-        is_failing = sys.exc_info()[0] is not None
         try:
             self.wait_for_saves()
-        except (Exception, CheckpointException) as error:  # PyTorch's is none of the former
-            if not is_failing:
+        except (Exception, CheckpointException) as reason:  # PyTorch's CheckpointException is no Exception
+            if error is None:
                 raise
-            rank_zero_warn(f"The checkpoint that was being saved is not whole: {error}")
-        super().teardown(module)
+            rank_zero_warn(f"The checkpoint that was being saved is not whole: {reason}")
+        super().teardown(module, error)
 
 
 def _are_tensors(value: Any, other: Any) -> bool:
@@ -237,7 +250,7 @@ def _are_tensors(value: Any, other: Any) -> bool:
 
 
 def _read_module_state(state: StoredState, own: dict[str, Any]) -> dict[str, Any]:
-    """Read into the module's own tensors where they are; what the module does not have is left for it to refuse."""
+    """Read tensors into the module's own ones; tensors that don't fit become meta tensors, which the module refuses."""
     targets: dict[str, Tensor] = {}
     placed: dict[str, Any] = {}
     for name, value in state.skeleton.items():
@@ -255,7 +268,7 @@ def _read_module_state(state: StoredState, own: dict[str, Any]) -> dict[str, Any
 
 
 def _mapped(tree: Any, place: Callable[[Any], Any]) -> Any:
-    """A state with every tensor, or what stands for one, replaced."""
+    """Replace every tensor of a state, and every key that stands for a tensor, by what ``place`` returns for it."""
     if isinstance(tree, Tensor) or key_of(tree) is not None:
         return place(tree)
     if isinstance(tree, dict):
@@ -264,9 +277,13 @@ def _mapped(tree: Any, place: Callable[[Any], Any]) -> Any:
 
 
 def _place(shards: Shards | None, targets: dict[str, Tensor], parameter: Tensor | None, value: Any) -> Tensor:
-    """The part of an optimizer's tensor that belongs to this process's part of its parameter.
+    """The part of an optimizer's tensor that belongs to this process's part of a parameter.
 
-    Where the tensor is in ``shards`` it is memory for that part, and in ``targets`` under its key, to be filled.
+    Args:
+        shards: Where the tensor is stored; None if ``value`` is the tensor itself.
+        targets: Collects tensors, by key, that must still be read from the shards.
+        parameter: This process's part of the parameter.
+        value: The tensor, or its key in the shards.
     """
     if shards is None:
         return part_of(value, parameter) if parameter is not None and value.shape == parameter.shape else value

@@ -1,9 +1,9 @@
-"""Turn a sharded checkpoint into one file that any strategy and plain PyTorch load, or such a file into a sharded one.
+"""Turn a sharded checkpoint into one file that any strategy and plain PyTorch can load, or a file into a sharded one.
 
     python -m leyden_sharded.consolidate run.ckpt whole.ckpt    # run.ckpt is a directory
     python -m leyden_sharded.consolidate whole.ckpt run.ckpt    # whole.ckpt is a file
 
-It needs no accelerator and no other process, but memory for the whole checkpoint.
+It needs no accelerator and no other process. It needs memory for the whole checkpoint.
 """
 
 from __future__ import annotations
@@ -25,10 +25,15 @@ from leyden_sharded.checkpoints import STATES
 def consolidate(source: str, target: str) -> None:
     """Write the checkpoint ``source`` in the other form to ``target``.
 
+    Args:
+        source: The path of a directory or a file.
+        target: The path of the file or the directory to write.
+
     Raises:
-        FileNotFoundError: There is no ``source``.
-        FileExistsError: There is something at ``target``.
-        CheckpointCorruptedError: ``source`` is not whole.
+        FileNotFoundError: ``source`` does not exist.
+        FileExistsError: ``target`` exists already.
+        CheckpointCorruptedError: ``source`` is damaged, or was never finished.
+        MisconfigurationException: ``source`` is a file that holds no model.
     """
     if not local_path(source).exists():
         raise FileNotFoundError(f"There is no checkpoint at {source!r}.")
@@ -60,7 +65,7 @@ def _to_directory(source: str, target: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Run the command; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m leyden_sharded.consolidate",
         description="Turn a sharded checkpoint (a directory) into one file, or a file into a sharded checkpoint.",

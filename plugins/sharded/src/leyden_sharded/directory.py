@@ -1,11 +1,11 @@
 """A sharded checkpoint: a directory to which every process writes its part of the tensors.
 
-    run.ckpt/leyden.ckpt             what is no tensor of the model or the optimizers, and which shards belong to it
-    run.ckpt/shards-1/__0_0.distcp   as ``torch.distributed.checkpoint`` writes them, a file of each process
-    run.ckpt/shards-1/.metadata      which part of which tensor is where
+    run.ckpt/leyden.ckpt             everything but the tensors of the model and the optimizers; names the shards
+    run.ckpt/shards-1/__0_0.distcp   a file of each process, as ``torch.distributed.checkpoint`` writes it
+    run.ckpt/shards-1/.metadata      where each part of each tensor is stored
 
-``leyden.ckpt`` is put in its place last, so that a checkpoint is whole where it is there; a newer one at the same
-place writes shards of another number first. Nothing of it is unpickled but data.
+``leyden.ckpt`` is written last, so a directory that has it is complete. A newer checkpoint at the same path first
+writes shards with the next number. Reading a directory unpickles plain data only and runs no code.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from leyden.utilities.exceptions import CheckpointCorruptedError
 from leyden.utilities.storage import flush_directory, is_remote, local_path
 
 STATE_FILE = "leyden.ckpt"
-_TENSOR = "tensor in the shards"  # the key of a dict of one, which stands for a tensor
+_TENSOR = "tensor in the shards"  # the only key of a dict that stands for a tensor
 
 
 def is_directory(path: str) -> bool:
-    """Whether a checkpoint is (or should be) of the sharded kind."""
+    """Whether there is a directory at ``path``, as a sharded checkpoint has it."""
     return not is_remote(path) and local_path(path).is_dir()
 
 
 def take_out(tree: Any, tensors: dict[str, Tensor], where: str, kind: type[Tensor] = Tensor) -> Any:
-    """Put the tensors of a state into ``tensors``; returns the state with their keys in their places.
+    """Move the tensors of a state into ``tensors``; returns the state with their keys in their places.
 
     Args:
-        tree: The state.
+        tree: The state: nested dicts, lists and tuples.
         tensors: Collects the tensors, by key.
-        where: The key of the state itself.
-        kind: Which tensors to take.
+        where: The key of the state itself, a prefix of the keys of its tensors.
+        kind: The class of the tensors to move.
     """
     if isinstance(tree, kind):
         tensors[where] = tree
@@ -61,7 +61,7 @@ def take_out(tree: Any, tensors: dict[str, Tensor], where: str, kind: type[Tenso
 
 
 def stand_in(key: str) -> dict[str, str]:
-    """What stands in a state for the tensor of this key."""
+    """The dict that stands in a state for the tensor of this key."""
     return {_TENSOR: key}
 
 
@@ -74,23 +74,23 @@ def _keys(tree: Any) -> Iterator[str]:
 
 
 def holds_tensors(tree: Any) -> bool:
-    """Whether a state has keys in the places of tensors."""
+    """Whether keys stand for tensors anywhere in a state."""
     return any(True for _ in _keys(tree))
 
 
 def key_of(value: Any) -> str | None:
-    """The key of the tensor for which a value stands, if it does."""
+    """The key of the tensor for which a value stands; None if it stands for none."""
     return value[_TENSOR] if isinstance(value, dict) and value.keys() == {_TENSOR} else None
 
 
 class Shards:
-    """The shards of a checkpoint, opened to be read.
+    """The shards of a checkpoint, for reading.
 
     Args:
-        directory: Where they are.
+        directory: The directory of the shards.
 
     Raises:
-        CheckpointCorruptedError: There is no metadata, or it holds what is no metadata.
+        CheckpointCorruptedError: The file of metadata is missing, or can't be read as metadata.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -98,10 +98,13 @@ class Shards:
         self.metadata = _read_metadata(directory)
 
     def damaged(self, among: slice = slice(None)) -> list[str]:
-        """Sentences about files that are missing or are not what was written; [] where all is well.
+        """Check the files.
 
         Args:
-            among: Which of the stored pieces to look at, so that several processes can divide them.
+            among: Which of the stored pieces to check, so that several processes can divide the work.
+
+        Returns:
+            Parts of a sentence about files that are missing or were altered; [] if there are none.
         """
         pieces = sorted(self.metadata.storage_data.values(), key=lambda info: (info.relative_path, info.offset))
         names = sorted({info.relative_path for info in pieces})
@@ -111,18 +114,18 @@ class Shards:
         return [f"{name} is not what was written" for name in sorted(broken)]
 
     def describe(self, key: str) -> tuple[torch.Size, torch.dtype]:
-        """The size and the type of a stored tensor."""
+        """The shape and the type of a stored tensor."""
         stored = self.metadata.state_dict_metadata[key]
         assert isinstance(stored, TensorStorageMetadata)
         return stored.size, stored.properties.dtype
 
     def read(self, targets: dict[str, Tensor]) -> None:
-        """Fill tensors, divided or whole, with what is stored under their keys; all processes with the same keys."""
+        """Fill tensors, divided or whole, with the stored ones of the same keys; called by all processes together."""
         if targets:
             dcp.load(targets, storage_reader=dcp.FileSystemReader(self.directory))
 
     def read_whole(self, keys: Iterable[str]) -> dict[str, Tensor]:
-        """Stored tensors as a whole, for this process alone."""
+        """Read whole tensors in this process only."""
         described = {key: self.describe(key) for key in keys}
         targets = {key: torch.empty(size, dtype=dtype) for key, (size, dtype) in described.items()}
         if targets:
@@ -132,11 +135,11 @@ class Shards:
 
 
 class StoredState(Mapping[Any, Any]):
-    """A state whose tensors are in shards: whoever asks for a member gets its tensors, whole, read there and then.
+    """A state whose tensors are in shards; an item's tensors are read, as whole ones, when the item is asked for.
 
     Attributes:
         skeleton: The state with keys in the places of tensors.
-        shards: Where those are.
+        shards: The shards that hold the tensors.
     """
 
     def __init__(self, skeleton: dict[Any, Any], shards: Shards) -> None:
@@ -153,7 +156,7 @@ class StoredState(Mapping[Any, Any]):
 
 
 def put_back(tree: Any, shards: Shards) -> Any:
-    """A state with whole tensors in the places of their keys."""
+    """Replace the keys in a state by the whole tensors that are stored under them."""
     tensors = shards.read_whole(_keys(tree))
 
     def replaced(tree: Any) -> Any:
@@ -170,39 +173,55 @@ def put_back(tree: Any, shards: Shards) -> Any:
 
 
 def open_directory(path: str, weights_only: bool | None = None) -> tuple[dict[str, Any], Shards]:
-    """A sharded checkpoint with keys in the places of tensors, and the shards.
+    """Open a sharded checkpoint.
+
+    Args:
+        path: The directory.
+        weights_only: As in :meth:`CheckpointIO.load_checkpoint`.
+
+    Returns:
+        The checkpoint with keys in the places of tensors, and the shards that hold these.
 
     Raises:
-        CheckpointCorruptedError: It was never finished, or is damaged.
+        CheckpointCorruptedError: The checkpoint was never finished, or is damaged.
     """
     directory = local_path(path)
     if not (directory / STATE_FILE).is_file():
         raise CheckpointCorruptedError(
-            f"The directory {path!r} has no {STATE_FILE}, which is written last: it is a checkpoint that was never "
-            "finished, or none at all. Take an older one."
+            f"The directory {path!r} has no {STATE_FILE}, which is written last, so it is a checkpoint that was never "
+            "finished, or no checkpoint; load an older one."
         )
     stored = TorchCheckpointIO().load_checkpoint(str(directory / STATE_FILE), "cpu", weights_only)
     return stored["checkpoint"], Shards(directory / stored["shards"])
 
 
 def refuse_damaged(path: str, damages: Iterable[str]) -> None:
-    """Raise if anything is wrong with the shards of a checkpoint."""
+    """Raise if there are damages among the shards of a checkpoint.
+
+    Args:
+        path: The checkpoint.
+        damages: What :meth:`Shards.damaged` returned, in all processes.
+
+    Raises:
+        CheckpointCorruptedError: There is a damage.
+    """
     if found := sorted(set(damages)):
-        raise CheckpointCorruptedError(f"The checkpoint {path!r} is damaged: {'; '.join(found)}. Take an older one.")
+        raise CheckpointCorruptedError(f"The checkpoint {path!r} is damaged: {'; '.join(found)}; load an older one.")
 
 
 def _is_intact(directory: Path, piece: Any) -> bool:
-    """Whether a stored piece has the checksums that were written with it; PyTorch never looks at them."""
+    """Whether a stored piece matches the checksums that were written with it, which PyTorch does not check."""
     with (directory / piece.relative_path).open("rb") as file:
         file.seek(piece.offset)
         written = file.read(piece.length)
     try:
         with zipfile.ZipFile(io.BytesIO(written)) as archive:
             return archive.testzip() is None
-    except Exception:  # zipfile and zlib have many words for a wrong bit in the archive's own records
+    except Exception:  # zipfile and zlib raise many kinds of errors for a wrong bit
         return False
 
 
+# The classes and functions that metadata may name, by module.
 _DATA = {
     "torch.distributed.checkpoint.metadata": (
         "Metadata", "TensorStorageMetadata", "TensorProperties", "ChunkStorageMetadata", "MetadataIndex", "StorageMeta",
@@ -217,10 +236,10 @@ _DATA = {
 
 
 class _DataUnpickler(pickle.Unpickler):
-    """Reads PyTorch's metadata and nothing else: an ordinary unpickler would run whatever code the file names."""
+    """Reads PyTorch's metadata and nothing else; an ordinary unpickler would run any code that the file names."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The class, if it is one of the metadata's."""
+        """Return the class if metadata may name it; else raise."""
         if name not in _DATA.get(module, ()):
             raise pickle.UnpicklingError(f"it names {module}.{name}")
         return super().find_class(module, name)
@@ -233,7 +252,7 @@ def _read_metadata(directory: Path) -> Metadata:
             metadata = _DataUnpickler(file).load()
         if not isinstance(metadata, Metadata):
             raise pickle.UnpicklingError(f"it is a {type(metadata).__name__}")
-    except Exception as error:  # unpickling has many words for a wrong byte
+    except Exception as error:  # unpickling raises many kinds of errors for a wrong byte
         raise CheckpointCorruptedError(f"{str(path)!r} can't be read as a checkpoint's metadata: {error}.") from error
     return metadata
 
@@ -242,7 +261,7 @@ def _read_metadata(directory: Path) -> Metadata:
 
 
 def new_shards(path: str) -> Path:
-    """A directory for shards that no other save has used, in the checkpoint's; what else is at ``path`` steps aside."""
+    """The path of a new directory for shards within the checkpoint ``path``; a file at ``path`` is moved aside."""
     directory = local_path(path)
     if directory.is_file():
         _move_aside(directory)
@@ -252,27 +271,33 @@ def new_shards(path: str) -> Path:
 
 
 def save_options(shards: Path) -> dict[str, Any]:
-    """The arguments with which PyTorch writes tensors there; what several processes have is the lowest rank's."""
+    """PyTorch's arguments for writing tensors to ``shards``; of equal copies, that of the lowest rank is written."""
     planner = DefaultSavePlanner(dedup_save_to_lowest_rank=True)
     return {"storage_writer": dcp.FileSystemWriter(shards), "planner": planner}
 
 
 def save_alone(tensors: dict[str, Tensor], shards: Path) -> None:
-    """Write tensors there as the only process."""
+    """Write tensors to ``shards`` in this process only."""
     with _alone():
         dcp.save(tensors, no_dist=True, **save_options(shards))
 
 
 @contextmanager
 def _alone() -> Generator[None, None, None]:
-    """PyTorch warns of what is meant here: that one process reads or writes by itself."""
+    """A block without PyTorch's warning that a single process reads or writes, which is intended here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
         yield
 
 
 def finish(path: str, state: dict[str, Any], shards: Path) -> None:
-    """Make the shards that are written the checkpoint's, and remove older ones; by one process."""
+    """Finish a checkpoint whose shards are written, and remove older shards; called in one process.
+
+    Args:
+        path: The checkpoint.
+        state: The checkpoint with keys in the places of tensors.
+        shards: The directory of the shards.
+    """
     directory = local_path(path)
     for place in (shards, directory):
         flush_directory(place)
@@ -285,16 +310,19 @@ def finish(path: str, state: dict[str, Any], shards: Path) -> None:
 
 
 def step_aside(path: str) -> Path | None:
-    """Where a sharded checkpoint at ``path`` was moved, so that a file can be put there; None where there is none.
+    """Move a sharded checkpoint at ``path`` aside, so that a file can be written there.
+
+    Returns:
+        Where it was moved; None if there is no directory at ``path``.
 
     Raises:
-        IsADirectoryError: There is a directory that is no checkpoint.
+        IsADirectoryError: The directory at ``path`` is no checkpoint.
     """
     directory = local_path(path)
     if is_remote(path) or not directory.is_dir():
         return None
     if not (directory / STATE_FILE).is_file() and any(directory.iterdir()):
-        raise IsADirectoryError(f"{path!r} is a directory, and no checkpoint that could be replaced; save elsewhere.")
+        raise IsADirectoryError(f"{path!r} is a directory but no checkpoint, so it is not replaced; save elsewhere.")
     return _move_aside(directory)
 
 

@@ -1,10 +1,9 @@
-"""FSDPStrategy: parameters, gradients and optimizer states divided among the processes by ``fully_shard``."""
+"""FSDPStrategy: ``fully_shard`` divides parameters, gradients and optimizer states among the processes."""
 
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import lru_cache
@@ -17,54 +16,58 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy
 from torch.nn import Module
 
+from leyden.checkpoint.contents import OWN_KEY
 from leyden.interfaces.precision import Precision
 from leyden.utilities.empty_init import EmptyInit
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.overriding import is_overridden
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from leyden_sharded import gradients
-from leyden_sharded.checkpoints import OWN_KEY, ShardedCheckpoints
+from leyden_sharded.checkpoints import ShardedCheckpoints
 from leyden_sharded.clipping import clip_gradients
 from leyden_sharded.initial import materialise, refuse_unset, take_from_rank_zero
 from leyden_sharded.sharding import Sharding, checkpoint_activations, explaining, make_whole, shard
 from leyden_sharded.units import Policy, units
 
-# whether there are replicas, and whether parameters are divided again after the forward pass
+# For each kind: whether there are replicas, and whether parameters are divided again after the forward pass.
 KINDS = {
     "FULL_SHARD": (False, True),
     "SHARD_GRAD_OP": (False, False),
     "HYBRID_SHARD": (True, True),
     "_HYBRID_SHARD_ZERO2": (True, False),
 }
-_SHARDING = "_leyden_sharding"  # the module's attribute that keeps it divided from one run to the next
+_SHARDING = "_leyden_sharding"  # the attribute of a module that holds its Sharding from one run to the next
 
 
 class FSDPStrategy(ShardedCheckpoints):
-    """Each process keeps a part of the parameters, their gradients and the optimizer's state.
+    """Each process keeps a part of the parameters, of the gradients and of the optimizer's state.
 
-    Parameters are gathered unit by unit when they are needed, and gradients are averaged to the process that keeps
-    the part (ZeRO stages 2 and 3, Rajbhandari et al., 2020). After a run the module stays divided: ``validate``,
-    ``test``, ``predict``, ``save_checkpoint`` and another ``fit`` go on with it; for a whole one load a checkpoint.
+    A unit is a submodule whose parameters are gathered together, when it computes. Each process receives the average
+    gradients of its own part only (ZeRO stages 2 and 3, Rajbhandari et al., 2020). After a run the module stays
+    divided: ``validate``, ``test``, ``predict``, ``save_checkpoint`` and another ``fit`` use it as it is. For a whole
+    module load a checkpoint.
 
     Args:
-        auto_wrap_policy: Which submodules are units, gathered at once: a set of classes, the least number of
-            parameters of a unit, or a function as in ``torch.distributed.fsdp.wrap``. None makes the whole module one
-            unit. Modules that ``configure_model`` gave to ``fully_shard`` are units, and then there is no policy.
-        activation_checkpointing_policy: Of which submodules what is within them is computed again in the backward
-            pass instead of being kept; the same kinds of value.
-        cpu_offload: Keep parameters, gradients and optimizer state on the host; True, or a ``CPUOffloadPolicy``.
-        mixed_precision: In which formats parameters are gathered and gradients are summed, instead of what follows
-            from the Trainer's ``precision``.
+        auto_wrap_policy: Which submodules are units: a set of classes, the least number of parameters of a unit, or a
+            function as in ``torch.distributed.fsdp.wrap``. None makes the whole module one unit. If
+            ``configure_model`` calls ``fully_shard`` itself, the modules that it names are the units and this policy is
+            not used.
+        activation_checkpointing_policy: The submodules whose activations are computed again in the backward pass and
+            not kept; the same kinds of value.
+        cpu_offload: Whether parameters, gradients and optimizer state are kept on the host; True, or a
+            ``CPUOffloadPolicy``.
+        mixed_precision: The formats in which parameters are gathered and gradients are summed; None derives them from
+            the Trainer's ``precision``.
         sharding_strategy: "FULL_SHARD" divides parameters again after the forward pass (stage 3), "SHARD_GRAD_OP"
-            after the backward pass (stage 2); "HYBRID_SHARD" divides among the processes of a node and keeps
-            replicas on the others.
-        state_dict_type: "full" or "sharded" checkpoints, see :class:`ShardedCheckpoints`.
-        device_mesh: For "HYBRID_SHARD": (replicas, parts), or a mesh of these two dimensions.
-        async_save: Write sharded checkpoints in the background.
-        process_group_backend: See :class:`ParallelStrategy`, and for ``timeout``, ``start_method`` and
-            ``uneven_inputs`` too.
+            after the backward pass (stage 2). "HYBRID_SHARD" is "FULL_SHARD" among the processes of a node, with a
+            replica on every node.
+        state_dict_type: "full" or "sharded" checkpoints; see :class:`ShardedCheckpoints`.
+        device_mesh: For "HYBRID_SHARD": the numbers (replicas, parts), or a mesh of these two dimensions.
+        async_save: Whether sharded checkpoints are written in the background.
+        process_group_backend: See :class:`ParallelStrategy`, also for the next three.
         timeout: How long the processes wait for each other.
         start_method: How the processes of a node start.
-        uneven_inputs: What to do when the ranks have different numbers of training batches.
+        uneven_inputs: What happens when the ranks have different numbers of training batches.
     """
 
     strategy_name = "fsdp"
@@ -100,7 +103,7 @@ class FSDPStrategy(ShardedCheckpoints):
                 f"mixed_precision={mixed_precision!r} is no torch.distributed.fsdp.MixedPrecisionPolicy; give one."
             )
         self._policy, self._activations = auto_wrap_policy, activation_checkpointing_policy
-        units(Module(), auto_wrap_policy, "auto_wrap_policy")  # a wrong one is said before processes start
+        units(Module(), auto_wrap_policy, "auto_wrap_policy")  # refuses a wrong policy before processes start
         units(Module(), activation_checkpointing_policy, "activation_checkpointing_policy")
         self.cpu_offload, self.mixed_precision = cpu_offload, mixed_precision
         self._given_mesh = device_mesh
@@ -113,7 +116,7 @@ class FSDPStrategy(ShardedCheckpoints):
     # -- the processes -------------------------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """Refuse a mesh that does not fit the processes, and what offloading can't do."""
+        """Refuse a mesh that does not fit the processes, and a precision that offloading does not support."""
         super().connect()
         sizes, names = self._mesh_dimensions()
         if math.prod(sizes) != self.world_size:
@@ -123,7 +126,7 @@ class FSDPStrategy(ShardedCheckpoints):
             )
         if self.cpu_offload and getattr(self.precision, "scaler", None) and self.root_device.type != "cpu":
             raise MisconfigurationException(
-                f"precision={self.precision.precision!r} scales gradients on the device, and cpu_offload keeps them on "
+                f"precision={self.precision.precision!r} scales gradients on the device, but cpu_offload keeps them on "
                 "the host; write 'bf16-mixed'."
             )
 
@@ -136,25 +139,23 @@ class FSDPStrategy(ShardedCheckpoints):
 
     @property
     def process_group_backend(self) -> str:
-        """The accelerator's; for offloading one of the host beside it."""
+        """The backend of the accelerator; with offloading, a backend for the host as well."""
         backend = super().process_group_backend
         kind = self.root_device.type
         return f"cpu:gloo,{kind}:{backend}" if self.cpu_offload and kind != "cpu" and ":" not in backend else backend
 
     def setup_environment(self) -> None:
-        """Meet the other processes and lay out the mesh."""
+        """Connect to the other processes and make the device mesh."""
         super().setup_environment()
         if self._mesh is None:
             self._mesh = _mesh(dist.group.WORLD, self.root_device.type, *self._mesh_dimensions())
-        if type(self.precision).clip_gradients is Precision.clip_gradients:
-            self.precision.clip_gradients = clip_gradients  # type: ignore[method-assign]
 
     @property
     def device_mesh(self) -> DeviceMesh:
-        """The mesh of all processes; ``configure_model`` finds it as ``self.device_mesh``.
+        """The mesh of all processes; ``configure_model`` has it as ``self.device_mesh``.
 
         Raises:
-            RuntimeError: The processes have not met yet.
+            RuntimeError: The processes are not connected yet.
         """
         if self._mesh is None:
             raise RuntimeError("There is no device mesh before the processes have met: ask for it in configure_model.")
@@ -162,21 +163,23 @@ class FSDPStrategy(ShardedCheckpoints):
 
     @property
     def _sharding_mesh(self) -> DeviceMesh | None:
-        """The mesh among which parameters are divided; None where they are not."""
+        """The mesh among whose processes parameters are divided; None if FSDP divides none."""
         return self.device_mesh
 
     # -- the module ----------------------------------------------------------------------------------------------
 
     @contextmanager
     def module_init_context(self, empty_init: bool | None = None) -> Generator[None, None, None]:
-        """Context in which modules are built: on the host, or on the meta device with ``empty_init=True``."""
+        """The context in which modules are built: on the host, or on the meta device with ``empty_init=True``."""
         is_parent = self.launcher is not None and not self.launcher.takes_part and not dist.is_initialized()
-        empty = EmptyInit() if is_parent else torch.device("meta")  # the parent takes over the values of whole tensors
+        empty = (
+            EmptyInit() if is_parent else torch.device("meta")
+        )  # the parent process gets the values of whole tensors later
         with empty if empty_init else nullcontext(), self.precision.module_init_context():
             yield
 
     def setup_module(self, module: Module, training: bool = True) -> None:
-        """Divide the module, unless an earlier run has, and give it the values of rank 0 or of a checkpoint."""
+        """Divide the module, unless an earlier run has done so, and load the values of rank 0 or of a checkpoint."""
         self.precision.convert_module(module)
         self._module = module
         known = module.__dict__.get(_SHARDING)
@@ -203,7 +206,7 @@ class FSDPStrategy(ShardedCheckpoints):
         inner = units(module, self._policy, "auto_wrap_policy")
         if any(isinstance(part, FSDPModule) for part in module.modules()):
             if inner:
-                rank_zero_warn("auto_wrap_policy is not used: configure_model has divided the module already.")
+                rank_zero_warn("auto_wrap_policy is not used, because configure_model has divided the module itself.")
             inner = []
         on_host = self.cpu_offload
         offload = CPUOffloadPolicy(pin_memory=self.root_device.type != "cpu") if on_host is True else on_host
@@ -216,18 +219,18 @@ class FSDPStrategy(ShardedCheckpoints):
         return sharding
 
     def setup_optimizers(self, optimizers: list[Any]) -> list[Any]:
-        """Refuse an optimizer of parameters that the module has no more."""
+        """Refuse an optimizer of parameters that the divided module no longer has."""
         known = set(self._module.parameters())
         for optimizer in optimizers:
             if any(p not in known for group in optimizer.param_groups for p in group["params"]):
                 raise MisconfigurationException(
-                    f"The {type(optimizer).__name__} has parameters that are none of the divided module's; make it in "
+                    f"The {type(optimizer).__name__} has parameters that the divided module does not have; make it in "
                     "configure_optimizers, from self.parameters()."
                 )
         return optimizers
 
     def step_function(self, module: Module, name: str) -> Callable[..., Any]:
-        """A step runs as one forward pass of what gathers the parameters."""
+        """A function that runs a step within the forward pass of the module that gathers the parameters."""
         step = super().step_function(module, name)
 
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -242,7 +245,11 @@ class FSDPStrategy(ShardedCheckpoints):
         return explaining(run)
 
     def _wait_for_others(self, name: str) -> Callable[[], None]:
-        """Tell the watch that this rank is about to wait for the others; returns what tells it that they have come."""
+        """Tell the watch that this rank waits for the others to gather parameters.
+
+        Returns:
+            A function that tells the watch that parameters are gathered.
+        """
         watch = self.watch
         if watch is None or self._is_gathered:
             return lambda: None
@@ -252,11 +259,17 @@ class FSDPStrategy(ShardedCheckpoints):
         return watch.leave_collective
 
     def no_sync(self) -> AbstractContextManager[Any]:
-        """Gradients of backward passes within stay whole and on their process, to be exchanged with later ones."""
+        """A block in which backward passes do not exchange gradients; the next backward pass after it does."""
         return self._sharding.no_sync() if self._sharding is not None else super().no_sync()
 
+    def clip_gradients(self, parameters: Iterable[Tensor], clip_val: float, algorithm: str) -> Tensor | None:
+        """Clip gradients that are divided among the processes, unless the precision has its own way."""
+        if is_overridden("clip_gradients", self.precision, Precision):
+            return super().clip_gradients(parameters, clip_val, algorithm)
+        return clip_gradients(parameters, clip_val, algorithm)
+
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Let go of whole parameters that a forward pass without a backward pass left, which are about to be old."""
+        """Free whole parameters that a forward pass without a backward pass has left; the step makes them outdated."""
         if self._sharding is not None:
             self._sharding.divide()
 
@@ -266,7 +279,7 @@ class FSDPStrategy(ShardedCheckpoints):
         return gradients.add(self, self._module, self._module.__dict__.get(_SHARDING), ranks, in_shards)
 
     def load_checkpoint(self, path: str, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint of either kind, and keep the gradients of this process for when training begins."""
+        """Read a checkpoint of either kind, and keep this process's gradients until training begins."""
         checkpoint = super().load_checkpoint(path, weights_only)
         ranks = checkpoint.get(OWN_KEY, {}).get("ranks", [])
         self._gradients = {}
@@ -276,7 +289,7 @@ class FSDPStrategy(ShardedCheckpoints):
         return checkpoint
 
     def on_train_start(self) -> None:
-        """Put back the gradients to which the first batch adds."""
+        """Restore the gradients of the checkpoint, to which the first batch adds its own."""
         kept, self._gradients = self._gradients, {}
         if kept:
             gradients.put_back(self._module, self._sharding, kept, self._module.automatic_optimization)
@@ -308,7 +321,7 @@ class FSDPStrategy(ShardedCheckpoints):
         self._end_evaluation()
 
     def _begin_evaluation(self, what: str, batches: list[int | float]) -> None:
-        """Where the processes have different numbers of batches, gather all parameters: then none waits for another."""
+        """If the processes have different numbers of batches, gather all parameters, so that none waits for another."""
         sharding = self._sharding
         if sharding is None:
             return
@@ -319,9 +332,9 @@ class FSDPStrategy(ShardedCheckpoints):
         if not self._has_told:
             self._has_told = True
             rank_zero_info(
-                f"The processes have {' and '.join(str(sum(count)) for count in counts)} {what} batches, so each of "
-                "them keeps all parameters in such an evaluation: gathered in every batch they would need every "
-                f"process. Where memory does not allow it, limit the number of {what} batches to one that all have."
+                f"The processes have {' and '.join(str(sum(count)) for count in counts)} {what} batches, so each "
+                "process keeps all parameters during such an evaluation: gathering them in every batch takes all "
+                f"processes. If memory does not allow it, limit the number of {what} batches to what all have."
             )
         with torch.inference_mode(False):
             sharding.gather()
@@ -336,20 +349,22 @@ class FSDPStrategy(ShardedCheckpoints):
 
     # -- the end -------------------------------------------------------------------------------------------------
 
-    def teardown(self, module: Module | None = None) -> None:
-        """Leave the module divided on its device; made whole where its process ends with the run."""
+    def teardown(self, module: Module | None = None, error: BaseException | None = None) -> None:
+        """Leave the module divided on its device; make it whole if this process ends with the run.
+
+        After a failed run the module is marked as such, so that the next run resets FSDP's state.
+        """
         sharding, self._sharding, self._is_gathered = self._sharding, None, False
-        self.precision.__dict__.pop("clip_gradients", None)
-        if sharding is not None and sys.exc_info()[0] is None:
+        if sharding is not None and error is None:
             sharding.is_running = False
             if module is not None and self.launcher is not None and not self.launcher.takes_part:
                 make_whole(module)
-        super().teardown()
+        super().teardown(error=error)
 
 
 @lru_cache(maxsize=8)
 def _mesh(world: Any, kind: str, sizes: tuple[int, ...], names: tuple[str, ...]) -> DeviceMesh:
-    """The mesh of a process group, one for all Trainers, since each new one opens connections that stay open."""
+    """The mesh of a process group; all Trainers share one, because every new mesh opens connections that stay open."""
     return init_device_mesh(kind, sizes, mesh_dim_names=names)
 
 
@@ -363,15 +378,15 @@ def _kind(sharding_strategy: Any) -> tuple[bool, bool]:
 
 
 def _precision_policy(precision: str) -> MixedPrecisionPolicy:
-    """Sums of 16-bit gradients lose bits with every process, so they are made in float32; autocast needs nothing."""
+    """Sum the gradients of 16-bit models in float32: a sum in 16 bits loses bits with every process."""
     sums_in_full = precision in ("16-true", "bf16-true")
     return MixedPrecisionPolicy(reduce_dtype=torch.float32) if sums_in_full else MixedPrecisionPolicy()
 
 
 def _move_own_tensors(module: Module, device: torch.device) -> None:
-    """Move what dividing the module does not: tensors that are neither parameters nor buffers, of metrics for example.
+    """Move tensors that are neither parameters nor buffers, those of metrics for example; FSDP leaves them.
 
-    A part that has such tensors moves them by an ``_apply`` of its own; PyTorch's own parts have none.
+    A submodule with such tensors overrides ``_apply`` to move them; PyTorch's own modules have none.
     """
     for part in module.modules():
         if not type(part)._apply.__module__.startswith("torch."):

@@ -1,7 +1,7 @@
-"""Gradients that the next step still needs, kept in checkpoints that are saved within an accumulation.
+"""Accumulated gradients in checkpoints: what is saved between two optimizer steps, and restored from there.
 
-While gradients are accumulated without being exchanged, FSDP keeps them whole in each process, out of the reach of
-``parameter.grad``. A checkpoint holds those of every process, as one of a strategy that divides nothing does.
+While gradients are accumulated without being exchanged, FSDP keeps them whole in each process, and not in
+``parameter.grad``. A checkpoint holds those of every process, as it does under strategies that divide nothing.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from leyden_sharded.tensors import gathered, part_of, whole
 def add(
     strategy: ParallelStrategy, module: Module, sharding: Sharding | None, ranks: list[Any], in_shards: bool
 ) -> dict[str, Tensor]:
-    """Put the gradients of the processes into their states of a checkpoint.
+    """Add the gradients of all processes to their states in a checkpoint; called by all processes.
 
     Args:
-        strategy: Whose processes; all of them call this.
+        strategy: The strategy.
         module: The divided module.
-        sharding: What divides it; None where FSDP does not.
-        ranks: The states of the processes, which have the names of gradients that optimizers see.
-        in_shards: Whether tensors go into shards; then the states get their keys.
+        sharding: What divides it; None if FSDP does not.
+        ranks: The states of the processes. Their "gradients" have the names of parameters with a gradient.
+        in_shards: Whether the gradients are stored in shards; the states then get their keys.
 
     Returns:
-        What this process gives to the shards, by key.
+        The gradients that this process stores in shards, by key.
     """
     wanted = [(name, p.grad) for name, p in module.named_parameters() if name in ranks[0]["gradients"]]
     shared: dict[str, Tensor] = {name: grad.detach() for name, grad in wanted if isinstance(grad, DTensor)}
@@ -55,7 +55,7 @@ def add(
 
 
 def _accumulated(module: Module, sharding: Sharding) -> dict[str, Tensor]:
-    """This process's gradients that were not exchanged yet, whole, by parameter name."""
+    """The gradients of this process that have not been exchanged yet, as whole tensors, by parameter name."""
     sharding.divide()
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     found = {}
@@ -68,17 +68,17 @@ def _accumulated(module: Module, sharding: Sharding) -> dict[str, Tensor]:
 
 
 def put_back(module: Module, sharding: Sharding | None, gradients: dict[str, Tensor], is_automatic: bool) -> None:
-    """Give parameters the gradients that a checkpoint held, all of them whole tensors.
+    """Restore the gradients of a checkpoint.
 
     Args:
         module: The divided module.
-        sharding: What divides it; None where FSDP does not.
-        gradients: By parameter name.
-        is_automatic: Whether they are those of an accumulation, which were not exchanged yet.
+        sharding: What divides it; None if FSDP does not.
+        gradients: Whole tensors, by parameter name.
+        is_automatic: Whether they have not been exchanged yet, as in an accumulation of automatic optimisation.
     """
     accumulated: dict[int, Any] = {}
     if sharding is not None and is_automatic:
-        sharding.gather_once()  # FSDP makes what the gradients are added to when it first gathers
+        sharding.gather_once()  # FSDP makes the tensors for whole gradients when it first gathers
         accumulated = {id(part.sharded_param): part for part in _fsdp_parameters(sharding)}
     for name, parameter in module.named_parameters():
         if name not in gradients:
@@ -93,7 +93,7 @@ def put_back(module: Module, sharding: Sharding | None, gradients: dict[str, Ten
 
 
 def drop(sharding: Sharding) -> None:
-    """Forget gradients that an earlier run left in the middle of an accumulation."""
+    """Remove gradients that an earlier run has left in the middle of an accumulation."""
     for part in _fsdp_parameters(sharding):
         part.unsharded_accumulated_grad = None
         if (parameter := getattr(part, "_unsharded_param", None)) is not None:
@@ -101,7 +101,7 @@ def drop(sharding: Sharding) -> None:
 
 
 def _fsdp_parameters(sharding: Sharding) -> Iterator[Any]:
-    """What FSDP keeps for each parameter; it has no public way to what is accumulated."""
+    """FSDP's own object for each parameter; FSDP has no public access to accumulated gradients."""
     for part in sharding.parts:
         state = part._get_fsdp_state()
         for group in getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]:

@@ -1,4 +1,4 @@
-"""The values with which a model starts: the same in every process, also where it was built without any."""
+"""The initial values of a model: the same in every process, also if it was built on the meta device."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from leyden_sharded.tensors import part_of
 
 
 def take_from_rank_zero(tensors: Iterable[Tensor], device: torch.device) -> None:
-    """Give tensors that every process has as a whole the values of rank 0; those on the meta device have none.
+    """Copy the values of rank 0 to the whole tensors of all processes; tensors on the meta device are left out.
 
     Args:
-        tensors: The same ones in every process.
-        device: Where the backend of the process group communicates.
+        tensors: The same tensors in every process.
+        device: The device on which the backend of the process group communicates.
     """
     if dist.get_world_size() == 1:
         return
@@ -34,18 +34,18 @@ def take_from_rank_zero(tensors: Iterable[Tensor], device: torch.device) -> None
 
 
 def materialise(module: Module, device: torch.device, communicates: torch.device) -> set[str]:
-    """Give parameters and buffers that are on the meta device memory, and the values that ``reset_parameters`` gives.
+    """Give memory and the values of ``reset_parameters`` to parameters and buffers on the meta device.
 
-    One submodule's tensors after another are made whole, reset, made those of rank 0, and divided: what a process
-    needs at once is the largest of them.
+    This is done for one submodule after another: its tensors are made whole, reset, set to those of rank 0, and
+    divided. So a process needs memory for the whole tensors of the largest submodule only.
 
     Args:
-        module: What is divided already, where it is to be.
-        device: Where the tensors are to live.
-        communicates: Where the backend of the process group communicates.
+        module: The module; what is to be divided is divided already.
+        device: The device for the tensors.
+        communicates: The device on which the backend of the process group communicates.
 
     Returns:
-        The names of those for which there was no ``reset_parameters``; their values are arbitrary.
+        The names of tensors for which there was no ``reset_parameters``; their values are arbitrary.
     """
     unset: set[str] = set()
     for prefix, part in _inner_first(module):
@@ -57,7 +57,9 @@ def materialise(module: Module, device: torch.device, communicates: torch.device
         unset.update(f"{prefix}{name}" for name in meta if name not in values)
         take_from_rank_zero(values.values(), communicates)
         others = {name: t.detach().clone() for name, t in tensors.items() if t is not None and name not in meta}
-        part.to_empty(device=device, recurse=False)  # all of the part's own, those too that have values
+        part.to_empty(
+            device=device, recurse=False
+        )  # this moves all tensors of the submodule, also those that have values
         with torch.no_grad():
             for name, value in {**others, **values}.items():
                 target = getattr(part, name)
@@ -66,16 +68,23 @@ def materialise(module: Module, device: torch.device, communicates: torch.device
 
 
 def refuse_unset(unset: set[str]) -> None:
-    """Raise if there are tensors that nothing gave a value."""
+    """Raise if there are tensors that have no value.
+
+    Args:
+        unset: The names of these tensors.
+
+    Raises:
+        MisconfigurationException: There is such a tensor.
+    """
     if unset:
         raise MisconfigurationException(
-            f"{', '.join(sorted(unset))}: made on the meta device, and their module has no reset_parameters that would "
-            "give them values. Write one, or make them on another device, or fit from a checkpoint that has them."
+            f"{', '.join(sorted(unset))}: made on the meta device, but their module has no reset_parameters that gives "
+            "them values. Write one, make them on another device, or fit from a checkpoint that has them."
         )
 
 
 def _inner_first(module: Module, prefix: str = "") -> Iterable[tuple[str, Module]]:
-    """Submodules before the module that they are in, the order in which constructors come to their end."""
+    """All submodules with their prefixes, inner ones first: the order in which constructors end."""
     seen: set[Module] = set()
 
     def visit(part: Module, name: str) -> Iterable[tuple[str, Module]]:
@@ -90,7 +99,7 @@ def _inner_first(module: Module, prefix: str = "") -> Iterable[tuple[str, Module
 
 
 def _reset(part: Module, meta: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """The values that ``reset_parameters`` gives, as whole tensors; none where there is no such method."""
+    """The values that ``reset_parameters`` gives to tensors, as whole tensors; {} if there is no such method."""
     reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
     if not callable(reset):
         return {}

@@ -1,4 +1,4 @@
-"""ModelParallelStrategy: tensor parallelism as ``configure_model`` writes it, and data parallelism across it."""
+"""ModelParallelStrategy: tensor parallelism, written in ``configure_model``, combined with data parallelism."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from leyden_sharded.fsdp import FSDPStrategy
 
 
 class ModelParallelStrategy(FSDPStrategy):
-    """Processes in two dimensions: those of a tensor-parallel group share the work on the same batch.
+    """Processes in two dimensions; those of a tensor-parallel group share the work on the same batch.
 
-    ``configure_model`` divides the layers, with ``parallelize_module(part, self.device_mesh["tensor_parallel"], plan)``
-    say. What it has not given to ``fully_shard`` itself is divided among ``self.device_mesh["data_parallel"]`` where
-    that has several places. Each tensor-parallel group sees its own part of the data.
+    ``configure_model`` divides the layers, for example by
+    ``parallelize_module(part, self.device_mesh["tensor_parallel"], plan)``. If there are several groups, FSDP divides
+    everything that ``configure_model`` has not given to ``fully_shard`` among ``self.device_mesh["data_parallel"]``.
+    Each group gets its own part of the data.
 
     Args:
-        data_parallel_size: Groups that see different data; "auto" is the number of nodes.
-        tensor_parallel_size: Processes of a group; "auto" is the number of devices of a node.
-        save_distributed_checkpoint: Whether checkpoints are sharded, or full.
+        data_parallel_size: The number of groups that get different data; "auto" is the number of nodes.
+        tensor_parallel_size: The number of processes in a group; "auto" is the number of devices of a node.
+        save_distributed_checkpoint: Whether checkpoints are sharded, and not full.
         process_group_backend: See :class:`ParallelStrategy`.
         timeout: How long the processes wait for each other.
         options: As those of :class:`FSDPStrategy`: ``auto_wrap_policy``, ``activation_checkpointing_policy``, …
@@ -34,7 +35,7 @@ class ModelParallelStrategy(FSDPStrategy):
     """
 
     strategy_name = "model_parallel"
-    start_methods = ("popen",)  # others have configure_model run in a process that has no mesh, too
+    start_methods = ("popen",)  # the others run configure_model in the parent process too, which has no mesh
 
     def __init__(
         self,
@@ -53,12 +54,12 @@ class ModelParallelStrategy(FSDPStrategy):
         self._data_parallel_size, self._tensor_parallel_size = data_parallel_size, tensor_parallel_size
 
     def connect(self) -> None:
-        """Refuse a precision whose scaler can't look at gradients that are divided in different ways."""
+        """Refuse a precision with a loss scaler, which can't read gradients that are divided in different ways."""
         super().connect()
         if getattr(self.precision, "scaler", None) and self._mesh_dimensions()[0][1] > 1:
             raise MisconfigurationException(
-                f"precision={self.precision.precision!r} scales gradients, which tensor parallelism divides in more "
-                "ways than one; write 'bf16-mixed'."
+                f"precision={self.precision.precision!r} scales gradients, but tensor parallelism divides them in "
+                "different ways, which the scaler can't read; write 'bf16-mixed'."
             )
 
     def _mesh_dimensions(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -68,7 +69,7 @@ class ModelParallelStrategy(FSDPStrategy):
 
     @property
     def sampler_arguments(self) -> dict[str, int] | None:
-        """The number of tensor-parallel groups, among which the data are divided, and which one this is."""
+        """The number of tensor-parallel groups, among which the data are divided, and the number of this one."""
         groups, size = self._mesh_dimensions()[0]
         return {"num_replicas": groups, "rank": self.global_rank // size}
 
@@ -78,5 +79,5 @@ class ModelParallelStrategy(FSDPStrategy):
 
     @property
     def batchnorm_group(self) -> Any:
-        """Those who see different data."""
+        """The processes that get different data."""
         return self.device_mesh["data_parallel"].get_group()

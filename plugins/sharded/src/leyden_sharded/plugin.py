@@ -1,4 +1,4 @@
-"""What leyden-sharded brings to Leyden: strategies that divide a model's state among the processes."""
+"""The plugin leyden-sharded: strategies that divide the state of a model among the processes."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from leyden import Component, hookimpl
 
 FSDP = "leyden_sharded.fsdp:FSDPStrategy"
-MODERATE = 1_000_000  # parameters of a unit that is gathered at once where nobody chose units
+MODERATE = 1_000_000  # the least number of parameters of a unit under zero_2 and zero_3
 
 STRATEGIES: dict[str, tuple[str, dict[str, Any]]] = {
     "zero_1": ("leyden_sharded.zero_1:ZeRO1Strategy", {}),
@@ -22,7 +22,7 @@ CLASSES = {"zero_1": "ZeRO1Strategy", "fsdp": "FSDPStrategy", "model_parallel": 
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """Each strategy under its name, started by running the script again, and as ``NAME_spawn`` where that works."""
+    """Each strategy by its name, which runs the script again for each process, and as ``NAME_spawn`` if it can."""
     for name, (target, arguments) in STRATEGIES.items():
         aliases = [CLASSES[name]] if name in CLASSES else []
         yield Component("strategy", name, target, {"aliases": aliases, "arguments": arguments})

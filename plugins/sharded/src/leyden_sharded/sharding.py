@@ -1,4 +1,4 @@
-"""Sharding: a module whose parameters are divided, and the places where they are gathered and divided again."""
+"""Sharding: how a module's parameters are divided, and where they are gathered and divided again."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from leyden_sharded.tensors import whole
 
 
 class Redirect(Module):
-    """A module whose forward is a step of another's.
+    """A module whose ``forward`` runs a step of the user's module.
 
-    All of a step is then one forward pass to FSDP: parameters of the LightningModule itself are there in every line
-    of it, and the class of the user's module stays what it is.
+    For FSDP the whole step is then one forward pass, so the LightningModule's own parameters are whole in every line of
+    the step. The class of the user's module is not changed, as ``fully_shard`` would do.
     """
 
     def __init__(self, module: Module) -> None:
@@ -29,23 +29,23 @@ class Redirect(Module):
         self.module = module
 
     def forward(self, name: str, on_gathered: Callable[[], None], *args: Any, **kwargs: Any) -> Any:
-        """Run the step ``name``, now that parameters are gathered, of which ``on_gathered`` is told first."""
+        """Call ``on_gathered``, as parameters have been gathered, and run the step ``name``."""
         on_gathered()
         return getattr(self.module, name)(*args, **kwargs)
 
 
 class Sharding:
-    """What divides a module.
+    """Gathers and divides the parameters of a module.
 
     Args:
-        roots: The outermost modules at which parameters are gathered: a :class:`Redirect` around the whole module, or
-            in manual optimisation, where backward passes run within the step, its submodules.
+        roots: The outermost modules to which ``fully_shard`` was applied: a :class:`Redirect` around the whole module.
+            In manual optimisation, where backward passes run within the step, they are submodules.
         reshards: Whether inner units are divided again after their forward pass.
 
     Attributes:
-        redirect: What runs a step; None in manual optimisation.
-        parts: All modules at which parameters are gathered.
-        is_running: Whether a run uses it, or has failed.
+        redirect: The module that runs a step; None in manual optimisation.
+        parts: All modules to which ``fully_shard`` was applied.
+        is_running: Whether a run uses this object now, or has failed.
     """
 
     def __init__(self, roots: Sequence[Module], reshards: bool) -> None:
@@ -57,7 +57,7 @@ class Sharding:
 
     @contextmanager
     def no_sync(self) -> Generator[None, None, None]:
-        """A block whose backward passes leave gradients whole and in their process."""
+        """A block whose backward passes do not exchange gradients."""
         self._require_sync(False)
         try:
             yield
@@ -69,33 +69,35 @@ class Sharding:
             part.set_requires_gradient_sync(required, recurse=False)
 
     def divide(self) -> None:
-        """Let go of whole parameters, where there are any."""
+        """Free whole parameters, if there are any."""
         for part in self.parts:
             part.reshard()
 
     def gather_once(self) -> None:
-        """Have every unit make the memory for its whole parameters; what is made in inference mode can't be trained."""
+        """Gather and divide every unit once, because tensors that FSDP makes in inference mode can't be trained."""
         for part in self.parts:
             part.unshard()
             part.reshard()
 
     def gather(self) -> None:
-        """Make all parameters whole, so that no forward pass communicates until :meth:`release`."""
+        """Gather all parameters; no forward pass communicates until :meth:`release`."""
         for part in self.parts:
             part.set_reshard_after_forward(False, recurse=False)
             part.unshard()
 
     def begin(self) -> None:
-        """A run begins; FSDP would drop gradients silently after one that failed within a pass.
+        """Prepare for a run; after a run that failed within a pass, FSDP's state is reset.
+
+        Without that, FSDP would drop gradients without a message.
 
         Raises:
-            MisconfigurationException: One has failed, and this PyTorch can't start afresh.
+            MisconfigurationException: The last run has failed, and this version of PyTorch can't reset FSDP's state.
         """
         if self.is_running:
             if not hasattr(FSDPModule, "reset_iter_state"):
                 raise MisconfigurationException(
-                    "The run before this one failed, which the divided module does not survive with this PyTorch; make "
-                    "a new module and fit it from a checkpoint."
+                    "The run before this one failed, and this version of PyTorch can't use the divided module after "
+                    "that; make a new module and fit it from a checkpoint."
                 )
             for root in self.roots:
                 cast(Any, root).reset_iter_state()
@@ -113,9 +115,9 @@ def shard(module: Module, inner: Sequence[Module], is_automatic: bool, reshards:
     """Divide a module.
 
     Args:
-        module: The module; submodules that the user has divided already stay as they are.
-        inner: Submodules that are units of their own, innermost first.
-        is_automatic: Whether backward passes run after the step.
+        module: The module; submodules that the user has divided stay as they are.
+        inner: The submodules that are units, innermost first.
+        is_automatic: Whether backward passes run after the step, as in automatic optimisation.
         reshards: Whether inner units are divided again after their forward pass.
         options: For ``fully_shard``.
     """
@@ -127,14 +129,14 @@ def shard(module: Module, inner: Sequence[Module], is_automatic: bool, reshards:
             fully_shard(root, reshard_after_forward=False, **options)
     if is_automatic:
         gather: Any = roots[0]
-        module.register_forward_pre_hook(lambda *_: gather.unshard())  # for calls of the module outside of a step
+        module.register_forward_pre_hook(lambda *_: gather.unshard())  # for calls of the module outside of steps
     else:
         _refuse_left_out(module)
     return Sharding(roots, reshards)
 
 
 def _entrances(module: Module) -> Iterator[Module]:
-    """The outermost submodules with parameters that are called."""
+    """The outermost submodules that have parameters and are called; lists and dicts of modules are not called."""
     for child in module.children():
         if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
             yield from _entrances(child)
@@ -152,13 +154,13 @@ def _refuse_left_out(module: Module) -> None:
 
 
 def checkpoint_activations(parts: Sequence[Module]) -> None:
-    """Have modules compute what is within them again in the backward pass instead of keeping it."""
+    """Let modules compute their activations again in the backward pass, and not keep them."""
     for part in parts:
         part.forward = partial(checkpoint, part.forward, use_reentrant=False)
 
 
 def explaining(step: Callable[..., Any]) -> Callable[..., Any]:
-    """A step whose use of a divided parameter is explained."""
+    """Wrap a step so that the error about a divided parameter says what to do."""
 
     def explained(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -167,16 +169,17 @@ def explaining(step: Callable[..., Any]) -> Callable[..., Any]:
             if "mixed torch.Tensor and DTensor" not in str(error):
                 raise
             raise MisconfigurationException(
-                "A parameter was used while it was divided among the processes. Its submodule is a unit of its own, "
-                "and those are whole within their forward only: leave it out of auto_wrap_policy, or name the method "
-                "that uses it in configure_model: torch.distributed.fsdp.register_fsdp_forward_method(part, method)."
+                "A parameter was used while it was divided among the processes. Its submodule is a unit, and the "
+                "parameters of a unit are whole within its forward only: leave it out of auto_wrap_policy, or name the "
+                "method that uses it in configure_model: torch.distributed.fsdp.register_fsdp_forward_method(part, "
+                "method)."
             ) from error
 
     return explained
 
 
 def make_whole(module: Module) -> None:
-    """Replace divided parameters by whole ones on the host; a collective call."""
+    """Replace divided parameters by whole ones on the host; called by all processes."""
     for part in module.modules():
         for name, parameter in cast("dict[str, Any]", part._parameters).items():
             if isinstance(parameter, DTensor):

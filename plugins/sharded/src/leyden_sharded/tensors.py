@@ -1,4 +1,4 @@
-"""From a tensor's parts on the processes to the whole of it, and back."""
+"""Divided tensors: from the parts on the processes to the whole tensor, and back."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch.utils._pytree import tree_map_only
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The whole tensor in every process; a collective call where it is divided."""
+    """The whole tensor, in every process; for a divided tensor all processes must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def part_of(value: Tensor, like: Tensor) -> Tensor:
-    """This process's part of the whole ``value``, divided as ``like`` is; no communication."""
+    """This process's part of the whole tensor ``value``, divided in the way of ``like``; it communicates nothing."""
     if not isinstance(like, DTensor) or isinstance(value, DTensor):
         return value
     value = value.detach().to(like.device_mesh.device_type)
@@ -24,11 +24,11 @@ def part_of(value: Tensor, like: Tensor) -> Tensor:
 
 
 def gathered(tree: Any, keep: bool) -> Any:
-    """A state in which every divided tensor is whole and on the host.
+    """Make every tensor of a state whole and move it to the host; called by all processes.
 
     Args:
-        tree: The state; all processes call this with the same one.
-        keep: Whether this process gets the tensors. Others get tensors of the same shapes that take no memory.
+        tree: The state, with the same tensors in every process.
+        keep: Whether this process gets the tensors. If not, it gets meta tensors of the same shapes.
     """
 
     def gather(tensor: Tensor) -> Tensor:

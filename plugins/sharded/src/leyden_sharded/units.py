@@ -1,4 +1,4 @@
-"""Which submodules are a unit, to be sharded or checkpointed together: by class, by size, by a function."""
+"""Which submodules are units, whose parameters are gathered together: chosen by class, by size or by a function."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from leyden.utilities.exceptions import MisconfigurationException
 
 Policy: TypeAlias = "Iterable[type[Module]] | type[Module] | int | Callable[..., bool] | None"
 
-# Their forward reads the parameters of their children, whose own forward it does not call.
+# Classes whose forward reads the parameters of children without calling the children.
 _WHOLE = {nn.MultiheadAttention, nn.TransformerEncoderLayer}
 
 
 def units(module: Module, policy: Policy, argument: str) -> list[Module]:
-    """The submodules that a policy chooses, inner ones before those that they are in; never ``module`` itself.
+    """The submodules that a policy chooses, inner ones before outer ones; never ``module`` itself.
 
-    A submodule that shares a parameter with what is outside of it is passed over: two units can't both have it.
+    A submodule that shares a parameter with a module outside of it is left out, because two units can't share one.
 
     Args:
-        module: Whose submodules.
-        policy: Classes; the least number of parameters of a unit; a function of ``module``, ``recurse`` and
-            ``nonwrapped_numel`` as ``torch.distributed.fsdp.wrap`` has them; None chooses none.
-        argument: What the user calls the policy, for messages.
+        module: The module whose submodules are chosen.
+        policy: Classes; the least number of parameters of a unit; or a function of ``module``, ``recurse`` and
+            ``nonwrapped_numel`` as in ``torch.distributed.fsdp.wrap``. None chooses none.
+        argument: The user's name for the policy, for error messages.
 
     Raises:
         MisconfigurationException: The policy is none of these.
@@ -66,7 +66,7 @@ def _is_module_class(value: Any) -> bool:
 def _visit(
     module: Module, decide: Callable[..., bool], uses: Counter[int], found: list[Module], is_root: bool = False
 ) -> int:
-    """Collect the units in ``module``; returns how many of its parameters are in one."""
+    """Collect the units within ``module``; returns the number of its parameters that belong to a unit."""
     count = sum(parameter.numel() for parameter in module.parameters())
     if not decide(module=module, recurse=True, nonwrapped_numel=count):
         inside = 0

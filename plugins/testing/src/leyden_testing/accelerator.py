@@ -13,11 +13,11 @@ from torch import Tensor, nn
 import leyden as pl
 from leyden.interfaces.accelerator import Accelerator
 from leyden.interfaces.component import Component
-from leyden.plugin_system.registry import Registry
+from leyden.plugin_system.discovery import discover
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing.component import TrainerPartConformance, check_sentence
-from leyden_testing.training import Model, SaveAmid, quiet_trainer, rows, same, weights
+from leyden_testing.training import Model, SaveAmid, reference_trainer, rows, same, weights
 
 OPTIMIZERS = {
     "SGD with momentum": None,
@@ -72,7 +72,7 @@ class AcceleratorConformance(TrainerPartConformance):
 
     def trained(self, root: Path, part: Accelerator | None, model: Model, **options: Any) -> dict[str, Tensor]:
         """Return the weights of a model after a fit on the device, or on the CPU if ``part`` is None."""
-        trainer = self.trainer(root, part, **options) if part is not None else quiet_trainer(root, **options)
+        trainer = self.trainer(root, part, **options) if part is not None else reference_trainer(root, **options)
         trainer.fit(model, rows(), rows(8))
         return weights(model)
 
@@ -104,9 +104,9 @@ class AcceleratorConformance(TrainerPartConformance):
             with pytest.raises(MisconfigurationException) as raised:
                 self.trainer(tmp_path, value)
             check_sentence(raised.value, component.load().name())
-        others = [part for part in Registry().components("accelerator") if part.load().is_available()]
+        others = [part for part in discover().components("accelerator") if part.load().is_available()]
         if others:
-            assert type(quiet_trainer(tmp_path, accelerator="auto").accelerator) in [part.load() for part in others]
+            assert type(reference_trainer(tmp_path, accelerator="auto").accelerator) in [part.load() for part in others]
 
     def test_devices_are_counted_and_chosen(self, component: Component, available: None) -> None:
         """``parse_devices`` understands "auto", 1 and "1", and every index gives a device of this type."""
@@ -231,7 +231,7 @@ class AcceleratorConformance(TrainerPartConformance):
     def test_several_loaders_train_as_on_the_host(self, part: Accelerator, tolerance: Any, tmp_path: Path) -> None:
         """Training with a dict of two loaders, and validation with a list of two, give the CPU's results."""
         found, logged = [], []
-        for trainer in (self.trainer(tmp_path, part), quiet_trainer(tmp_path)):
+        for trainer in (self.trainer(tmp_path, part), reference_trainer(tmp_path)):
             model = Model()
             trainer.fit(model, {"a": rows(16), "b": rows(24)}, [rows(8), rows(12)])
             found.append(weights(model))
@@ -245,7 +245,7 @@ class AcceleratorConformance(TrainerPartConformance):
     ) -> None:
         """Logged values and predictions are the CPU's, within the tolerance, and predictions are on the CPU."""
         results = []
-        for trainer in (self.trainer(tmp_path, part), quiet_trainer(tmp_path)):
+        for trainer in (self.trainer(tmp_path, part), reference_trainer(tmp_path)):
             model = Model()
             logged = [
                 *trainer.validate(model, rows(12), verbose=False),
@@ -262,7 +262,7 @@ class AcceleratorConformance(TrainerPartConformance):
     @pytest.mark.parametrize("precision", MODES)
     def test_a_precision_is_computed_or_refused(self, precision: str, part: Accelerator, tmp_path: Path) -> None:
         """A supported precision trains to weights close to the CPU's; the Trainer refuses any other."""
-        if precision not in Registry().names("precision"):
+        if precision not in discover().names("precision"):
             pytest.skip(f"no installed plugin has the precision {precision!r}")
         if not part.supports_precision(precision):
             with pytest.raises(MisconfigurationException) as raised:
@@ -306,13 +306,13 @@ class AcceleratorConformance(TrainerPartConformance):
         loaded = Model.load_from_checkpoint(saved.path, map_location="cpu", weights_only=True)
         assert {parameter.device.type for parameter in loaded.parameters()} == {"cpu"}
         assert same(weights(loaded), saved.weights)
-        quiet_trainer(tmp_path).fit(loaded, rows(), rows(8), ckpt_path=saved.path)
+        reference_trainer(tmp_path).fit(loaded, rows(), rows(8), ckpt_path=saved.path)
         assert same(weights(loaded), weights(model), tolerance)
 
     def test_a_checkpoint_of_the_cpu_resumes_on_it(self, part: Accelerator, tolerance: Any, tmp_path: Path) -> None:
         """A run that began on the CPU is finished on the device."""
         saved, whole, model = SaveAmid(tmp_path / "amid.ckpt"), Model(), Model()
-        quiet_trainer(tmp_path, callbacks=[saved]).fit(whole, rows(), rows(8))
+        reference_trainer(tmp_path, callbacks=[saved]).fit(whole, rows(), rows(8))
         self.trainer(tmp_path, part).fit(model, rows(), rows(8), ckpt_path=saved.path)
         assert same(weights(model), weights(whole), tolerance)
 

@@ -14,10 +14,10 @@ import torch
 
 import leyden as pl
 from leyden.callback import Callback
-from leyden.plugin_system.hooks import BEHAVIOUR, OBSERVATION
+from leyden.plugin_system.discovery import discover
+from leyden.plugin_system.hooks import RUN_HOOKS
 from leyden.plugin_system.manager import PluginManager
-from leyden.plugin_system.registry import Registry, build
-from leyden.plugin_system.table import Member, run_manager
+from leyden.plugin_system.table import Participant, implementations
 from leyden.utilities.plain import to_plain
 from leyden_testing.component import TrainerPartConformance
 from leyden_testing.training import Model, SaveAmid, rows, same, weights
@@ -59,8 +59,8 @@ class CallbackConformance(TrainerPartConformance):
     def trainer_arguments(self, value: Any) -> dict[str, Any]:
         """Return a list with the callback; if it has a role, the argument that turns off its default is not set."""
         target = value
-        if isinstance(value, str) and Registry().named(self.kind, value):
-            target = Registry().get(self.kind, value).load()
+        if isinstance(value, str) and discover().named(self.kind, value):
+            target = discover().component(self.kind, value).load()
         switch = SWITCHES.get(getattr(target, "role", None) or "")
         return {"callbacks": [value], **({switch: None} if switch else {}), **self.options}
 
@@ -72,16 +72,14 @@ class CallbackConformance(TrainerPartConformance):
 
     def test_its_hooks_take_what_hooks_offer(self, part: Any) -> None:
         """Each hook that it overrides takes arguments that the hook has."""
-        manager = run_manager(PluginManager(), [Member(part, Callback)])
-        assert manager is not None
+        implementations(PluginManager(), [Participant(part, Callback)])
 
     def test_no_method_misspells_a_hook(self, part: Any) -> None:
         """No method has a name that is almost a hook's, since it would never be called."""
-        hooks = [*OBSERVATION, *BEHAVIOUR]
         own = [m for m in dir(type(part)) if not m.startswith("_") and not hasattr(Callback, m)]
         for method in own:
-            if method not in hooks and callable(getattr(type(part), method)):
-                near = difflib.get_close_matches(method, hooks, n=1, cutoff=0.85)
+            if method not in RUN_HOOKS and callable(getattr(type(part), method)):
+                near = difflib.get_close_matches(method, RUN_HOOKS, n=1, cutoff=0.85)
                 assert not near, f"{method} is not a hook and is never called; did you mean {near[0]}?"
 
     # -- state ----------------------------------------------------------------------------------------------
@@ -92,7 +90,7 @@ class CallbackConformance(TrainerPartConformance):
         """The key is a text that depends only on the class and the arguments, not on the instance or a run."""
         assert isinstance(part.state_key, str)
         assert part.state_key
-        assert build(self.kind, name, **arguments).state_key == part.state_key
+        assert discover().build(self.kind, name, **arguments).state_key == part.state_key
         assert copy.deepcopy(part).state_key == part.state_key
 
     def test_its_state_is_plain_data_and_can_be_restored(
@@ -109,7 +107,7 @@ class CallbackConformance(TrainerPartConformance):
         kept = torch.load(tmp_path / "whole.ckpt", weights_only=True)["callbacks"]
         if state:
             assert kept.keys() & {part.state_key}, f"the checkpoint has no state of {part.state_key!r}"
-        other = build(self.kind, name, **arguments)
+        other = discover().build(self.kind, name, **arguments)
         other.load_state_dict(copy.deepcopy(kept.get(part.state_key, state)))
         assert other.state_dict().keys() == state.keys()
 
@@ -123,7 +121,7 @@ class CallbackConformance(TrainerPartConformance):
         trainer.callbacks.insert(1, saved)
         trainer.fit(whole, rows(), rows(8))
         pl.seed_everything(8, verbose=False)
-        later = self.trainer(tmp_path, build(self.kind, name, **arguments))
+        later = self.trainer(tmp_path, discover().build(self.kind, name, **arguments))
         with warnings.catch_warnings():  # it may warn that it found the files of the first run
             warnings.simplefilter("ignore", UserWarning)
             later.fit(resumed, rows(), rows(8), ckpt_path=saved.path)

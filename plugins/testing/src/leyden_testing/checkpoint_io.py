@@ -13,7 +13,7 @@ import torch
 
 import leyden as pl
 from leyden.interfaces.checkpoint_io import CheckpointIO
-from leyden.plugin_system.registry import build
+from leyden.plugin_system.discovery import discover
 from leyden_testing.component import TrainerPartConformance
 from leyden_testing.training import Model, SaveAmid, rows, same, weights
 
@@ -167,7 +167,7 @@ class CheckpointIOConformance(TrainerPartConformance):
         self.trainer(tmp_path, part, callbacks=[saved]).fit(whole, rows(), rows(8))
         part.teardown()
         pl.seed_everything(8, verbose=False)
-        later = build(self.kind, name, **arguments)
+        later = discover().build(self.kind, name, **arguments)
         self.trainer(tmp_path, later).fit(resumed, rows(), rows(8), ckpt_path=path)
         assert same(weights(resumed), weights(whole))
 

@@ -20,12 +20,12 @@ import torch
 import leyden as pl
 from leyden.interfaces.component import Component
 from leyden.plugin_system.compatibility import CORE_DISTRIBUTION
-from leyden.plugin_system.manager import PluginRecord, discover
-from leyden.plugin_system.registry import Registry, build
+from leyden.plugin_system.discovery import discover
+from leyden.plugin_system.manager import PluginInfo
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_testing import discovery, traces
-from leyden_testing.training import FailingModel, Model, quiet_trainer, rows
+from leyden_testing.training import FailingModel, Model, reference_trainer, rows
 
 
 def check_sentence(error: BaseException, *mentioned: str) -> str:
@@ -84,17 +84,17 @@ class Conformance:
     @pytest.fixture
     def component(self, name: str) -> Component:
         """The component with that name from the installed plugins."""
-        return Registry().get(self.kind, name)
+        return discover().component(self.kind, name)
 
     @pytest.fixture
-    def record(self, component: Component) -> PluginRecord:
+    def record(self, component: Component) -> PluginInfo:
         """The plugin manager's information on the component's plugin."""
-        return next(record for record in discover().records if component in record.components)
+        return next(info for info in discover().infos if component in info.components)
 
     @pytest.fixture
     def build_part(self, name: str, arguments: dict[str, Any], available: None) -> Callable[[], Any]:
         """A function that builds a new part in every call."""
-        return partial(build, self.kind, name, **arguments)
+        return partial(discover().build, self.kind, name, **arguments)
 
     @pytest.fixture
     def part(self, build_part: Callable[[], Any]) -> Any:
@@ -137,11 +137,11 @@ class Conformance:
             value: The part, its class or its name.
             options: Further arguments of the Trainer.
         """
-        return quiet_trainer(root, **{**self.trainer_arguments(value), **options})
+        return reference_trainer(root, **{**self.trainer_arguments(value), **options})
 
     def warm_up(self, root: Path, part: Any) -> None:
         """Run once without the part, so that changes by PyTorch's first use do not count as the part's."""
-        quiet_trainer(root).fit(Model(), rows(), rows(8))
+        reference_trainer(root).fit(Model(), rows(), rows(8))
 
     def run_everything(self, root: Path, part: Any) -> None:
         """Fit, validate, test and predict with the part."""
@@ -158,11 +158,11 @@ class Conformance:
 
     # -- discovery ------------------------------------------------------------------------------------------
 
-    def test_a_distribution_brings_it(self, record: PluginRecord) -> None:
+    def test_a_distribution_brings_it(self, info: PluginInfo) -> None:
         """Its plugin was found by an entry point, is active, and has a distribution and a version."""
-        assert record.state == "active"
-        assert record.distribution, f"the plugin {record.name!r} has no distribution"
-        assert record.version, f"the distribution {record.distribution!r} has no version"
+        assert info.state == "active"
+        assert info.distribution, f"the plugin {info.name!r} has no distribution"
+        assert info.version, f"the distribution {info.distribution!r} has no version"
 
     def test_it_answers_to_all_its_names(self, component: Component) -> None:
         """The name and each alias are texts without spaces and commas, and the registry finds the part by them."""
@@ -170,7 +170,7 @@ class Conformance:
             assert isinstance(name, str), f"the name {name!r} is not a text"
             assert name, "a name is empty"
             assert not any(sign.isspace() or sign == "," for sign in name), f"the name {name!r} has a space or a comma"
-            assert component in Registry().named(self.kind, name)
+            assert component in discover().named(self.kind, name)
         assert component.name != "auto", "the name 'auto' is reserved for the best available part"
 
     def test_its_target_is_what_its_kind_says(self, component: Component) -> None:
@@ -184,69 +184,69 @@ class Conformance:
 
     # -- independence of other plugins ----------------------------------------------------------------------
 
-    def test_discovering_it_imports_none_of_its_parts(self, component: Component, record: PluginRecord) -> None:
+    def test_discovering_it_imports_none_of_its_parts(self, component: Component, info: PluginInfo) -> None:
         """A new process that discovers the plugin imports neither the part's module nor other packages."""
-        modules = discovery.imported_by(record.name)
+        modules = discovery.imported_by(info.name)
         target = component.target.partition(":")[0]
-        assert record.distribution == CORE_DISTRIBUTION or target not in modules, f"discovery imports {target}"
+        assert info.distribution == CORE_DISTRIBUTION or target not in modules, f"discovery imports {target}"
         foreign = discovery.foreign(modules, target.partition(".")[0])
         assert foreign == [], f"discovery imports {', '.join(foreign)}"
 
     def test_disabled_it_is_unknown_and_the_others_work(
         self,
         name: str,
-        record: PluginRecord,
+        info: PluginInfo,
         monkeypatch: pytest.MonkeyPatch,
         rediscovered_afterwards: None,
         tmp_path: Path,
     ) -> None:
         """With LEYDEN_PLUGINS_DISABLED its name is unknown, no other plugin is broken, and a Trainer trains."""
-        self._skip_the_core(record)
-        working = self._other_plugins(record)
-        monkeypatch.setenv("LEYDEN_PLUGINS_DISABLED", record.name)
+        self._skip_the_core(info)
+        working = self._other_plugins(info)
+        monkeypatch.setenv("LEYDEN_PLUGINS_DISABLED", info.name)
         discover.cache_clear()
         self._check_without_it(name, working, tmp_path)
 
     def test_broken_it_is_unknown_and_the_others_work(
         self,
         name: str,
-        record: PluginRecord,
+        info: PluginInfo,
         monkeypatch: pytest.MonkeyPatch,
         rediscovered_afterwards: None,
         tmp_path: Path,
     ) -> None:
         """If the plugin can't be imported, one warning names it, no other plugin is broken, and a Trainer trains."""
-        self._skip_the_core(record)
-        working = self._other_plugins(record)
-        for other in discover().records:  # so that plugins that import this one would fail too
+        self._skip_the_core(info)
+        working = self._other_plugins(info)
+        for other in discover().infos:  # so that plugins that import this one would fail too
             if other.distribution != CORE_DISTRIBUTION and isinstance(other.plugin, ModuleType):
                 monkeypatch.delitem(sys.modules, other.plugin.__name__)
-        monkeypatch.setitem(sys.modules, record.plugin.__name__, None)
+        monkeypatch.setitem(sys.modules, info.plugin.__name__, None)
         discover.cache_clear()
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             discover()
         said = [str(warning.message) for warning in warned]
-        assert any(f"plugin {record.name!r}" in text for text in said)
+        assert any(f"plugin {info.name!r}" in text for text in said)
         assert len(said) == 1, f"more than one plugin is set aside: {said}"
         self._check_without_it(name, working, tmp_path)
 
     def _check_without_it(self, name: str, working: set[tuple[str, str]], root: Path) -> None:
         assert self._other_plugins(None) >= working
-        assert Registry().named(self.kind, name) == [], f"{name!r} is still there"
+        assert discover().named(self.kind, name) == [], f"{name!r} is still there"
         with pytest.raises(MisconfigurationException) as raised:
-            Registry().get(self.kind, name)
+            discover().component(self.kind, name)
         check_sentence(raised.value, repr(name))
-        quiet_trainer(root, max_epochs=1).fit(Model(), rows(), rows(8))
+        reference_trainer(root, max_epochs=1).fit(Model(), rows(), rows(8))
 
     @staticmethod
-    def _other_plugins(record: PluginRecord | None) -> set[tuple[str, str]]:
+    def _other_plugins(info: PluginInfo | None) -> set[tuple[str, str]]:
         """Return all plugins except ``record``, with their states."""
-        return {(r.name, str(r.state)) for r in discover().records if record is None or r.name != record.name}
+        return {(r.name, str(r.state)) for r in discover().infos if info is None or r.name != info.name}
 
     @staticmethod
-    def _skip_the_core(record: PluginRecord) -> None:
-        if record.distribution == CORE_DISTRIBUTION:
+    def _skip_the_core(info: PluginInfo) -> None:
+        if info.distribution == CORE_DISTRIBUTION:
             pytest.skip("the core can't be disabled")
 
     # -- runs -----------------------------------------------------------------------------------------------

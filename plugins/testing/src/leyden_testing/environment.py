@@ -14,7 +14,7 @@ import pytest
 import leyden as pl
 from leyden.interfaces.component import Component
 from leyden.interfaces.environment import Environment
-from leyden.plugin_system.registry import build
+from leyden.plugin_system.discovery import discover
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing.component import TrainerPartConformance, check_sentence
 
@@ -112,7 +112,7 @@ class EnvironmentConformance(TrainerPartConformance):
     ) -> None:
         """An instance that was made before the variables were set uses them."""
         with mock.patch.dict(os.environ, clear=True):
-            environment = build(self.kind, name, **arguments)
+            environment = discover().build(self.kind, name, **arguments)
         with self.within(variables, 3, 1, 1, 4):
             self._tell(environment, 3, 4)
             assert (environment.global_rank(), environment.world_size()) == (3, 4)
@@ -123,7 +123,7 @@ class EnvironmentConformance(TrainerPartConformance):
         """Ranks that the strategy sets are used if the strategy creates the processes, but not if a cluster does."""
         assert isinstance(part.creates_processes_externally, bool)
         with self.within(variables, 1, 1, 0, 4):
-            environment = build(self.kind, name, **arguments)
+            environment = discover().build(self.kind, name, **arguments)
             self._tell(environment, 1, 4)
             assert (environment.global_rank(), environment.world_size()) == (1, 4)
             self._tell(environment, 0, 2)
@@ -156,7 +156,7 @@ class EnvironmentConformance(TrainerPartConformance):
     ) -> None:
         """Outside of its cluster each method returns an int, or one sentence says which variable is missing."""
         with mock.patch.dict(os.environ, clear=True):
-            environment = build(self.kind, name, **arguments)
+            environment = discover().build(self.kind, name, **arguments)
             for question in ("world_size", "global_rank", "local_rank", "node_rank"):
                 try:
                     assert isinstance(getattr(environment, question)(), int)
@@ -200,7 +200,7 @@ class EnvironmentConformance(TrainerPartConformance):
 
     def _connected(self, name: str, arguments: dict[str, Any], rank: int, *place: int) -> Any:
         """Return an environment that was given rank and world size, as a strategy does."""
-        environment = build(self.kind, name, **arguments)
+        environment = discover().build(self.kind, name, **arguments)
         self._tell(environment, rank, place[-1])
         return environment
 

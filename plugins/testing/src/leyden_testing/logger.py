@@ -17,11 +17,11 @@ import torch
 import leyden as pl
 from leyden.interfaces.component import Component
 from leyden.interfaces.logger import Logger, flatten_params
-from leyden.plugin_system.registry import build
+from leyden.plugin_system.discovery import discover
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_testing.component import TrainerPartConformance, check_sentence
-from leyden_testing.training import FailingModel, Model, Recorder, Series, quiet_trainer, rows
+from leyden_testing.training import FailingModel, Model, Recorder, Series, reference_trainer, rows
 
 
 class Saved(pl.Callback):
@@ -203,7 +203,7 @@ class LoggerConformance(TrainerPartConformance):
     def test_a_run_is_logged_as_any_logger_would(self, part: Any, read: Any, tmp_path: Path) -> None:
         """It keeps the same values of a fit and a test as a second logger of the same Trainer."""
         recorder, model = Recorder(), Model()
-        trainer = quiet_trainer(tmp_path, logger=[part, recorder])
+        trainer = reference_trainer(tmp_path, logger=[part, recorder])
         trainer.fit(model, rows(), rows(8))
         trainer.test(model, rows(8), verbose=False)
         assert {"train_loss_step", "train_loss_epoch", "val_loss", "test_loss"} <= recorder.series.keys()
@@ -224,8 +224,8 @@ class LoggerConformance(TrainerPartConformance):
         self, part: Any, name: str, other_arguments: dict[str, Any], read: Any, tmp_path: Path
     ) -> None:
         """Two of these loggers in one Trainer each have all values, in their own directories."""
-        other = build(self.kind, name, **other_arguments)
-        quiet_trainer(tmp_path, logger=[part, other]).fit(Model(), rows(), rows(8))
+        other = discover().build(self.kind, name, **other_arguments)
+        reference_trainer(tmp_path, logger=[part, other]).fit(Model(), rows(), rows(8))
         assert self._place(part) != self._place(other)
         if read is not None:
             found, also = self._read(read, part), self._read(read, other)
@@ -238,9 +238,9 @@ class LoggerConformance(TrainerPartConformance):
         """Two loggers that would write to one directory are refused with one sentence before anything is written."""
         if part.log_dir is None:
             pytest.skip("it has no directory")
-        twin = build(self.kind, name, **{**arguments, "version": part.version})
+        twin = discover().build(self.kind, name, **{**arguments, "version": part.version})
         with pytest.raises(MisconfigurationException) as raised:
-            quiet_trainer(tmp_path, logger=[part, twin]).fit(Model(), rows(), rows(8))
+            reference_trainer(tmp_path, logger=[part, twin]).fit(Model(), rows(), rows(8))
         check_sentence(raised.value, repr(part.log_dir))
 
     def test_the_next_run_has_its_own_place(self, part: Any, name: str, arguments: dict[str, Any], read: Any) -> None:
@@ -249,7 +249,7 @@ class LoggerConformance(TrainerPartConformance):
             pytest.skip("it has no directory")
         self._log(part)
         part.finalize("success")
-        later = build(self.kind, name, **arguments)
+        later = discover().build(self.kind, name, **arguments)
         assert later.log_dir != part.log_dir
         later.log_metrics({"loss": 9.0}, step=0)
         later.finalize("success")
@@ -266,7 +266,7 @@ class LoggerConformance(TrainerPartConformance):
         part.finalize("success")
         with warnings.catch_warnings():  # it may warn that it replaces the earlier run's files
             warnings.simplefilter("ignore")
-            again = build(self.kind, name, **{**arguments, "version": part.version})
+            again = discover().build(self.kind, name, **{**arguments, "version": part.version})
             again.log_metrics({"loss": 3.5}, step=5)
             again.finalize("success")
         assert self._place(again) == self._place(part)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 import leyden as pl
 from leyden.interfaces.precision import Precision
-from leyden.plugin_system.registry import build
+from leyden.plugin_system.discovery import discover
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.plain import to_plain
 from leyden_testing.component import TrainerPartConformance, check_sentence
-from leyden_testing.training import FEATURES, Host, Model, SaveAmid, quiet_trainer, rows, same, weights
+from leyden_testing.training import FEATURES, Host, Model, SaveAmid, reference_trainer, rows, same, weights
 
 COARSE = (0.05, 0.05)  # how much weights in 16 bits may differ after two epochs of the kit's model
 
@@ -201,7 +201,7 @@ class PrecisionConformance(TrainerPartConformance):
         dropped: list[str] = []
         to_plain(state, "", dropped)
         assert dropped == [], f"the state is not plain data: {dropped}"
-        other = build(self.kind, name, **arguments)
+        other = discover().build(self.kind, name, **arguments)
         other.setup(Host())
         if state:
             other.load_state_dict(copy.deepcopy(state))
@@ -223,13 +223,13 @@ class PrecisionConformance(TrainerPartConformance):
         """Two epochs, with and without accumulation and clipping, give weights close to those of 32 bits."""
         found, expected = Model(), Model()
         self.trainer(tmp_path, part, **options).fit(found, rows(), rows(8))
-        quiet_trainer(tmp_path, **options).fit(expected, rows(), rows(8))
+        reference_trainer(tmp_path, **options).fit(expected, rows(), rows(8))
         assert same(weights(found), weights(expected), tolerance)
 
     def test_it_evaluates_and_predicts_near_32_bits(self, part: Any, tolerance: Any, tmp_path: Path) -> None:
         """Losses and predictions are close to those of 32 bits."""
         results = []
-        for trainer in (self.trainer(tmp_path, part), quiet_trainer(tmp_path)):
+        for trainer in (self.trainer(tmp_path, part), reference_trainer(tmp_path)):
             model = Model()
             [logged] = trainer.test(model, rows(12), verbose=False)
             predicted = torch.cat([tensor.float() for tensor in trainer.predict(model, rows(12)) or []])
@@ -244,7 +244,7 @@ class PrecisionConformance(TrainerPartConformance):
         self.seed()
         self.trainer(tmp_path, part, callbacks=[saved]).fit(whole, rows(), rows(8))
         pl.seed_everything(8, verbose=False)
-        later = build(self.kind, name, **arguments)
+        later = discover().build(self.kind, name, **arguments)
         self.trainer(tmp_path, later).fit(resumed, rows(), rows(8), ckpt_path=saved.path)
         assert same(weights(resumed), weights(whole))
         assert later.state_dict() == part.state_dict()

@@ -11,10 +11,10 @@ import pytest
 
 from leyden.interfaces.component import Component
 from leyden.interfaces.profiler import Profiler
-from leyden.plugin_system.registry import build
+from leyden.plugin_system.discovery import discover
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_testing.component import TrainerPartConformance
-from leyden_testing.training import Model, quiet_trainer, rows, same, weights
+from leyden_testing.training import Model, reference_trainer, rows, same, weights
 
 
 class ProfilerConformance(TrainerPartConformance):
@@ -74,7 +74,7 @@ class ProfilerConformance(TrainerPartConformance):
         """With a file name the report is written to ``stage-filename-rank.txt``, by default in the log directory."""
         if "filename" not in inspect.signature(component.load()).parameters:
             pytest.skip("it takes no file name")
-        profiler = build(self.kind, name, **{**arguments, "filename": "report"})
+        profiler = discover().build(self.kind, name, **{**arguments, "filename": "report"})
         for stage in ("fit", "test"):
             profiler.setup(stage, 0, str(tmp_path / "logs"))
             with profiler.profile("load data"):
@@ -87,7 +87,7 @@ class ProfilerConformance(TrainerPartConformance):
         """The weights of a run with it equal those of a run without it, to the last bit."""
         model, other = Model(dropout=0.5), Model(dropout=0.5)
         found = []
-        for trainer, trained in ((self.trainer(tmp_path, part), model), (quiet_trainer(tmp_path), other)):
+        for trainer, trained in ((self.trainer(tmp_path, part), model), (reference_trainer(tmp_path), other)):
             self.seed()
             trainer.fit(trained, rows(), rows(8))
             found.append(weights(trained))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ def on_ranks(
     ``MASTER_ADDR`` and ``MASTER_PORT``. A Trainer therefore does not start further processes.
 
     Args:
-        count: The number of processes; with 1 the function runs in this process.
+        count: The number of processes.
         function: The function; its result must be picklable.
         args: The function's arguments.
         variables: Further environment variables of the processes.
@@ -33,10 +35,8 @@ def on_ranks(
     Returns:
         The results in the order of the ranks.
     """
-    if count == 1:
-        return [function(*args)]
     with tempfile.TemporaryDirectory() as directory:
-        arguments = (function, args, count, _free_port(), variables or {}, directory)
+        arguments = (function, args, count, free_port(), variables or {}, directory)
         processes = multiprocessing.start_processes(_rank, arguments, count, join=False, start_method="fork")
         until = time.monotonic() + seconds
         try:
@@ -74,7 +74,13 @@ def _rank(
         torch.distributed.destroy_process_group()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port() -> int:
+    """A TCP port of this host that nothing listened on a moment ago.
+
+    It is not one that systems give to outgoing connections, of which one may take it before the processes meet there.
+    """
+    for number in random.SystemRandom().sample(range(20000, 30000), 100):  # which leaves the seeds as they are
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", number))
+            return number
+    raise RuntimeError("None of 100 ports between 20000 and 30000 is free on this host; end what listens on them")

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 import leyden as pl
 from leyden.interfaces.component import Component
 from leyden.interfaces.record import Record
-from leyden.plugin_system.registry import Registry
+from leyden.plugin_system.discovery import discover
 from leyden_testing.component import Conformance, check_sentence
 from leyden_testing.ranks import on_ranks
 from leyden_testing.training import Model, Recorder, SaveAmid, Series, rows
@@ -217,7 +217,7 @@ class RecordConformance(Conformance):
         cls = type(make())
         derived = type("Derived", (cls,), {})
         for one in (cls, derived):
-            found = Registry().name_for(self.kind, one)
+            found = discover().component_for(self.kind, one)
             assert found == component.name, f"the record of {one.__module__}.{one.__qualname__} is {found!r}"
 
     def test_a_value_of_another_type_is_refused(self, build_part: Callable[[], MetricModel], tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ class RecordConformance(Conformance):
         said = [str(warning.message) for warning in warned]
         assert not any("Left out of the checkpoint" in text for text in said), said
         [rank] = torch.load(saved.path, weights_only=True)["leyden"]["ranks"]
-        kept = [record["key"][1] for record in rank["results"] if record["kind"] == component.name]
+        kept = [record["key"][1] for record in rank["fit"]["results"] if record["kind"] == component.name]
         assert kept == ["train"], f"the checkpoint has records of {kept}"
 
     # -- processes ------------------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ class RecordConformance(Conformance):
 
         If one process has no batch, the run may be refused instead, with the reason from :meth:`Record.outline`.
         """
-        if not Registry().named("strategy", "ddp"):
+        if not discover().named("strategy", "ddp"):
             pytest.skip("the strategy ddp is not installed")
         for counts in ([11], [11, 3]):
             model = build_part()

@@ -16,7 +16,7 @@ from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing import scenarios
 from leyden_testing.component import TrainerPartConformance, check_sentence
 from leyden_testing.ranks import on_ranks
-from leyden_testing.training import Model, SaveAfterEpoch, quiet_trainer, same, weights
+from leyden_testing.training import Model, SaveAfterEpoch, reference_trainer, same, weights
 
 
 class StrategyConformance(TrainerPartConformance):
@@ -78,8 +78,8 @@ class StrategyConformance(TrainerPartConformance):
         return on_all
 
     def on_ranks(self, count: int, function: Callable[..., Any], *args: Any) -> list[Any]:
-        """Run a function in ``count`` processes and return each one's result."""
-        return on_ranks(count, function, *args)
+        """Run a function in ``count`` processes and return each one's result; with 1 it runs in this process."""
+        return [function(*args)] if count == 1 else on_ranks(count, function, *args)
 
     def trainer_arguments(self, value: Any) -> dict[str, Any]:
         """Return the strategy and a device for each process."""
@@ -92,7 +92,7 @@ class StrategyConformance(TrainerPartConformance):
     def alone(self, root: Path, processes: int, ckpt_path: str | None = None, **options: Any) -> Any:
         """Fit with the same rows in one process, without the strategy; return the weights and the Trainer."""
         model = Model()
-        trainer = quiet_trainer(root, **{**self.trainer_options, **options})
+        trainer = reference_trainer(root, **{**self.trainer_options, **options})
         trainer.fit(model, *scenarios.data(processes, alone=True), ckpt_path=ckpt_path)
         return weights(model), trainer
 
@@ -203,7 +203,7 @@ class StrategyConformance(TrainerPartConformance):
         """Every process logs the losses of all rows, and together the processes predict every row."""
         _, reports = run(scenarios.train)
         model = Model()
-        trainer = quiet_trainer(tmp_path, **self.trainer_options)
+        trainer = reference_trainer(tmp_path, **self.trainer_options)
         train_rows, val_rows = scenarios.data(processes, alone=True)
         trainer.fit(model, train_rows, val_rows)
         val_loss = trainer.callback_metrics["val_loss"]
@@ -288,7 +288,7 @@ class StrategyConformance(TrainerPartConformance):
 
     def test_a_run_leaves_the_process_as_it_was(self, part: Any, build_part: Callable[[], Any], tmp_path: Path) -> None:
         """After a run every process has the same settings, and no new threads, processes or open files."""
-        quiet_trainer(tmp_path).fit(Model(), *scenarios.data(1))
+        reference_trainer(tmp_path).fit(Model(), *scenarios.data(1))
         make = partial(self.make_trainer, build_part)
         left = self.on_ranks(self.processes_wanted, scenarios.trace, make, tmp_path, self.processes_wanted)
         assert left == [[]] * self.processes_wanted

@@ -14,6 +14,9 @@ from typing import Any
 
 import torch
 
+PATIENCE = 60.0
+"""Seconds in which what is let go is gone, also on a busy machine."""
+
 
 def settings() -> dict[str, Any]:
     """Return all global settings that a run may change but must restore, by name."""
@@ -74,13 +77,13 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     ]
 
 
-def left_behind(before: list[str], patience: float = 2.0) -> list[str]:
+def left_behind(before: list[str]) -> list[str]:
     """Return the resources that are open now but were not before.
 
     A thread may open a file for a moment, and an ending thread may need time. The comparison is therefore repeated
-    until nothing is left, for at most ``patience`` seconds.
+    until nothing is left, for at most ``PATIENCE`` seconds.
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + PATIENCE
     while (more := added(before, open_resources())) and time.monotonic() < deadline:
         time.sleep(0.01)
     return more

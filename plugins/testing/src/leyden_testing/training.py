@@ -195,27 +195,67 @@ class SaveAfterEpoch(pl.Callback):
             trainer.save_checkpoint(self.path)
 
 
-def rows(count: int = 16, batch_size: int = 4, **options: Any) -> DataLoader[Any]:
-    """Return a loader of random rows and targets, which are always the same for the same count.
+class Rows(TensorDataset):
+    """A dataset of random rows and targets, which are always the same for the same count.
+
+    Args:
+        count: The number of rows.
+        numbered: Whether a sample has the row's number as its third part.
+    """
+
+    def __init__(self, count: int, numbered: bool = False) -> None:
+        generator = torch.Generator().manual_seed(count)
+        x, y = (torch.randn(count, width, generator=generator) for width in (FEATURES, TARGETS))
+        super().__init__(x, y, *([torch.arange(count)] if numbered else []))
+
+
+def loader(count: int, batch_size: int = 2, numbered: bool = False, **options: Any) -> DataLoader[Any]:
+    """Return a loader of :class:`Rows`.
 
     Args:
         count: The number of rows.
         batch_size: The number of rows in a batch.
+        numbered: Whether a batch has the rows' numbers as its third part.
         options: Further arguments of the DataLoader.
     """
-    generator = torch.Generator().manual_seed(count)
-    x, y = (torch.randn(count, width, generator=generator) for width in (FEATURES, TARGETS))
-    return DataLoader(TensorDataset(x, y), batch_size, **options)
+    return DataLoader(Rows(count, numbered), batch_size=batch_size, **options)
 
 
-def quiet_trainer(root: Path, **options: Any) -> pl.Trainer:
-    """Return a Trainer for two epochs on the CPU that by default logs, saves and shows nothing."""
+def rows(count: int = 16, batch_size: int = 4) -> DataLoader[Any]:
+    """The loader of a check: by default four batches of four rows.
+
+    Args:
+        count: How many rows.
+        batch_size: Rows of a batch.
+    """
+    return loader(count, batch_size)
+
+
+def quiet_trainer(root: Path, kind: Any = pl.Trainer, **options: Any) -> Any:
+    """A Trainer for one epoch on the host processor that logs, saves and shows nothing but what is asked for.
+
+    Args:
+        root: Its ``default_root_dir``.
+        kind: Its class.
+        options: Further arguments of the Trainer, which replace these defaults.
+    """
     arguments: dict[str, Any] = {
-        "accelerator": Host(), "devices": 1, "max_epochs": 2, "logger": False, "enable_checkpointing": False,
+        "accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_checkpointing": False,
         "enable_progress_bar": False, "enable_model_summary": False, "default_root_dir": root,
-        "log_every_n_steps": 1,
     }  # fmt: skip
-    return pl.Trainer(**{**arguments, **options})
+    return kind(**{**arguments, **options})
+
+
+def reference_trainer(root: Path, **options: Any) -> pl.Trainer:
+    """The quiet Trainer of a check: for two epochs on the reference device.
+
+    Args:
+        root: Its ``default_root_dir``.
+        options: Arguments for it, in the place of these or beside them.
+    """
+    arguments = {"accelerator": Host(), "devices": 1, "max_epochs": 2, "log_every_n_steps": 1}
+    trainer: pl.Trainer = quiet_trainer(root, **{**arguments, **options})
+    return trainer
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
@@ -246,3 +286,23 @@ def same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance:
         close = torch.allclose(tensor.double(), other.double(), rtol=rtol, atol=atol)
         assert close, f"{name} differs by {furthest:.3g}, with rtol={rtol:g} and atol={atol:g}"
     return True
+
+
+def same_weights(
+    one: nn.Module | Mapping[str, Tensor], other: nn.Module | Mapping[str, Tensor], tolerance: float = 0.0
+) -> bool:
+    """Whether two modules, or two states, are equal.
+
+    Args:
+        one: A module or a state.
+        other: Another one.
+        tolerance: By how much elements may differ; by default they are equal to the last bit.
+    """
+    first, second = (weights(state) if isinstance(state, nn.Module) else state for state in (one, other))
+    return first.keys() == second.keys() and all(_near(first[name], second[name], tolerance) for name in first)
+
+
+def _near(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    if not tolerance:
+        return torch.equal(one, other)
+    return torch.allclose(one.double(), other.double(), rtol=0, atol=tolerance)

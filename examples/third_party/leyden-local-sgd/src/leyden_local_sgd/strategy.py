@@ -115,10 +115,10 @@ class LocalSGDStrategy(ParallelStrategy):
         self._average()
         return super().module_state_dict(module)
 
-    def teardown(self, module: Module | None = None) -> None:
+    def teardown(self, module: Module | None = None, error: BaseException | None = None) -> None:
         """Drop the references to model and optimizers."""
         self._module, self._optimizers = None, []
-        super().teardown(module)
+        super().teardown(module, error)
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -1,1 +1,1 @@
-"""Who started this process and which of the run's processes it is: one module per cluster or launcher."""
+"""The environments: one module for each cluster or launcher."""

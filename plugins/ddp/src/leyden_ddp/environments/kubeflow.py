@@ -11,17 +11,17 @@ from leyden_ddp.environments.launched import LaunchedEnvironment
 class KubeflowEnvironment(LaunchedEnvironment):
     """One process in each pod of a PyTorchJob of Kubeflow's training operator.
 
-    The operator sets ``MASTER_ADDR``, ``MASTER_PORT``, ``WORLD_SIZE`` and ``RANK``, as others do too, so it can't be
-    recognised: give an instance among the Trainer's ``plugins``. Every pod counts as a node, so write ``devices=1``
-    and ``num_nodes`` as the number of pods. A pod with several processes starts them by ``torchrun``, which is
-    recognised by itself.
+    The operator sets ``MASTER_ADDR``, ``MASTER_PORT``, ``WORLD_SIZE`` and ``RANK``. Others set these too, so the
+    operator can't be recognised: pass an instance in the Trainer's ``plugins``. Every pod counts as a node: write
+    ``devices=1``, and the number of pods as ``num_nodes``. A pod with several processes starts them with ``torchrun``,
+    which is recognised.
     """
 
     launcher: ClassVar[str] = "Kubeflow's training operator"
 
     @staticmethod
     def detect() -> bool:
-        """False: nothing tells it from other launchers."""
+        """False: no variable distinguishes the operator from other launchers."""
         return False
 
     def world_size(self) -> int:
@@ -33,13 +33,13 @@ class KubeflowEnvironment(LaunchedEnvironment):
         return variables.integer("RANK", self.launcher)
 
     def local_rank(self) -> int:
-        """0, as the process is alone in its pod."""
+        """0: the process is alone in its pod."""
         return 0
 
     def node_rank(self) -> int:
-        """The pod's: that of its process."""
+        """``RANK``: the number of the pod is that of its only process."""
         return self.global_rank()
 
     def processes_of_node(self) -> int | None:
-        """1."""
+        """1: a pod has one process."""
         return 1

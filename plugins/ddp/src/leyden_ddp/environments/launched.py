@@ -1,4 +1,4 @@
-"""What all environments have in common whose processes were made by somebody else."""
+"""The base of all environments in which a cluster or launcher has started the processes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from leyden_ddp.environments import variables
 
 
 class LaunchedEnvironment(Environment):
-    """An environment in which all processes are there already, each told its rank by what started it."""
+    """An environment in which a cluster or launcher has started all processes and told each its rank.
 
-    launcher: ClassVar[str]  # who starts the processes and sets their variables, as it is called in a sentence
+    Attributes:
+        launcher: What starts the processes and sets their variables, as error messages call it.
+    """
+
+    launcher: ClassVar[str]
 
     @property
     def creates_processes_externally(self) -> bool:
-        """True: no process is left to make."""
+        """True: all processes have been started."""
         return True
 
     @property
@@ -30,17 +34,17 @@ class LaunchedEnvironment(Environment):
         return variables.port("MASTER_PORT", self.launcher)
 
     def set_world_size(self, size: int) -> None:
-        """Nothing: the launcher decided."""
+        """Do nothing: the launcher has decided."""
 
     def set_global_rank(self, rank: int) -> None:
-        """Nothing: the launcher decided."""
+        """Do nothing: the launcher has decided."""
 
     def processes_of_node(self) -> int | None:
-        """How many processes the launcher has started on this node; None where it doesn't say."""
+        """The number of processes that the launcher has started on this node; None if it doesn't say."""
         return None
 
     def validate_settings(self, num_devices: int, num_nodes: int) -> None:
-        """Refuse a Trainer whose processes are not those that were started.
+        """Refuse ``devices`` and ``num_nodes`` that don't fit the processes that were started.
 
         Raises:
             MisconfigurationException: ``devices`` times ``num_nodes`` isn't the world size, or ``devices`` isn't the

@@ -1,4 +1,4 @@
-"""No cluster: processes that Leyden makes itself, or that were started by hand with variables."""
+"""No cluster: processes that Leyden starts itself, or that were started by hand with environment variables."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _SETTER = "whoever starts the processes by hand"
 
 
 class LocalEnvironment(Environment):
-    """The environment where no cluster or launcher is found, on one node or on several.
+    """The environment that is used if no cluster or launcher is found, on one node or on several.
 
-    On one node nothing needs to be set: the strategy's launcher makes the other processes. On several, start the
-    script once on each with ``MASTER_ADDR`` and ``MASTER_PORT`` (a host name or address of the node of rank 0, and a
-    port that is free there) and ``NODE_RANK``. Whoever starts every single process, not one for each node, sets
-    ``LOCAL_RANK`` too; then none is made.
+    On one node nothing needs to be set: the strategy's launcher starts the other processes. On several nodes, start the
+    script once on each, with ``MASTER_ADDR`` (a host name or address of the node of rank 0), ``MASTER_PORT`` (a port
+    that is free there) and ``NODE_RANK``. If you start every process by hand, set ``LOCAL_RANK`` too; then the launcher
+    starts none.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class LocalEnvironment(Environment):
 
     @staticmethod
     def detect() -> bool:
-        """False: it is what is left where no other environment applies."""
+        """False: it is used only if no other environment is found."""
         return False
 
     @property
@@ -42,14 +42,14 @@ class LocalEnvironment(Environment):
 
     @property
     def main_port(self) -> int:
-        """``MASTER_PORT``; by default a free port, which is put there for the processes that this one makes."""
+        """``MASTER_PORT``; by default a free port, which is stored in that variable for the processes started here."""
         if "MASTER_PORT" not in os.environ:
             os.environ["MASTER_PORT"] = str(variables.free_port())
             self._chose_port = True
         return variables.port("MASTER_PORT", _SETTER)
 
     def world_size(self) -> int:
-        """What the strategy has said; 1 before."""
+        """The number that the strategy has set; 1 before that."""
         return self._world_size
 
     def set_world_size(self, size: int) -> None:
@@ -57,7 +57,7 @@ class LocalEnvironment(Environment):
         self._world_size = size
 
     def global_rank(self) -> int:
-        """What the strategy has said; 0 before."""
+        """The rank that the strategy has set; 0 before that."""
         return self._global_rank
 
     def set_global_rank(self, rank: int) -> None:
@@ -69,7 +69,7 @@ class LocalEnvironment(Environment):
         return variables.integer("LOCAL_RANK", _SETTER, default=0)
 
     def node_rank(self) -> int:
-        """``NODE_RANK``, else ``GROUP_RANK``, by default 0."""
+        """``NODE_RANK``, or ``GROUP_RANK``, by default 0."""
         name = "NODE_RANK" if "NODE_RANK" in os.environ else "GROUP_RANK"
         return variables.integer(name, _SETTER, default=0)
 
@@ -78,7 +78,7 @@ class LocalEnvironment(Environment):
 
         Raises:
             MisconfigurationException: A rank is too high, ``WORLD_SIZE`` is another number, or a variable is missing
-                without which the processes would wait for each other at different places.
+                without which the processes would not meet.
         """
         for name, rank, argument, number in (
             ("LOCAL_RANK", self.local_rank(), "devices", num_devices),
@@ -103,7 +103,7 @@ class LocalEnvironment(Environment):
             )
 
     def _missing(self, num_devices: int, num_nodes: int) -> list[str]:
-        """The variables that have no default that all processes would share."""
+        """The variables that are missing and whose defaults would differ between processes."""
         needed = []
         if num_nodes > 1:
             needed = ["MASTER_PORT"]
@@ -114,9 +114,9 @@ class LocalEnvironment(Environment):
         return [name for name in needed if name not in os.environ]
 
     def teardown(self) -> None:
-        """Take the port away that was put into the process's environment.
+        """Remove ``MASTER_PORT`` if this object has set it.
 
-        With ``LOCAL_RANK`` set it stays: processes that were started with it live on, and meet there again.
+        With ``LOCAL_RANK`` set it stays, because processes that were started with that port meet there again.
         """
         if self._chose_port and not self.creates_processes_externally:
             os.environ.pop("MASTER_PORT", None)

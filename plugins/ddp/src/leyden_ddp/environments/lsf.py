@@ -14,26 +14,26 @@ from leyden_ddp.environments.launched import LaunchedEnvironment
 class LSFEnvironment(LaunchedEnvironment):
     """Processes started by ``jsrun``, the job step manager of an LSF job.
 
-    Ranks come from jsrun's variables. Hosts come from the file that LSF names in ``LSB_DJOB_RANKFILE``: a line for
-    each slot, the first for the node that only launches.
+    Ranks come from the variables of jsrun. Hosts come from the file that LSF names in ``LSB_DJOB_RANKFILE``. It has a
+    line for each slot; the first line is the node that only launches.
     """
 
     launcher: ClassVar[str] = "jsrun"
 
     @staticmethod
     def detect() -> bool:
-        """Whether the variables of an LSF job and of jsrun are there."""
+        """Whether the variables of an LSF job and of jsrun are set."""
         needed = {"LSB_JOBID", "LSB_DJOB_RANKFILE", "JSM_NAMESPACE_LOCAL_RANK", "JSM_NAMESPACE_SIZE"}
         return needed <= os.environ.keys()
 
     @property
     def main_address(self) -> str:
-        """The first host that computes."""
+        """The first host that runs processes."""
         return _hosts()[0]
 
     @property
     def main_port(self) -> int:
-        """``MASTER_PORT``, else one made of the job's number, which all processes know."""
+        """``MASTER_PORT``, or 10000 plus the last three digits of the job's number, which all processes know."""
         if "MASTER_PORT" in os.environ:
             return super().main_port
         return variables.integer("LSB_JOBID", "LSF") % 1000 + 10000
@@ -51,7 +51,7 @@ class LSFEnvironment(LaunchedEnvironment):
         return variables.integer("JSM_NAMESPACE_LOCAL_RANK", self.launcher)
 
     def node_rank(self) -> int:
-        """The place of this host among the hosts that compute."""
+        """The position of this host among the hosts that run processes."""
         hosts, here = _hosts(), socket.gethostname()
         if here not in hosts:
             raise MisconfigurationException(
@@ -62,7 +62,7 @@ class LSFEnvironment(LaunchedEnvironment):
 
 
 def _hosts() -> list[str]:
-    """The hosts that compute, each once, in the file's order."""
+    """The hosts that run processes, each once, in the order of the file."""
     path = variables.text("LSB_DJOB_RANKFILE", "LSF")
     try:
         with open(path, encoding="utf-8") as file:

@@ -14,7 +14,7 @@ from leyden_ddp.environments import variables
 from leyden_ddp.environments.launched import LaunchedEnvironment
 
 # The variables for world size, rank, local rank and processes of the node: of Open MPI, and of MPICH and Intel MPI.
-# OMPI_COMM_WORLD_NODE_RANK isn't the node's rank but once more the process's on its node.
+# OMPI_COMM_WORLD_NODE_RANK is not the rank of the node: it is the local rank again.
 _VARIABLES = (
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
     ("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
@@ -23,7 +23,7 @@ _VARIABLES = (
 
 @dataclass(frozen=True)
 class _Place:
-    """This process among all; the address and port are None where the launcher doesn't tell."""
+    """Which process this is; the address and the port of rank 0 are None if they are not known."""
 
     size: int
     rank: int
@@ -35,21 +35,21 @@ class _Place:
 
 
 class MPIEnvironment(LaunchedEnvironment):
-    """Processes started by ``mpirun``, of Open MPI, MPICH, Intel MPI or another that ``mpi4py`` was built for.
+    """Processes started by ``mpirun`` of Open MPI, MPICH, Intel MPI, or another MPI that ``mpi4py`` was built for.
 
-    With ``mpi4py`` installed, the processes ask each other where they are when the first question is asked, which
-    all of them have to ask. Without it the launcher's variables say so, and ``MASTER_ADDR`` and ``MASTER_PORT`` have
-    to be set. They go before what ``mpi4py`` finds.
+    With ``mpi4py`` installed, the processes exchange their hosts when a property is first read, which all processes
+    must do. Without it, the ranks come from the launcher's variables, and ``MASTER_ADDR`` and ``MASTER_PORT`` must be
+    set. If these two are set, they are used with ``mpi4py`` too.
     """
 
     launcher: ClassVar[str] = "mpirun"
 
     @staticmethod
     def detect() -> bool:
-        """Whether the variables of an ``mpirun`` of more than one process are there.
+        """Whether the variables of an ``mpirun`` of more than one process are set.
 
-        MPI itself isn't asked: to start it in a process that no ``mpirun`` has made takes time, and on some clusters'
-        login nodes ends the process.
+        MPI itself isn't asked: to start it in a process that ``mpirun`` has not started takes time, and on login nodes
+        of some clusters it ends the process.
         """
         return any(os.environ.get(names[0], "").isdigit() and int(os.environ[names[0]]) > 1 for names in _VARIABLES)
 
@@ -60,14 +60,14 @@ class MPIEnvironment(LaunchedEnvironment):
 
     @property
     def main_address(self) -> str:
-        """``MASTER_ADDR``, else the name of the host of rank 0."""
+        """``MASTER_ADDR``, or the name of the host of rank 0."""
         if "MASTER_ADDR" in os.environ or self._place.address is None:
             return variables.text("MASTER_ADDR", "without mpi4py the user")
         return self._place.address
 
     @property
     def main_port(self) -> int:
-        """``MASTER_PORT``, else a free port of the host of rank 0."""
+        """``MASTER_PORT``, or a free port of the host of rank 0."""
         if "MASTER_PORT" in os.environ or self._place.port is None:
             return variables.port("MASTER_PORT", "without mpi4py the user")
         return self._place.port
@@ -81,15 +81,15 @@ class MPIEnvironment(LaunchedEnvironment):
         return self._place.rank
 
     def local_rank(self) -> int:
-        """How many processes of a lower rank are on this host."""
+        """The number of processes of lower rank on this host."""
         return self._place.local_rank
 
     def node_rank(self) -> int:
-        """The host's, counted in the order of their lowest ranks."""
+        """The number of this host; hosts are counted in the order of their lowest ranks."""
         return self._place.node_rank
 
     def processes_of_node(self) -> int | None:
-        """How many processes are on this host."""
+        """The number of processes on this host."""
         return self._place.local_size
 
 
@@ -97,12 +97,12 @@ def _communicator() -> Any:
     """``MPI_COMM_WORLD``, or None where there is no usable mpi4py."""
     try:
         return import_module("mpi4py.MPI").COMM_WORLD
-    except (ImportError, RuntimeError):  # the second where it is installed and finds no MPI library
+    except (ImportError, RuntimeError):  # RuntimeError: it is installed but finds no MPI library
         return None
 
 
 def _place_by_mpi(communicator: Any) -> _Place:
-    """Asks all processes for their hosts, and the first for a port."""
+    """Exchange the hosts of all processes, and a free port of rank 0."""
     rank, size = communicator.Get_rank(), communicator.Get_size()
     for variable, *_ in _VARIABLES:
         told = variables.integer(variable, "mpirun", default=size)
@@ -126,7 +126,7 @@ def _place_by_mpi(communicator: Any) -> _Place:
 
 
 def _place_by_variables() -> _Place:
-    """Reads the launcher's variables, which don't have the node's rank."""
+    """Read the launcher's variables; the rank of the node is computed, because there is no variable for it."""
     known = [names for names in _VARIABLES if names[0] in os.environ]
     if not known:
         raise MisconfigurationException(

@@ -33,11 +33,11 @@ class SLURMEnvironment(LaunchedEnvironment):
 
     @staticmethod
     def detect() -> bool:
-        """Whether ``srun`` started this process.
+        """Whether ``srun`` has started this process.
 
-        Not so a process of the batch script itself or of an interactive shell (jobs named ``bash`` or
-        ``interactive``), whose variables speak of tasks that nobody has started, nor one that an ``mpirun`` within the
-        job has started, whose SLURM variables are those of its parent.
+        Two kinds of processes have variables of SLURM that are not about themselves: those of the batch script or of
+        an interactive shell (jobs named ``bash`` or ``interactive``), and those that an ``mpirun`` within the job has
+        started. For both the answer is False.
         """
         by_srun = {"SLURM_NTASKS", "SLURM_STEP_ID"} <= os.environ.keys()
         by_mpirun = not os.environ.keys().isdisjoint({"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID"})
@@ -45,19 +45,19 @@ class SLURMEnvironment(LaunchedEnvironment):
 
     @staticmethod
     def job_name() -> str | None:
-        """The job's name, or None outside of one."""
+        """The name of the job; None outside of a job."""
         return os.environ.get("SLURM_JOB_NAME")
 
     @staticmethod
     def job_id() -> int | None:
-        """The job's number; None outside of a job, and in an interactive one, where several runs would share it."""
+        """The number of the job; None outside of a job, and in an interactive one, which several runs may share."""
         number = os.environ.get("SLURM_JOB_ID", "")
         interactive = SLURMEnvironment.job_name() in ("bash", "interactive")
         return int(number) if number.isdigit() and not interactive else None
 
     @property
     def main_address(self) -> str:
-        """``MASTER_ADDR``, else the first node of the step or the job."""
+        """``MASTER_ADDR``, or the first node of the step or of the job."""
         if "MASTER_ADDR" in os.environ:
             return super().main_address
         known = [name for name in ("SLURM_STEP_NODELIST", "SLURM_NODELIST") if name in os.environ]
@@ -65,7 +65,7 @@ class SLURMEnvironment(LaunchedEnvironment):
 
     @property
     def main_port(self) -> int:
-        """``MASTER_PORT``, else 15000 and the last four digits of the job's number, which all processes know."""
+        """``MASTER_PORT``, or 15000 plus the last four digits of the job's number, which all processes know."""
         if "MASTER_PORT" in os.environ:
             return super().main_port
         return 15000 + variables.integer("SLURM_JOB_ID", self.launcher) % 10000
@@ -75,7 +75,7 @@ class SLURMEnvironment(LaunchedEnvironment):
         """The first host of a list as SLURM writes it.
 
         Args:
-            nodes: Hosts with commas or spaces between; numbers and ranges of them in brackets stand for several, so
+            nodes: Hosts separated by commas or spaces. Numbers and ranges in brackets stand for several hosts:
                 ``"rack[1-2]n[03-07,9]-ib,login"`` begins with ``"rack1n03-ib"``.
 
         Raises:
@@ -109,7 +109,7 @@ class SLURMEnvironment(LaunchedEnvironment):
 
         Raises:
             MisconfigurationException: ``devices`` isn't ``--ntasks-per-node``, ``num_nodes`` isn't ``--nodes``, or
-                srun has started another number of tasks than both make.
+                srun has started another number of tasks than their product.
         """
         for variable, option, argument, number in (
             ("SLURM_NTASKS_PER_NODE", "--ntasks-per-node", "devices", num_devices),
@@ -125,11 +125,11 @@ class SLURMEnvironment(LaunchedEnvironment):
 
     @property
     def requeue_signal(self) -> signal.Signals | None:
-        """The signal to save and requeue at; None with ``auto_requeue=False``."""
+        """The signal at which the run is saved and the job requeued; None with ``auto_requeue=False``."""
         return self._requeue_signal if self.auto_requeue else None
 
     def requeue(self) -> None:
-        """Put the job, or this task of a job array, back into the queue by ``scontrol``; a refusal is a warning."""
+        """Put the job, or this task of a job array, back into the queue with ``scontrol``; warn if that fails."""
         job = variables.text("SLURM_JOB_ID", self.launcher)
         if "SLURM_ARRAY_JOB_ID" in os.environ:
             array = variables.text("SLURM_ARRAY_JOB_ID", self.launcher)

@@ -12,10 +12,10 @@ from leyden_ddp.environments.launched import LaunchedEnvironment
 
 
 class TorchElasticEnvironment(LaunchedEnvironment):
-    """Processes started by ``torchrun``, which also replaces those that die (``--max-restarts``).
+    """Processes started by ``torchrun``, which can also restart them after a failure (``--max-restarts``).
 
-    The variables are described in PyTorch's documentation of torchrun. All are read anew each time: after a restart
-    a worker may have another rank, in a world of another size.
+    The variables are described in PyTorch's documentation of torchrun. They are read at each question, because after a
+    restart a process may have another rank and the world another size.
     """
 
     launcher: ClassVar[str] = "torchrun"

@@ -1,4 +1,4 @@
-"""Reading what a launcher wrote into the process's environment, and saying in a sentence what is wrong with it."""
+"""Reading the environment variables that a launcher has set; a wrong one raises an error that names it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _PORTS = range(20000, 30000)
 
 
 def text(name: str, setter: str) -> str:
-    """An environment variable.
+    """The value of an environment variable.
 
     Args:
         name: The variable.
-        setter: Who sets it, for the error's sentence.
+        setter: What sets it, for the error message.
 
     Raises:
         MisconfigurationException: It is missing or empty.
@@ -31,15 +31,15 @@ def text(name: str, setter: str) -> str:
 
 
 def integer(name: str, setter: str, default: int | None = None) -> int:
-    """An environment variable that is a number from 0 up.
+    """The value of an environment variable that must be an integer from 0 up.
 
     Args:
         name: The variable.
-        setter: Who sets it, for the error's sentence.
-        default: What it is where it is missing; None needs it.
+        setter: What sets it, for the error message.
+        default: The value if the variable is missing; None makes it an error.
 
     Raises:
-        MisconfigurationException: It is missing without a default, or no such number.
+        MisconfigurationException: The variable is missing and there is no default, or it is no such integer.
     """
     if default is not None and name not in os.environ:
         return default
@@ -52,10 +52,14 @@ def integer(name: str, setter: str, default: int | None = None) -> int:
 
 
 def port(name: str, setter: str) -> int:
-    """An environment variable that is the number of a TCP port.
+    """The value of an environment variable that must be the number of a TCP port.
+
+    Args:
+        name: The variable.
+        setter: What sets it, for the error message.
 
     Raises:
-        MisconfigurationException: It is missing, or not within 1 and 65535.
+        MisconfigurationException: The variable is missing, or not a number from 1 to 65535.
     """
     number = integer(name, setter)
     if not 1 <= number <= 65535:
@@ -66,11 +70,12 @@ def port(name: str, setter: str) -> int:
 
 
 def free_port() -> int:
-    """A TCP port of this host that nothing listened on a moment ago.
+    """A TCP port of this host on which nothing listened a moment ago.
 
-    It is not one that systems give to outgoing connections, of which one may take it before the processes meet there.
+    It is outside of the range that systems use for outgoing connections, one of which could take the port before the
+    processes meet there.
     """
-    chance = random.SystemRandom()  # the user's seeds, and what they draw, stay as they are
+    chance = random.SystemRandom()  # does not change the state of the user's random generators
     for number in chance.sample(_PORTS, 100):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("", number))

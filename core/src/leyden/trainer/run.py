@@ -1,0 +1,458 @@
+"""A run: one fit, validate, test or predict, from the arguments that were checked to its end.
+
+``execute`` is read downwards: meet the other processes, read the checkpoint, set up, run the loop, tear down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from leyden.callback import Callback
+from leyden.checkpoint import contents
+from leyden.data.loading import DataSource
+from leyden.datamodule import LightningDataModule
+from leyden.interfaces.logger import Logger, agree_on_versions
+from leyden.interfaces.profiler import PassThroughProfiler
+from leyden.interfaces.strategy import Strategy, tear_down
+from leyden.loops.evaluate import EvaluationLoop
+from leyden.loops.fit import FitLoop
+from leyden.loops.optimizers import LRSchedulerConfig, read_optimizers
+from leyden.loops.predict import PredictionLoop
+from leyden.loops.progress import Progress
+from leyden.loops.step import BatchStep
+from leyden.metrics import LogOptions, Metrics
+from leyden.module import LightningModule
+from leyden.plugin_system.attribution import note_plugin
+from leyden.plugin_system.hooks import RUN_HOOKS
+from leyden.plugin_system.manager import PluginManager
+from leyden.plugin_system.table import HookTable, Participant
+from leyden.trainer.parts import order_callbacks
+from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.rank_zero import rank_zero_info, rank_zero_only
+from leyden.utilities.rng import isolate_rng
+from leyden.utilities.stash import Stash
+from leyden.utilities.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
+
+if TYPE_CHECKING:
+    from leyden.trainer.trainer import Trainer
+
+Loop = FitLoop | EvaluationLoop | PredictionLoop
+
+
+class Run:
+    """What belongs to one run and to no other. To make one touches nothing; ``trainer.run`` is the one accepted last.
+
+    An evaluation shows the counters, the optimizers and the loops of the runs before it, and a fit goes on counting
+    from the one before it. A module that runs talks to this object (:class:`~leyden.interfaces.runner.Runner`).
+
+    Args:
+        trainer: Whose run it is; its settings and parts are used.
+        fn: What the user called; None for what a Trainer has before its first run.
+        module: The module.
+        datamodule: The data module, or None.
+        sources: Where the loaders come from, by the prefix of their hooks: "train", "val", "test", "predict".
+        ckpt_path: The checkpoint to load, or None.
+        weights_only: False lets the checkpoint hold objects, and so run code.
+        options: Further arguments of the loop: ``verbose`` of an evaluation, ``return_predictions`` of a prediction.
+
+    Attributes:
+        state: The function, the stage that runs now, and how far the run has come.
+        progress: The counters of the fit.
+        metrics: What was logged.
+        hooks: What is called at each hook; nothing until the run has begun.
+        step: Trains on one batch; None without a fit.
+        lr_scheduler_configs: The schedulers, and when each steps.
+        loop: The loop of this run.
+        loops: The last loop of each function.
+        stash: Where plugins keep state of theirs for as long as the run is there.
+        told: What was warned of already, in this run of the Trainer or an earlier one.
+        should_stop: Whether something has asked the fit to stop, at the end of an epoch or when its minimum is met.
+        asked_to_end: Why the fit must end at the next step boundary, or "".
+        received_sigterm: Whether a signal was why.
+        ran_elsewhere: Whether the run took place in other processes, and its optimizers ended with them.
+        log_dir: The directory of its logs, the same in all processes; None until they have agreed on it.
+    """
+
+    fabric = None
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        fn: TrainerFn | None = None,
+        module: LightningModule | None = None,
+        datamodule: LightningDataModule | None = None,
+        sources: Mapping[str, DataSource | None] | None = None,
+        ckpt_path: str | None = None,
+        weights_only: bool | None = None,
+        **options: Any,
+    ) -> None:
+        self.trainer, self.state = trainer, TrainerState(fn=fn)
+        self._module, self.datamodule = module, datamodule
+        self.ckpt_path, self.weights_only = ckpt_path, weights_only
+        self.metrics = Metrics(self)
+        self.hooks = HookTable.empty()
+        self.stash = Stash()
+        self.should_stop = self.received_sigterm = self.ran_elsewhere = False
+        self.asked_to_end = ""
+        self.log_dir: str | None = None
+        before: Run | None = getattr(trainer, "run", None)
+        self.step: BatchStep | None = None
+        self.lr_scheduler_configs: list[LRSchedulerConfig] = []
+        self.told: set[str | int] = before.told if before is not None else set()
+        if before is None:
+            self.progress = Progress()
+        elif fn is TrainerFn.FITTING:
+            self.progress = before.progress.of_next_fit()
+        else:
+            self.progress, self.step = before.progress, before.step
+            self.lr_scheduler_configs = before.lr_scheduler_configs
+        self.loops: dict[TrainerFn, Any] = dict(before.loops) if before is not None else {}
+        for function in [fn] if fn is not None else TrainerFn:
+            self.loops[function] = self._make_loop(function, sources or {}, options)
+        self.loop: Any = self.loops[fn or TrainerFn.FITTING]
+
+    def _make_loop(self, fn: TrainerFn, sources: Mapping[str, DataSource | None], options: dict[str, Any]) -> Loop:
+        if fn is TrainerFn.FITTING:
+            return FitLoop(self, sources.get("train"), sources.get("val"))
+        if fn is TrainerFn.PREDICTING:
+            return PredictionLoop(self, sources.get("predict"), **options)
+        stage = RunningStage.VALIDATING if fn is TrainerFn.VALIDATING else RunningStage.TESTING
+        return EvaluationLoop(self, stage, sources.get(stage.dataloader_prefix), **options)
+
+    # -- where it is, for the module and the loops --------------------------------------------------------
+
+    @property
+    def module(self) -> LightningModule:
+        """The module; there is one in every run."""
+        assert self._module is not None
+        return self._module
+
+    @property
+    def is_fit(self) -> bool:
+        """Whether it trains."""
+        return self.state.fn is TrainerFn.FITTING
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it is under way."""
+        return self.state.status is TrainerStatus.RUNNING
+
+    @property
+    def sanity_checking(self) -> bool:
+        """Whether it tries a few validation batches before training."""
+        return self.state.stage is RunningStage.SANITY_CHECKING
+
+    @property
+    def strategy(self) -> Strategy:
+        """The Trainer's strategy."""
+        return self.trainer.strategy
+
+    @property
+    def loggers(self) -> list[Logger]:
+        """The Trainer's loggers."""
+        return self.trainer.loggers
+
+    @property
+    def current_epoch(self) -> int:
+        """Epochs finished; the index of the running one."""
+        return self.progress.epoch
+
+    @property
+    def global_step(self) -> int:
+        """Optimizer steps taken, of all optimizers."""
+        return self.progress.optimizer_steps
+
+    @property
+    def optimizers(self) -> list[Any]:
+        """The optimizers of the fit; a hook may assign others, with which it goes on."""
+        return self.step.optimizers if self.step is not None else []
+
+    @optimizers.setter
+    def optimizers(self, optimizers: Iterable[Any]) -> None:
+        if self.step is not None:
+            self.step.use_optimizers(optimizers)
+
+    @property
+    def wrapped_optimizers(self) -> list[Any]:
+        """The optimizers as steps see them: their ``step`` is counted and calls the hooks."""
+        return self.step.wrapped if self.step is not None else []
+
+    @property
+    def lr_schedulers(self) -> list[Any]:
+        """The schedulers of the fit."""
+        return [config.scheduler for config in self.lr_scheduler_configs]
+
+    def log(self, name: str, value: Any, options: LogOptions, batch_size: int | None) -> None:
+        """Take one ``self.log`` call."""
+        self.metrics.log(name, value, options, batch_size)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """``self.manual_backward``."""
+        assert self.step is not None
+        self.step.backward(loss, *args, **kwargs)
+
+    def clip_gradients(self, optimizer: Any, value: float | None, algorithm: str | None) -> None:
+        """``self.clip_gradients``; what is None comes from the Trainer."""
+        assert self.step is not None
+        self.step.clip_gradients(optimizer, value, algorithm)
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print once, on rank 0, without tearing the progress bar."""
+        self.trainer.print(*args, **kwargs)
+
+    # -- from beginning to end ----------------------------------------------------------------------------
+
+    def attach(self) -> None:
+        """Let module and data module know who runs them."""
+        self.module._attach(self)
+        if self.datamodule is not None:
+            self.datamodule.trainer = self.trainer
+
+    def execute(self) -> Any:
+        """Do all of this process's part: set up, run the loop, tear down; return what the user's call returns."""
+        with self._ending_well():
+            self.attach()  # anew where this process got the run from another
+            trainer, strategy = self.trainer, self.strategy
+            self.state.status = TrainerStatus.RUNNING
+            self.state.stage = RunningStage.TRAINING if self.is_fit else self.loop.stage
+            strategy.setup_environment()
+            rank_zero_only.rank = strategy.global_rank
+            self._set_device_options()
+            path = self.ckpt_path
+            saved = strategy.load_checkpoint(path, self.weights_only) if path is not None else None
+            self._attach_module_callbacks()
+            self.compile_hooks(trainer.plugin_manager)
+            self._prepare_data()
+            self._set_up(saved)
+            if self.is_fit:
+                self.loop.setup_passed_data()
+                self._check_sanity(resumed=saved is not None)
+            with torch.autograd.set_detect_anomaly(True) if self.is_fit and trainer.detect_anomaly else nullcontext():
+                results = self.loop.run()
+            self._tear_down()
+            return results
+
+    @contextmanager
+    def _ending_well(self) -> Generator[None, None, None]:
+        """A block that ends the run if it fails, and raises what failed first in any process."""
+        try:
+            yield
+        except KeyboardInterrupt as interruption:
+            rank_zero_info("Interrupted: ending the run; press again to end at once.")
+            self._fail(interruption)
+            raise SystemExit(1) from interruption
+        except BaseException as error:
+            participants = [*self.trainer.callbacks, self.datamodule, self._module, self.strategy]
+            note_plugin(error, self.hooks.by_hook, participants)
+            cause = self.strategy.first_cause(error)
+            self._fail(cause)
+            if cause is error:
+                raise
+            raise cause from error
+
+    def _set_device_options(self) -> None:
+        """Apply ``deterministic`` and ``benchmark``."""
+        trainer = self.trainer
+        if trainer.deterministic is not None:
+            torch.use_deterministic_algorithms(bool(trainer.deterministic), warn_only=trainer.deterministic == "warn")
+        trainer.accelerator.set_options(deterministic=bool(trainer.deterministic), benchmark=trainer.benchmark)
+
+    def _attach_module_callbacks(self) -> None:
+        """Add the model's own callbacks; they replace the Trainer's of the same type."""
+        own: Any = self.module.configure_callbacks()
+        own = [own] if isinstance(own, Callback) else own or ()
+        if not isinstance(own, (list, tuple)) or not all(isinstance(callback, Callback) for callback in own):
+            raise MisconfigurationException(
+                f"configure_callbacks returned {own!r}; return a callback or a list of them."
+            )
+        types = {type(callback) for callback in own}
+        kept = [callback for callback in self.trainer.callbacks if type(callback) not in types]
+        self.trainer.callbacks = order_callbacks([*kept, *own])
+
+    def compile_hooks(self, plugins: PluginManager) -> None:
+        """Resolve every hook for these plugins, the module, the data module and the callbacks as they are now."""
+        participants = [Participant(callback, Callback) for callback in self.trainer.callbacks]
+        for callback in self.trainer.callbacks:
+            callback._logging_module = self.module
+        if self.datamodule is not None:
+            participants.append(Participant(self.datamodule, LightningDataModule, first=("setup", "teardown")))
+        participants.append(Participant(self.module, LightningModule, first=("on_load_checkpoint",)))
+        names = [name for name in RUN_HOOKS if not hasattr(Strategy, name)]  # what Strategy has is its own, as teardown
+        participants.append(Participant(self.strategy, Strategy, names=names))
+        if self.is_fit:
+            self.step = self.step or BatchStep(self)
+            participants.append(Participant(self.step, None))
+        arguments = {"trainer": self.trainer, "pl_module": self.module}
+        self.hooks = HookTable(plugins, participants, arguments, self.metrics, self.timed)
+
+    def _prepare_data(self) -> None:
+        """Call ``prepare_data`` in one process of each node, or in one of all."""
+        strategy = self.strategy
+        for owner in (self.datamodule, self.module):
+            if owner is None:
+                continue
+            per_node = getattr(owner, "prepare_data_per_node", True)
+            if strategy.local_rank == 0 and (per_node or strategy.node_rank == 0):
+                owner.prepare_data()
+        strategy.barrier("prepare_data")
+
+    def _set_up(self, saved: dict[str, Any] | None) -> None:
+        """Call ``setup``, build the model, restore it, move it, and make its optimizers."""
+        trainer, module, strategy = self.trainer, self.module, self.strategy
+        self._agree_on_log_directories()
+        trainer.profiler.setup(str(self.state.fn), strategy.local_rank, trainer.log_dir)
+        self._call_setup()
+        with strategy.module_init_context():
+            module.configure_model()
+        contents.warn_of_hparams(self)
+        if saved is not None:
+            strategy.precision.convert_module(module)  # float64 weights would lose bits in a float32 module
+            contents.restore_module(self, saved)
+        if trainer.sync_batchnorm:
+            strategy.convert_sync_batchnorm(module)
+        strategy.setup_module(module, training=self.is_fit)
+        if self.is_fit:
+            contents.warn_of_lost_parts(self)
+            optimizers, self.lr_scheduler_configs = read_optimizers(module)
+            self.optimizers = strategy.setup_optimizers(optimizers)
+            self.hooks.on_fit_start()
+        if trainer.enable_autolog_hparams:
+            self._log_hyperparameters()
+        module.zero_grad()
+        if saved is not None and self.is_fit:
+            contents.restore_training(self, saved)
+
+    def _agree_on_log_directories(self) -> None:
+        """Have every logger choose its version before any writes, so that those with free choice take the same one.
+
+        Rank 0 chooses for all.
+        """
+        trainer, strategy = self.trainer, self.strategy
+        agree_on_versions(self.loggers, strategy)
+        self.log_dir = strategy.broadcast(trainer.log_dir)
+        directories = [(type(logger), logger.version, logger.log_dir) for logger in self.loggers]
+        for kind, _, directory in directories:
+            if directory is not None and sum(other[0] is kind and other[2] == directory for other in directories) > 1:
+                raise MisconfigurationException(
+                    f"Two loggers of type {kind.__name__} write to {directory!r}; give each its own name or version."
+                )
+
+    def _call_setup(self) -> None:
+        """Call ``setup``; callbacks that it adds to ``trainer.callbacks`` are set up too and take part in the run."""
+        trainer, setup = self.trainer, self.hooks.setup
+        known = list(trainer.callbacks)
+        while True:
+            setup(str(self.state.fn))
+            if trainer.callbacks == known:
+                return
+            added = [callback for callback in trainer.callbacks if callback not in known]
+            trainer.callbacks = order_callbacks(trainer.callbacks)
+            known = list(trainer.callbacks)
+            self.compile_hooks(self.hooks.manager)  # not the installed ones: some may have joined for this run
+            setup = self.hooks.of("setup", added)
+
+    def _log_hyperparameters(self) -> None:
+        """Give the loggers the hyperparameters of module and data module, and the model's graph."""
+        owners = [owner for owner in (self.module, self.datamodule) if owner is not None]
+        logged = [dict(owner.hparams_initial) for owner in owners if owner._log_hyperparams]
+        merged: dict[str, Any] = {}
+        for hparams in logged:
+            for name, value in hparams.items():
+                if name in merged and merged[name] is not value and merged[name] != value:
+                    raise MisconfigurationException(
+                        f"The hyperparameter {name!r} is {merged[name]!r} in the module and {value!r} in the data "
+                        "module; rename one, or save one of the two with logger=False."
+                    )
+                merged[name] = value
+        for logger in self.loggers:
+            if logged:
+                logger.log_hyperparams(merged)
+            logger.log_graph(self.module)
+            logger.save()
+
+    def _check_sanity(self, resumed: bool) -> None:
+        """Try a few validation batches, and leave no trace of them in random states and metrics."""
+        trainer, hooks = self.trainer, self.hooks
+        if resumed or not self.loop.validates or not trainer.num_sanity_val_steps:
+            return
+        with isolate_rng(trainer.accelerator, self.strategy.root_device), self.stage_of(RunningStage.SANITY_CHECKING):
+            hooks.on_sanity_check_start()
+            self.loop.validation.run()
+            hooks.on_sanity_check_end()
+        self.metrics.forget()
+
+    def _tear_down(self) -> None:
+        """End a run that went well."""
+        function = str(self.state.fn)
+        self._release()
+        if self.is_fit:
+            self.hooks.on_fit_end()
+        self.hooks.teardown(function)
+        for logger in self.loggers:
+            logger.finalize("success")
+        self.trainer.profiler.describe()
+        self.trainer.profiler.teardown(function)
+        self.state.status, self.state.stage = TrainerStatus.FINISHED, None
+
+    def _fail(self, error: BaseException) -> None:
+        """End a run that did not go well: tell everybody, finish the loggers, free the device."""
+        self.state.status = TrainerStatus.INTERRUPTED
+        self.hooks.on_exception(error)
+        for logger in self.loggers:
+            logger.finalize("failed")
+        self._release(error)
+        for loop in self._own_loops:
+            if loop.results is not None:
+                loop.results.reset()  # the next run of the module does not find this one's batches in its metrics
+        self.state.stage = None
+
+    @property
+    def _own_loops(self) -> list[Any]:
+        return [self.loop, self.loop.validation] if self.is_fit else [self.loop]
+
+    def _release(self, error: BaseException | None = None) -> None:
+        """Bring model and metrics to the host and let go of the device and of loaders' workers."""
+        for loop in self._own_loops:
+            if loop.loader is not None:
+                loop.loader.stop_workers()
+        tear_down(self.strategy, self._module, error)
+        self.strategy.precision.teardown()
+        self.strategy.checkpoint_io.teardown()
+        self.metrics.to_host()
+
+    @contextmanager
+    def stage_of(self, stage: RunningStage) -> Generator[None, None, None]:
+        """A block in which ``state.stage`` is ``stage``."""
+        outer, self.state.stage = self.state.stage, stage
+        try:
+            yield
+        finally:
+            self.state.stage = outer
+
+    # -- measuring ----------------------------------------------------------------------------------------
+
+    def timer(self, action: str) -> Callable[[], Any] | None:
+        """What makes a context manager that times a block; None without a profiler, so that nothing is called."""
+        profiler = self.trainer.profiler
+        return None if type(profiler) is PassThroughProfiler else partial(profiler.profile, action)
+
+    def timed(self, action: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function``, timed by the profiler where there is one."""
+        timer = self.timer(action)
+        if timer is None:
+            return function
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with timer():
+                return function(*args, **kwargs)
+
+        return call
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "hooks": HookTable.empty(), "step": None, "stash": Stash()}

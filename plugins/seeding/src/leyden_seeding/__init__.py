@@ -1,0 +1,1 @@
+"""Ways of seeding what datasets draw, for Leyden."""
