@@ -65,7 +65,7 @@ def test_a_duration_may_be_written_as_that_of_the_trainer() -> None:
 
 @pytest.mark.parametrize("duration", ["1:00", "an hour", 3600, {"fortnights": 1}])
 def test_durations_that_are_not_understood(duration: Any) -> None:
-    with pytest.raises(MisconfigurationException, match=r"^Timer: duration=.* is no duration; write"):
+    with pytest.raises(MisconfigurationException, match=r"^Timer: duration=.* is not a duration; write"):
         Timer(duration)
 
 

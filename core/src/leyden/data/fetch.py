@@ -16,14 +16,14 @@ END = object()
 
 
 class Fetched(NamedTuple):
-    """A batch, and what the loop has to know of it.
+    """A batch, with what the loop must know about it.
 
     Attributes:
-        batch: The batch, on the host.
-        batch_idx: Its number in its loader, from 0.
-        dataloader_idx: Its loader.
-        is_last: Whether it is the last one.
-        weight: How much it counts among those of the other processes: 0 for one that this process only repeats.
+        batch: The batch, on the CPU.
+        batch_idx: Its index in its loader, from 0.
+        dataloader_idx: The index of its loader, from 0.
+        is_last: Whether it is the last batch of the pass.
+        weight: Its weight relative to the other processes' batches; 0 if this process only repeats a batch.
     """
 
     batch: Any

@@ -41,10 +41,10 @@ def seed_everything(seed: int | None = None, workers: bool | str = False, verbos
     seed = int(seed)
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed={seed} is out of range; write a number from 0 to {MAX_SEED}.")
-    if isinstance(workers, str):  # asked of a layer above this one, and only where there is a name
+    if isinstance(workers, str):  # imported only here, since discovery is in a layer above this one
         import_module("leyden.plugin_system.discovery").discover().component("worker_seeding", workers)
     elif workers not in (True, False):
-        raise ValueError(f'workers={workers!r}: write True, False or a name such as "sample".')
+        raise ValueError(f'workers={workers!r} is not known; write True, False or a name such as "sample".')
     if verbose:
         rank_zero_info(f"Seed set to {seed}")
     os.environ["PL_GLOBAL_SEED"] = str(seed)

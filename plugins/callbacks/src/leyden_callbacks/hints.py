@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
 T = TypeVar("T")
-WATCHED = 5.0  # seconds of an epoch in which the waiting is measured
+WATCHED = 5.0  # seconds at the start of an epoch for which waiting is measured
 
 
 def of_training(trainer: Trainer, module: LightningModule) -> None:
@@ -48,9 +48,14 @@ def of_first_epoch(trainer: Trainer) -> None:
 
 
 def of_waiting(trainer: Trainer, batches: Iterable[T]) -> Iterable[T] | None:
-    """When an epoch starts: the batches, each of which is waited for under watch; None where there is nothing to hint.
+    """Measure in the first epoch how long training waits for batches, and warn if that is most of the time.
 
-    Only the first epoch is watched, and only where workers would have a processor.
+    Args:
+        trainer: The Trainer, in a fit.
+        batches: The batches of the epoch that starts.
+
+    Returns:
+        The same batches, measured; None if it is not the first epoch, or if workers could not help.
     """
     if trainer.barebones or trainer.current_epoch or not _has_idle_processors(trainer.train_dataloader):
         return None
@@ -72,7 +77,7 @@ def _has_idle_processors(loaders: Any) -> bool:
 def _watched(batches: Iterable[T], source: object) -> Iterator[T]:
     """Yield the batches, and warn if most of the time is spent waiting for them; measured at the start only."""
     iterator = iter(batches)
-    yield from islice(iterator, 1)  # the first may open files and the like
+    yield from islice(iterator, 1)  # the first batch is not measured, since loading it may open files
     waited, began = 0.0, time.perf_counter()
     while (asked := time.perf_counter()) < began + WATCHED:
         batch = next(iterator, None)
@@ -84,7 +89,7 @@ def _watched(batches: Iterable[T], source: object) -> Iterator[T]:
     if share > 0.5:
         rank_zero_warn(
             f"{source} gave a DataLoader that does not have many workers (num_workers=0), and training waits "
-            f"{share:.0%} of its time for batches; write num_workers=2 or more, so that they are loaded meanwhile.",
+            f"{share:.0%} of its time for batches; write num_workers=2 or more to load them during the steps.",
             PossibleUserWarning,
         )
     yield from iterator

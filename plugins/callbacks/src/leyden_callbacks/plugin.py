@@ -64,7 +64,7 @@ def on_train_start(trainer: Trainer, pl_module: LightningModule) -> None:
 
 @hookimpl
 def leyden_wrap_batches(trainer: Trainer, batches: Iterable[Any]) -> Iterable[Any] | None:
-    """Hint at training that waits for its data."""
+    """Warn of training that waits for data."""
     from leyden_callbacks import hints
 
     return hints.of_waiting(trainer, batches)

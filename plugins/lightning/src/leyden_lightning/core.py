@@ -1,4 +1,4 @@
-"""``leyden.core``: the user's two base classes and the modules that they come from, where Lightning has them."""
+"""``leyden.core``: the two base classes that users derive from, and their modules, at Lightning's paths."""
 
 from leyden import datamodule, module
 from leyden.datamodule import LightningDataModule
@@ -7,4 +7,4 @@ from leyden.module import LightningModule
 
 __all__ = ["LightningDataModule", "LightningModule", "datamodule", "module", "optimizer"]
 
-__path__: list[str] = []  # Python looks for modules below this one only where there is a path
+__path__: list[str] = []  # without it Python does not look for modules below this one

@@ -1,4 +1,4 @@
-"""``leyden.utilities.types``: types for annotations in users' modules and callbacks, by Lightning's names."""
+"""``leyden.utilities.types``: types for annotations in users' modules and callbacks, with Lightning's names."""
 
 from __future__ import annotations
 

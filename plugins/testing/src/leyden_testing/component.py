@@ -87,7 +87,7 @@ class Conformance:
         return discover().component(self.kind, name)
 
     @pytest.fixture
-    def record(self, component: Component) -> PluginInfo:
+    def info(self, component: Component) -> PluginInfo:
         """The plugin manager's information on the component's plugin."""
         return next(info for info in discover().infos if component in info.components)
 
@@ -241,7 +241,7 @@ class Conformance:
 
     @staticmethod
     def _other_plugins(info: PluginInfo | None) -> set[tuple[str, str]]:
-        """Return all plugins except ``record``, with their states."""
+        """Return all plugins except ``info``, with their states."""
         return {(r.name, str(r.state)) for r in discover().infos if info is None or r.name != info.name}
 
     @staticmethod

@@ -75,12 +75,12 @@ def _rank(
 
 
 def free_port() -> int:
-    """A TCP port of this host that nothing listened on a moment ago.
+    """Return a TCP port of this machine that is free now.
 
-    It is not one that systems give to outgoing connections, of which one may take it before the processes meet there.
+    It is outside the range for outgoing connections, one of which could otherwise take it before the processes do.
     """
-    for number in random.SystemRandom().sample(range(20000, 30000), 100):  # which leaves the seeds as they are
+    for number in random.SystemRandom().sample(range(20000, 30000), 100):  # does not change the seeded generators
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("", number))
             return number
-    raise RuntimeError("None of 100 ports between 20000 and 30000 is free on this host; end what listens on them")
+    raise RuntimeError("None of 100 ports between 20000 and 30000 is free; end the processes that listen on them.")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 PATIENCE = 60.0
-"""Seconds in which what is let go is gone, also on a busy machine."""
+"""The time in seconds within which resources are gone, even on a busy machine."""
 
 
 def settings() -> dict[str, Any]:

@@ -222,21 +222,21 @@ def loader(count: int, batch_size: int = 2, numbered: bool = False, **options: A
 
 
 def rows(count: int = 16, batch_size: int = 4) -> DataLoader[Any]:
-    """The loader of a check: by default four batches of four rows.
+    """Return the loader of a check: by default four batches of four rows.
 
     Args:
-        count: How many rows.
-        batch_size: Rows of a batch.
+        count: The number of rows.
+        batch_size: The number of rows in a batch.
     """
     return loader(count, batch_size)
 
 
 def quiet_trainer(root: Path, kind: Any = pl.Trainer, **options: Any) -> Any:
-    """A Trainer for one epoch on the host processor that logs, saves and shows nothing but what is asked for.
+    """Return a Trainer for one epoch on the CPU that by default logs, saves and shows nothing.
 
     Args:
-        root: Its ``default_root_dir``.
-        kind: Its class.
+        root: The Trainer's ``default_root_dir``.
+        kind: The Trainer's class.
         options: Further arguments of the Trainer, which replace these defaults.
     """
     arguments: dict[str, Any] = {
@@ -247,11 +247,11 @@ def quiet_trainer(root: Path, kind: Any = pl.Trainer, **options: Any) -> Any:
 
 
 def reference_trainer(root: Path, **options: Any) -> pl.Trainer:
-    """The quiet Trainer of a check: for two epochs on the reference device.
+    """Return a quiet Trainer for two epochs on the reference device.
 
     Args:
-        root: Its ``default_root_dir``.
-        options: Arguments for it, in the place of these or beside them.
+        root: The Trainer's ``default_root_dir``.
+        options: Further arguments of the Trainer, which replace the defaults.
     """
     arguments = {"accelerator": Host(), "devices": 1, "max_epochs": 2, "log_every_n_steps": 1}
     trainer: pl.Trainer = quiet_trainer(root, **{**arguments, **options})
@@ -291,12 +291,12 @@ def same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance:
 def same_weights(
     one: nn.Module | Mapping[str, Tensor], other: nn.Module | Mapping[str, Tensor], tolerance: float = 0.0
 ) -> bool:
-    """Whether two modules, or two states, are equal.
+    """Return whether two modules have the same weights.
 
     Args:
-        one: A module or a state.
-        other: Another one.
-        tolerance: By how much elements may differ; by default they are equal to the last bit.
+        one: A module or its state dict.
+        other: Another module or its state dict.
+        tolerance: How much elements may differ; by default they must be equal to the last bit.
     """
     first, second = (weights(state) if isinstance(state, nn.Module) else state for state in (one, other))
     return first.keys() == second.keys() and all(_near(first[name], second[name], tolerance) for name in first)
