@@ -12,7 +12,7 @@ from leyden.utilities.exceptions import SIGTERMException
 from leyden.utilities.rank_zero import rank_zero_info
 
 if TYPE_CHECKING:
-    from leyden.trainer import Trainer
+    from leyden import Trainer
 
 SIGTERM, REQUEUE = "SIGTERM", "requeue"  # the values of Trainer.asked_to_end
 _handlers: dict[Trainer, ExitStack] = {}  # of running Trainers; a hook of one may run another
