@@ -85,6 +85,7 @@ def set_aside(manager: PluginManager) -> Iterator[Problem]:
 def requirements(manager: PluginManager) -> Iterator[Problem]:
     """Find requirements of installed plugins that are missing or installed in the wrong version."""
     from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.utils import canonicalize_name
 
     for name, own in installed_distributions(manager).items():
         for text in distribution(name).requires or ():
