@@ -1,7 +1,8 @@
-"""CombinedLoader: several loaders, in any nesting of collections, iterated as one.
+"""CombinedLoader: iterates several loaders, in nested collections, as one.
 
-Modes: ``min_size`` ends with the shortest, ``max_size`` with the longest (None for those that have ended),
-``max_size_cycle`` with the longest while the others start over, ``sequential`` goes through one after another.
+The modes: ``min_size`` ends with the shortest loader. ``max_size`` ends with the longest and yields None for loaders
+that have ended. ``max_size_cycle`` ends with the longest and starts the others over. ``sequential`` iterates one
+loader after another.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ class CombinedLoader(Iterable[Any]):
     """Iterates several loaders together and yields ``(batch, batch_idx, dataloader_idx)``.
 
     Args:
-        iterables: A loader, or a list, tuple or dict of them, nested as you like. A batch has the same nesting;
-            in ``sequential`` mode it is the batch of one loader.
-        mode: How loaders of different lengths go together.
+        iterables: A loader, or nested lists, tuples and dicts of loaders. A batch has the same nesting; in
+            ``sequential`` mode it is the batch of one loader.
+        mode: How to combine loaders of different lengths; see the module's docstring.
 
     Attributes:
-        restarts: In ``max_size_cycle``: for each loader that has started over in this iteration the batch before
-            which it did so last, and the random states with which it did.
+        restarts: In ``max_size_cycle``, for each loader that has started over in this iteration: the number of the
+            batch for which it last did so, and the random states at that time.
+
+    Raises:
+        ValueError: ``mode`` is not known.
     """
 
     def __init__(self, iterables: Any, mode: Mode = "min_size") -> None:
@@ -46,12 +50,12 @@ class CombinedLoader(Iterable[Any]):
 
     @property
     def iterables(self) -> Any:
-        """The loaders in the user's own collection."""
+        """The loaders in the user's collections."""
         return self._iterables
 
     @property
     def flattened(self) -> list[Any]:
-        """The loaders in a flat list; set it to put others in their places."""
+        """The loaders as a flat list; set it to replace the loaders."""
         return self._flattened
 
     @flattened.setter
@@ -63,12 +67,12 @@ class CombinedLoader(Iterable[Any]):
 
     @property
     def mode(self) -> Mode:
-        """How loaders of different lengths go together."""
+        """How loaders of different lengths are combined."""
         return self._mode
 
     @property
     def limits(self) -> list[int | float] | None:
-        """The most batches to take from each loader, or None."""
+        """The maximum number of batches from each loader; None if there are no limits."""
         return self._limits
 
     @limits.setter
@@ -81,20 +85,20 @@ class CombinedLoader(Iterable[Any]):
 
     @property
     def sampler(self) -> Any:
-        """The samplers in the user's own collection."""
+        """The samplers in the user's collections."""
         return tree_unflatten([getattr(loader, "sampler", None) for loader in self._flattened], self._structure)
 
     @property
     def batch_sampler(self) -> Any:
-        """The batch samplers in the user's own collection."""
+        """The batch samplers in the user's collections."""
         return tree_unflatten([getattr(loader, "batch_sampler", None) for loader in self._flattened], self._structure)
 
     def sizes(self) -> list[int | float]:
-        """Batches of each loader within its limit; infinite where a loader has no length and no limit."""
+        """Return the number of batches of each loader within its limit; inf if it has neither length nor limit."""
         return [min(length_of(loader), self._limit(i)) for i, loader in enumerate(self._flattened)]
 
     def total(self) -> int | float:
-        """Batches that an iteration yields; infinite where that is not known."""
+        """Return the number of batches in an iteration; inf if unknown."""
         sizes = self.sizes()
         if not sizes:
             return 0
@@ -105,16 +109,18 @@ class CombinedLoader(Iterable[Any]):
     def __len__(self) -> int:
         total = self.total()
         if total == INFINITE:
-            raise TypeError("A loader without a length is among those combined, so their length is not known.")
+            raise TypeError("The CombinedLoader has no length, since one of its loaders has none.")
         return int(total)
 
     def __iter__(self) -> Iterator[tuple[Any, int, int]]:
-        if len(self._flattened) == 1 and self._iterables is self._flattened[0]:  # the ordinary case, at C's speed
+        if (
+            len(self._flattened) == 1 and self._iterables is self._flattened[0]
+        ):  # the common case, fast since zip is written in C
             return zip(self._limited(self._flattened[0], 0), count(), repeat(0))
         if self._mode == "sequential":
             return self._one_after_another()
         self._iterators, self._opened = [], {}
-        # the iterators are made now, not at the first batch, so that each draws its seed at the epoch's start
+        # iterators are made here and not at the first batch, so that each draws its seed at the start of the epoch
         self._iterators = [self._limited(loader, i) for i, loader in enumerate(self._flattened)]
         self.restarts = {}
         if self._mode == "max_size_cycle":
@@ -126,7 +132,7 @@ class CombinedLoader(Iterable[Any]):
 
     def _limited(self, loader: Any, i: int) -> Iterator[Any]:
         limit = self._limit(i)
-        self._opened.pop(i, None)  # the last one's workers end before there are new ones
+        self._opened.pop(i, None)  # so that the old iterator's workers end before new ones start
         iterator = self._opened[i] = iter(loader)
         return iterator if limit == INFINITE else islice(iterator, int(limit))
 
@@ -143,7 +149,7 @@ class CombinedLoader(Iterable[Any]):
             yield tree_unflatten(batches, self._structure), batch_idx, 0
 
     def stop_workers(self) -> None:
-        """End the processes of loaders, which an error's traceback would keep; the next iteration starts new ones."""
+        """End the loaders' worker processes, which an error's traceback would keep; a new iteration starts new ones."""
         for iterator in self._opened.values():
             shutdown = getattr(iterator, "_shutdown_workers", None)
             if shutdown is not None:
@@ -154,7 +160,7 @@ class CombinedLoader(Iterable[Any]):
         self._iterators, self._opened = [], {}
 
     def replay(self, restarts: Mapping[int, Sequence[Any]]) -> None:
-        """Have the next iteration start loaders over with the random states of ``restarts``, an earlier one's."""
+        """Let loaders start over with the random states of ``restarts`` in the next iteration, as in an earlier one."""
         self._replayed = {i: (batch_idx, states) for i, (batch_idx, states) in restarts.items()}
 
     def _start_over(self, i: int, batch_idx: int) -> None:
@@ -188,12 +194,12 @@ _END = object()
 
 
 def every_loader(*combined: CombinedLoader | None) -> list[Any]:
-    """The loaders in several combined ones, of which some may not be there yet."""
+    """Return all loaders of several CombinedLoaders; None is ignored."""
     return [loader for one in combined if one is not None for loader in one.flattened]
 
 
 def length_of(loader: Any) -> int | float:
-    """The number of batches of a loader; infinite where it has none to tell."""
+    """Return the number of batches of a loader; inf if it has no length."""
     if not isinstance(loader, Sized):
         return INFINITE
     try:

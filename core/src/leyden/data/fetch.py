@@ -1,7 +1,7 @@
-"""Fetching: batches one at a time, each with the word whether it is the last.
+"""Fetches batches one at a time and tells whether each is the last.
 
-A loader with a length is read only when its batch is wanted, so that a checkpoint taken after a batch has seen
-no more of the random state than that batch did. One without a length is read one batch ahead, but not past its limit.
+A loader with a length is read only when a batch is needed, so a checkpoint that is saved after a batch has the random
+state of exactly that point. A loader without a length is read one batch ahead, but not beyond its limit.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ END = object()
 
 
 class Fetched(NamedTuple):
-    """A batch, and what the loop has to know of it.
+    """A batch, with what the loop must know about it.
 
     Attributes:
-        batch: The batch, on the host.
-        batch_idx: Its number in its loader, from 0.
-        dataloader_idx: Its loader.
-        is_last: Whether it is the last one.
-        weight: How much it counts among those of the other processes: 0 for one that this process only repeats.
+        batch: The batch, on the CPU.
+        batch_idx: Its index in its loader, from 0.
+        dataloader_idx: The index of its loader, from 0.
+        is_last: Whether it is the last batch of the pass.
+        weight: Its weight relative to the other processes' batches; 0 if this process only repeats a batch.
     """
 
     batch: Any
@@ -34,19 +34,19 @@ class Fetched(NamedTuple):
 
 
 class Fetcher:
-    """Iterates a CombinedLoader and yields :class:`Fetched`, once it is started.
+    """Iterates a CombinedLoader and yields :class:`Fetched`; call :meth:`start` first.
 
-    A strategy of several processes may put one that derives from it in its place.
+    A strategy with several processes may use a subclass instead.
 
     Args:
-        loader: What to iterate.
+        loader: The loader.
 
     Attributes:
-        loader: The same.
-        has_length: Whether all parts of the loader have one.
-        fetched: Batches that were yielded, and those that were passed over.
+        loader: The loader.
+        has_length: Whether all parts of the loader have a length.
+        fetched: The number of batches yielded or skipped so far.
         weight: The weight of the batch that is yielded next; a subclass may set it.
-        ahead_rng: The random states before the batch that was read ahead, for an exact resume.
+        ahead_rng: The random states before the batch that was read ahead, for exact resumption.
     """
 
     weight = 1.0
@@ -60,18 +60,18 @@ class Fetcher:
         self.ahead_rng: dict[str, Any] | None = None
 
     def total(self) -> int | float:
-        """Batches from start to end; inf where that is not known."""
+        """Return the number of batches in an iteration; inf if unknown."""
         return self.loader.total()
 
     def start(self, skip: int = 0, measure: Callable[[], Any] | None = None) -> None:
-        """Begin with the loader's first batch.
+        """Start an iteration.
 
         Args:
-            skip: Batches to pass over first; the run that is resumed has trained on them.
-            measure: Wraps each ``next`` where a profiler wants it, or None.
+            skip: The number of batches to skip first, since the run that is resumed has trained on them.
+            measure: Makes a context in which each batch is read, for a profiler; None for no profiler.
         """
         self._total, self._measure = self.total(), None
-        self._following, self._iterator = None, iter(())  # the last epoch's workers end before there are new ones
+        self._following, self._iterator = None, iter(())  # so that the last epoch's workers end before new ones start
         self._iterator = iter(self.loader)
         self.ahead_rng = None
         self.fetched = 0
@@ -81,7 +81,7 @@ class Fetcher:
         self._measure = measure
 
     def read_ahead(self, restore: Callable[[], None]) -> None:
-        """Read the first batch ahead, where the loader has no length; ``restore`` sets the random state for it."""
+        """Call ``restore`` to set the random states and read the first batch, if the loader has no length."""
         if self._reads_ahead:
             restore()
             self._following = self._next()
@@ -90,7 +90,7 @@ class Fetcher:
         return self._one_ahead() if self._reads_ahead else self._as_asked()
 
     def _next(self) -> Any:
-        """The loader's next item, or END."""
+        """Return the loader's next item, or END."""
         if self._measure is None:
             return next(self._iterator, END)
         with self._measure():

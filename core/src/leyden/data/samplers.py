@@ -1,4 +1,4 @@
-"""Other samplers in the user's DataLoader, which is built anew for them and stays as it is itself."""
+"""Puts other samplers into a copy of the user's DataLoader, which is itself unchanged."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from leyden.utilities.exceptions import MisconfigurationException
 
 
 def rebuild(loader: DataLoader[Any], sampler: Any) -> DataLoader[Any]:
-    """A DataLoader like ``loader`` with another sampler; the user's own object stays as it is.
+    """Return a copy of ``loader`` with another sampler; the user's object is unchanged.
 
-    It is a shallow copy, so that a subclass's constructor, whatever it takes, is not called again.
+    It is a shallow copy, so the constructor of a subclass, whose arguments are unknown, is not called.
 
     Raises:
-        MisconfigurationException: The user's own batch sampler has no ``sampler`` that could be replaced.
+        MisconfigurationException: The user's batch sampler has no attribute ``sampler`` to replace.
     """
     batch_sampler = loader.batch_sampler
     if type(batch_sampler) is BatchSampler:
@@ -26,9 +26,9 @@ def rebuild(loader: DataLoader[Any], sampler: Any) -> DataLoader[Any]:
     elif batch_sampler is not None:
         if not hasattr(batch_sampler, "sampler"):
             raise MisconfigurationException(
-                f"A {type(sampler).__name__} should be put into the {type(loader).__name__}, but its batch sampler "
-                f"{type(batch_sampler).__name__} has no attribute 'sampler'. Put one in yourself and pass "
-                "Trainer(use_distributed_sampler=False)."
+                f"The {type(loader).__name__} needs a {type(sampler).__name__}, but its batch sampler "
+                f"{type(batch_sampler).__name__} has no attribute 'sampler' to replace. Use the sampler yourself and "
+                "pass Trainer(use_distributed_sampler=False)."
             )
         batch_sampler = copy.copy(batch_sampler)
         batch_sampler.sampler = sampler
@@ -36,18 +36,18 @@ def rebuild(loader: DataLoader[Any], sampler: Any) -> DataLoader[Any]:
 
 
 def copy_with(loader: DataLoader[Any], **attributes: Any) -> DataLoader[Any]:
-    """A shallow copy of a loader with other attributes, those included that a DataLoader does not let be changed."""
+    """Return a shallow copy of a loader with other attributes, even those that a DataLoader protects from changes."""
     copied = copy.copy(loader)
     for name, value in {**attributes, "_iterator": None}.items():
-        object.__setattr__(copied, name, value)  # DataLoader refuses changes of these, but this one is ours alone
+        object.__setattr__(copied, name, value)  # a plain setattr is refused, but nobody else uses this copy
     return copied
 
 
 class RecordingBatchSampler:
-    """Passes on the batches of indices of another batch sampler and remembers them until they are taken.
+    """Yields the batches of indices of another batch sampler and keeps a copy of each.
 
     Attributes:
-        indices: The batches drawn so far and not taken yet; with workers some are drawn ahead.
+        indices: The batches of indices drawn so far; the user of this object removes them. Workers draw some ahead.
     """
 
     def __init__(self, batch_sampler: Any) -> None:
@@ -68,7 +68,7 @@ class RecordingBatchSampler:
 
 
 def keeping_last(loader: Any) -> Any:
-    """A loader that does not drop an incomplete last batch: every sample is to be predicted."""
+    """Return a loader that keeps an incomplete last batch, so that every sample is predicted."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     if not isinstance(loader, DataLoader) or type(batch_sampler) is not BatchSampler or not batch_sampler.drop_last:
         return loader
@@ -76,7 +76,10 @@ def keeping_last(loader: Any) -> Any:
 
 
 def recording(loader: Any) -> tuple[Any, RecordingBatchSampler | None]:
-    """A loader that remembers which samples are in each batch, where it is one that draws indices."""
+    """Return a loader whose batch sampler keeps the indices of each batch, and that sampler.
+
+    If the loader draws no indices, it is returned unchanged, with None.
+    """
     if (
         not isinstance(loader, DataLoader)
         or isinstance(loader.dataset, IterableDataset)
@@ -88,10 +91,12 @@ def recording(loader: Any) -> tuple[Any, RecordingBatchSampler | None]:
 
 
 def set_epoch(loader: Any, epoch: int) -> None:
-    """Tell samplers that shuffle by epoch, and datasets that change with it, which one it is: those with a method.
+    """Tell the epoch to the loader's samplers and dataset, if they have a method ``set_epoch``.
+
+    Samplers that shuffle by epoch have one, and so have datasets that change with the epoch.
 
     Args:
-        loader: What has them, a DataLoader say.
+        loader: The loader, such as a DataLoader.
         epoch: The epoch, from 0.
     """
     sampler, batch_sampler = (getattr(loader, name, None) for name in ("sampler", "batch_sampler"))

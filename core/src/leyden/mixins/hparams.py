@@ -1,4 +1,4 @@
-"""``save_hyperparameters``: keep the arguments with which a module or data module was made."""
+"""``save_hyperparameters``: keeps the arguments with which a module or data module was made."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class HyperparametersMixin:
     """Gives a class ``save_hyperparameters``, ``hparams`` and ``hparams_initial``.
 
     Attributes:
-        CHECKPOINT_HYPER_PARAMS_KEY: Where checkpoints hold the hyperparameters.
-        CHECKPOINT_HYPER_PARAMS_NAME: Where they hold the name of the argument that all of them came in.
+        CHECKPOINT_HYPER_PARAMS_KEY: The key of the hyperparameters in a checkpoint.
+        CHECKPOINT_HYPER_PARAMS_NAME: The key of the name of the ``__init__`` argument that held all hyperparameters.
     """
 
     CHECKPOINT_HYPER_PARAMS_KEY = "hyper_parameters"
@@ -32,14 +32,17 @@ class HyperparametersMixin:
         frame: FrameType | None = None,
         logger: bool = True,
     ) -> None:
-        """Keep the arguments of ``__init__`` as ``self.hparams`` and in checkpoints; call it in ``__init__``.
+        """Keep the arguments of ``__init__`` in ``self.hparams`` and in checkpoints; call it in ``__init__``.
 
         Args:
-            args: Nothing, for all arguments; names of arguments; or one object (mapping, Namespace, dataclass)
-                that holds the hyperparameters.
-            ignore: Names to leave out.
+            args: Names of the arguments to keep, or one object (mapping, Namespace, dataclass) that holds the
+                hyperparameters. Without ``args`` all arguments are kept.
+            ignore: Names of arguments to leave out.
             frame: The frame of the ``__init__``; the caller's by default.
-            logger: Whether the Trainer's loggers record them at the start of a run.
+            logger: Whether the Trainer's loggers log the hyperparameters at the start of a run.
+
+        Raises:
+            ValueError: The one object is neither a mapping nor has attributes.
         """
         if frame is None:
             current = inspect.currentframe()
@@ -60,7 +63,7 @@ class HyperparametersMixin:
         self._hparams_initial = _copy(self._hparams)
 
     def _set_hparams(self, values: Mapping[str, Any]) -> None:
-        """Add to what is kept already, as a base class's ``__init__`` may have kept some."""
+        """Add hyperparameters to those that the ``__init__`` of a base class may have kept already."""
         self._hparams = AttributeDict({**getattr(self, "_hparams", {}), **values})
 
     @property
@@ -72,7 +75,7 @@ class HyperparametersMixin:
 
     @property
     def hparams_initial(self) -> AttributeDict:
-        """The hyperparameters as they were when they were saved."""
+        """The hyperparameters as they were at the last ``save_hyperparameters``."""
         return _copy(self._hparams_initial) if hasattr(self, "_hparams_initial") else AttributeDict()
 
 
@@ -89,18 +92,18 @@ def _as_mapping(value: Any, ignored: set[str]) -> dict[str, Any]:
 
 
 def _copy(values: AttributeDict) -> AttributeDict:
-    """A deep copy; what can't be copied is shared."""
+    """Return a deep copy; values that can't be copied are shared."""
     copied = AttributeDict()
     for key, value in values.items():
         try:
             copied[key] = copy.deepcopy(value)
-        except Exception:  # whatever a user's __deepcopy__ or an open handle raises
+        except Exception:  # any error of a user's __deepcopy__ or of an open handle
             copied[key] = value
     return copied
 
 
 def _init_arguments(instance: Any, frame: FrameType | None) -> dict[str, Any]:
-    """The arguments of every ``__init__`` of ``instance`` on the stack; those of the most derived class win."""
+    """Return the arguments of every ``__init__`` of ``instance`` on the stack; the most derived class has priority."""
     collected: dict[str, Any] = {}
     while frame is not None:
         if frame.f_code.co_name == "__init__" and any(
@@ -122,7 +125,7 @@ def _frame_arguments(frame: FrameType) -> dict[str, Any]:
 
 
 def takes(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of ``values`` that the constructor of ``cls`` takes."""
+    """Return the entries of ``values`` that the constructor of ``cls`` takes as arguments."""
     parameters = inspect.signature(cls).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return dict(values)

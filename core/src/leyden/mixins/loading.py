@@ -1,4 +1,4 @@
-"""``load_from_checkpoint``: a module or data module from a file, with the arguments it was made with."""
+"""``load_from_checkpoint``: makes a module or data module from a checkpoint, with its saved hyperparameters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 else:
 
     class _class_only(classmethod):
-        """A class method that refuses an instance, whose state the caller would believe to be loaded."""
+        """A class method that can't be called on an instance, since callers would expect it to change the instance."""
 
         def __get__(self, instance: Any, owner: type | None = None) -> Any:
             if instance is None:
@@ -29,7 +29,8 @@ else:
 
             def refuse(*args: Any, **kwargs: Any) -> None:
                 raise TypeError(
-                    f"load_from_checkpoint makes a new {name}: call {name}.load_from_checkpoint(path) and keep that."
+                    f"load_from_checkpoint does not change an instance but makes a new {name}; call "
+                    f"{name}.load_from_checkpoint(path) and use what it returns."
                 )
 
             return refuse
@@ -48,20 +49,21 @@ class ModuleLoading(HyperparametersMixin):
         weights_only: bool | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Make a module with the hyperparameters of a checkpoint and load its weights.
+        """Make a module with the hyperparameters from a checkpoint, and load the checkpoint's weights.
 
         Args:
             checkpoint_path: A path, a URL, or an open file.
-            map_location: Where to load tensors, as in ``torch.load``; the host by default.
-            hparams_file: A ``.yaml`` or ``.csv`` file of hyperparameters, a path or a URL, in place of those of the
-                checkpoint.
-            strict: Whether the keys must be exactly the module's; ``strict_loading`` of the module by default.
-            weights_only: False unpickles objects too, and so runs code from the file.
-            kwargs: Arguments for ``__init__`` that replace or add to the saved ones.
+            map_location: The device for tensors, as in ``torch.load``; the CPU by default.
+            hparams_file: A ``.yaml`` or ``.csv`` file of hyperparameters, a path or a URL, to use instead of those in
+                the checkpoint.
+            strict: Whether the checkpoint must have exactly the module's keys; by default the module's
+                ``strict_loading``.
+            weights_only: False also loads pickled objects, which runs code from the file.
+            kwargs: Arguments for ``__init__`` that replace saved hyperparameters or add to them.
 
         Raises:
-            MisconfigurationException: ``__init__`` needs an argument that the checkpoint does not hold.
-            UnknownComponentError: No installed plugin reads an ``hparams_file``.
+            MisconfigurationException: ``__init__`` needs an argument that the checkpoint does not have.
+            UnknownComponentError: ``hparams_file`` is given but no installed plugin reads such files.
         """
         module, checkpoint = _make(cls, checkpoint_path, map_location, hparams_file, weights_only, kwargs)
         module.configure_model()
@@ -89,7 +91,7 @@ class DataModuleLoading(HyperparametersMixin):
         weights_only: bool | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Make a data module with the hyperparameters of a checkpoint and give it its state.
+        """Make a data module with the hyperparameters from a checkpoint, and load its state.
 
         The arguments are those of :meth:`ModuleLoading.load_from_checkpoint`.
         """
@@ -102,7 +104,7 @@ class DataModuleLoading(HyperparametersMixin):
 def _make(
     cls: type[HyperparametersMixin], path: Any, map_location: Any, hparams_file: Any, weights_only: Any, overrides: Any
 ) -> tuple[Any, dict[str, Any]]:
-    """An instance with the hyperparameters of a checkpoint, and the checkpoint."""
+    """Return a new instance with the hyperparameters from a checkpoint, and the checkpoint."""
     checkpoint = read_checkpoint(path, "cpu" if map_location is None else map_location, weights_only)
     if hparams_file is not None:
         checkpoint[cls.CHECKPOINT_HYPER_PARAMS_KEY] = (
@@ -119,5 +121,5 @@ def _make(
             raise
         raise MisconfigurationException(
             f"{cls.__name__} can't be made from the saved hyperparameters ({', '.join(saved) or 'none'}): {error}. "
-            "Pass what is missing: load_from_checkpoint(path, name=value)."
+            "Pass the missing arguments: load_from_checkpoint(path, name=value)."
         ) from error

@@ -1,6 +1,6 @@
-"""Small things with clear names, used everywhere; this page lists those that users import.
+"""Small helpers that are used everywhere; this module exports those that users import.
 
-It shows the utilities of installed plugins too, as a window does.
+The components of kind "utility" of installed plugins can be imported from here too.
 """
 
 import sys
@@ -10,7 +10,7 @@ from typing import Any
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_deprecation, rank_zero_info, rank_zero_only, rank_zero_warn
 
-# found on first use: they stand on layers above this one, or cost an import that few need
+# imported on first use, since they belong to higher layers, or their import is slow and seldom needed
 _LATER = {
     "AttributeDict": "leyden.utilities.attribute_dict",
     "CombinedLoader": "leyden.data.combined",

@@ -1,4 +1,4 @@
-"""AttributeDict: a dict whose keys are attributes too."""
+"""AttributeDict: a dict whose keys can be used as attributes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class AttributeDict(dict[str, Any]):
-    """``d.lr`` is ``d["lr"]``; setting an attribute sets the key."""
+    """A dict in which ``d.lr`` means ``d["lr"]``, for reading, setting and deleting."""
 
     def __getattr__(self, name: str) -> Any:
         try:

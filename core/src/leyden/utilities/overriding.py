@@ -1,4 +1,4 @@
-"""Whether an object has a method of its own where its base class has one too."""
+"""Tells whether an object overrides a method of its base class."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from typing import Any
 
 
 def is_overridden(name: str, target: Any, base: type | None) -> bool:
-    """Whether ``target`` has a method ``name`` of its own, in its class or put on the instance."""
+    """Whether ``target`` has its own method ``name``, from its class or assigned to the instance.
+
+    Args:
+        name: The method's name.
+        target: The object.
+        base: The class whose method may be overridden; None counts any method of ``target``.
+    """
     if name in getattr(target, "__dict__", {}):
         return callable(target.__dict__[name])
     own = getattr(type(target), name, None)

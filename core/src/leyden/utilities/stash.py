@@ -1,4 +1,4 @@
-"""Stash: a place where plugins keep state of theirs with an object of the core, by typed keys."""
+"""Stash: lets plugins keep their own state in an object of the core, by typed keys."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class StashKey(Generic[T]):
-    """The key of one value of type ``T``; whoever makes it is the only one who has it.
+    """The key of one value of type ``T``; no other key is equal to it, so only its maker has it.
 
     Example::
 
@@ -18,7 +18,7 @@ class StashKey(Generic[T]):
 
 
 class Stash:
-    """Values by :class:`StashKey`; no two plugins can meet in one key, as in two attributes of one name."""
+    """Values by :class:`StashKey`. Keys of two plugins never clash, as attributes of the same name would."""
 
     def __init__(self) -> None:
         self._values: dict[StashKey[Any], Any] = {}
@@ -33,9 +33,9 @@ class Stash:
         return key in self._values
 
     def get(self, key: StashKey[T], default: T) -> T:
-        """The value, or ``default`` where there is none."""
+        """Return the value, or ``default`` if there is none."""
         return cast(T, self._values.get(key, default))
 
     def pop(self, key: StashKey[T], default: T) -> T:
-        """Remove the value and return it, or ``default`` where there is none."""
+        """Remove the value and return it; return ``default`` if there is none."""
         return cast(T, self._values.pop(key, default))

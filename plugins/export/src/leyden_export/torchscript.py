@@ -1,4 +1,4 @@
-"""The exporter ``torchscript``: what a module computes, as TorchScript."""
+"""The exporter ``torchscript``: exports a module as TorchScript."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def to_torchscript(
     example_inputs: Any = None,
     **kwargs: Any,
 ) -> Any:
-    """As :meth:`leyden.LightningModule.to_torchscript`, of ``module``: arguments, results and errors are the same."""
+    """Export ``module`` as TorchScript, as :meth:`leyden.LightningModule.to_torchscript` does, with its arguments."""
     if method not in ("script", "trace"):
         raise MisconfigurationException(f"to_torchscript(method={method!r}) is not known; write 'script' or 'trace'.")
     if method == "trace":
@@ -46,7 +46,7 @@ def to_torchscript(
 
 @contextmanager
 def _scripting() -> Generator[None, None, None]:
-    """TorchScript reads every property of a module: ``trainer`` must not raise where there is none."""
+    """Let ``module.trainer`` return None in the block instead of raising, since TorchScript reads every property."""
     LightningModule._is_scripting = True
     try:
         yield

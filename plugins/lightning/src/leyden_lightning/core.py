@@ -17,4 +17,4 @@ __all__ = [
 
 module = datamodule = hooks = mixins = optimizer = sys.modules[__name__]  # each has all of it
 
-__path__: list[str] = []  # Python looks for modules below this one only where there is a path
+__path__: list[str] = []  # without it Python does not look for modules below this one

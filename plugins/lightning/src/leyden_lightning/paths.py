@@ -1,4 +1,4 @@
-"""Lightning's module paths, in ``leyden``: what is behind ``leyden.callbacks.early_stopping`` and its like."""
+"""Lightning's module paths in ``leyden``, such as ``leyden.callbacks.early_stopping``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import ModuleType
 
 from leyden.plugins import discover
 
-# Lightning's path of a module, to a module, or to "kind:name" of a component, for the module where a plugin keeps it.
+# Lightning's paths, each with a module of Leyden, or with "kind:name" of a component, for the module that defines it.
 PATHS = {
     "accelerators.accelerator": "leyden.accelerators",
     "accelerators.cpu": "accelerator:CPUAccelerator",
@@ -96,14 +96,14 @@ PATHS = {
 
 
 def find(path: str) -> Callable[[], ModuleType] | None:
-    """How the module at a path of Lightning's is loaded.
+    """Return a function that loads the module at one of Lightning's paths.
 
     Args:
         path: The path below ``leyden``, such as "callbacks.early_stopping".
 
     Returns:
-        A function that returns the module, or None where Lightning has no such path. It raises
-        UnknownComponentError where no installed plugin brings what is in the module.
+        A function that returns the module, and raises UnknownComponentError if no installed plugin provides the
+        module's component. None if Lightning has no such path.
     """
     return partial(_load, path) if path in PATHS else None
 
@@ -115,14 +115,17 @@ def _load(path: str) -> ModuleType:
     if f"leyden.{path}".startswith(f"{place}."):
         return _again(real, f"leyden.{path}")
     for other in PATHS:
-        # Nothing can be imported from below a module that is no package.
+        # Python imports nothing from below a module that is not a package, so deeper paths are entered here.
         if other.startswith(f"{path}.") and PATHS[other] == place:
             sys.modules[f"leyden.{other}"] = real
     return real
 
 
 def _again(window: ModuleType, name: str) -> ModuleType:
-    """A window like one that stands above it: what is imported from below a module becomes the module's attribute."""
+    """Load a second copy of a window, for a path below the first.
+
+    Python makes an imported module an attribute of its parent, so one module can't be at both paths.
+    """
     loader = SourceFileLoader(name, str(window.__file__))
     module = module_from_spec(ModuleSpec(name, loader))
     loader.exec_module(module)
