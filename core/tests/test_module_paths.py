@@ -126,7 +126,7 @@ def test_the_distribution_that_has_known_paths_is_named_where_it_is_not_installe
     with pytest.raises(ModuleNotFoundError, match=said):
         importlib.import_module(asked)
     with pytest.raises(AttributeError, match="if the path is lightning's: pip install leyden-lightning"):
-        _ = pl.core
+        _ = pl.a_path_of_some_framework
     with pytest.raises(ImportError, match=r"There is no callback 'Nope'; installed: "):
         exec("from leyden.callbacks import Nope")
 
