@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import leyden
-from leyden.interfaces.logger import Logger
+from leyden.loggers import Logger
 from leyden_testing.training import quiet_trainer
 
 BATCHES = 6

@@ -10,7 +10,7 @@ import pytest
 
 import leyden
 from leyden.callbacks import EarlyStopping, ModelCheckpoint, Timer
-from leyden.interfaces.strategy import Strategy
+from leyden.strategies import Strategy
 
 
 class Paired(Strategy):

@@ -13,7 +13,7 @@ from textwrap import dedent
 import pytest
 
 import leyden as pl
-from leyden.plugin_system.discovery import discover
+from leyden.plugins import discover
 from leyden_command.main import COMMANDS, main
 from leyden_testing.fake_plugins import PluginSite, new_plugin_site
 

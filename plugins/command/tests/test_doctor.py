@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import leyden as pl
-from leyden.plugin_system.discovery import discover
+from leyden.plugins import discover
 from leyden_command import checks, distributions
 from leyden_command.checks import Device, Problem
 from leyden_command.main import main

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from leyden.plugin_system.hooks import HOOKS_VERSION
+from leyden.plugins import HOOKS_VERSION
 from leyden_command import new
 from leyden_command.main import main
 

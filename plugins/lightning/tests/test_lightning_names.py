@@ -194,6 +194,9 @@ def test_the_paths_are_lightning_s_and_lead_to_modules_and_known_components() ->
     for place in PATHS.values():
         kind, _, component = place.partition(":")
         assert (kind, component) in components if component else importlib.import_module(place)
+        assert component or place in WINDOWS or place.startswith(("leyden_lightning.", "leyden.utilities")), (
+            "is internal"
+        )
 
 
 def test_a_path_is_the_module_that_it_stands_for() -> None:

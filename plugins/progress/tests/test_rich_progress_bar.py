@@ -399,7 +399,7 @@ def test_a_used_bar_can_be_pickled_and_used_again(terminal, make_trainer, make_m
 
 
 def test_the_loggers_version_is_shown(terminal, make_trainer, make_model, make_loader):
-    from leyden.interfaces.logger import Logger
+    from leyden.loggers import Logger
 
     class Named(Logger):
         name = "named"

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import leyden_testing
-from leyden.plugin_system.discovery import discover
+from leyden.plugins import discover
 from leyden_testing import traces
 from leyden_testing.training import Host
 

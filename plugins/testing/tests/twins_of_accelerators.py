@@ -5,7 +5,6 @@ import os
 import torch
 from torch import nn
 
-from leyden.interfaces.accelerator import parse_indices
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing import AcceleratorConformance as A
 from leyden_testing.training import Host
@@ -53,7 +52,7 @@ class Eager(Host):
 class Lazy(Host):
     @classmethod
     def parse_devices(cls, devices):
-        return parse_indices(devices, 1)
+        return tuple(super().parse_devices(devices))
 
 
 @breaks(A, "wrong_devices_are_refused", "DID NOT RAISE")

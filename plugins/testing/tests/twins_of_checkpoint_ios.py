@@ -5,8 +5,7 @@ from pathlib import Path
 
 import torch
 
-from leyden.checkpoint.file import TorchCheckpointIO
-from leyden.interfaces.checkpoint_io import CheckpointIO
+from leyden.plugins import CheckpointIO, TorchCheckpointIO
 from leyden_testing import CheckpointIOConformance as C
 
 from .twins import breaks

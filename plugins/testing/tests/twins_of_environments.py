@@ -2,7 +2,7 @@
 
 import os
 
-from leyden.interfaces.environment import Environment
+from leyden.plugins import Environment
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing import EnvironmentConformance
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import nn
 
-from leyden.interfaces.precision import Precision
+from leyden.plugins import Precision
 from leyden_testing import PrecisionConformance as P
 
 from .twins import breaks

@@ -4,7 +4,7 @@ import threading
 
 import torch
 
-from leyden.interfaces.profiler import Profiler
+from leyden.profilers import Profiler
 from leyden.utilities.rank_zero import log
 from leyden_testing import ProfilerConformance as P
 

@@ -10,7 +10,7 @@ import torch
 import torchmetrics
 
 import leyden as pl
-from leyden.plugin_system.discovery import discover
+from leyden.plugins import discover
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing.killed_run import Options, SaveAt, fit
 from leyden_testing.models import LoggingModel, RecordingLogger, rows

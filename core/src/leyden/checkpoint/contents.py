@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from leyden.mixins.hparams import HyperparametersMixin
     from leyden.trainer.run import Run
 
-OWN_KEY = "leyden"
+CHECKPOINT_KEY = "leyden"
 OWN_VERSION = 4  # of what is under it
 
 
@@ -46,7 +46,7 @@ def dump(run: Run, weights_only: bool = False) -> dict[str, Any]:
         if state := strategy.precision.state_dict():
             checkpoint[type(strategy.precision).__qualname__] = state
         ranks = strategy.all_gather_object(move_data_to_device(_state_of_rank(run), torch.device("cpu")))
-        checkpoint[OWN_KEY] = {"version": OWN_VERSION, "plugins": _plugins(run), "ranks": ranks}
+        checkpoint[CHECKPOINT_KEY] = {"version": OWN_VERSION, "plugins": _plugins(run), "ranks": ranks}
     _add_hparams(checkpoint, module)
     if datamodule is not None:
         _add_hparams(checkpoint, datamodule)
@@ -170,7 +170,7 @@ def restore_training(run: Run, checkpoint: dict[str, Any]) -> None:
         scheduler.load_state_dict(state)
     if (state := checkpoint.get(type(strategy.precision).__qualname__)) is not None:
         strategy.precision.load_state_dict(state)
-    if (own := checkpoint.get(OWN_KEY)) is not None:
+    if (own := checkpoint.get(CHECKPOINT_KEY)) is not None:
         _restore_fit(run, own)
     else:
         _restore_fit_of_another_framework(run, checkpoint)

@@ -60,7 +60,7 @@ class Runner(Protocol):
         """Optimizer steps taken so far."""
 
     def log(self, name: str, value: Any, options: Any, batch_size: int | None) -> None:
-        """Take one ``self.log`` call; ``options`` is a :class:`~leyden.metrics.LogOptions`."""
+        """Take one ``self.log`` call; ``options`` is a :class:`~leyden.plugins.LogOptions`."""
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Go backward on ``loss`` as strategy and precision need it, with the hooks."""

@@ -110,7 +110,7 @@ class Run:
         elif fn is TrainerFn.FITTING:
             self.progress = before.progress.of_next_fit()
         else:
-            self.progress, self.step = before.progress, before.step
+            self.progress, self.step, self.should_stop = before.progress, before.step, before.should_stop
             self.lr_scheduler_configs = before.lr_scheduler_configs
         self.loops: dict[TrainerFn, Any] = dict(before.loops) if before is not None else {}
         for function in [fn] if fn is not None else TrainerFn:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from leyden.callback import Callback
+from leyden.callbacks import Callback
 
 
 class Checkpoint(Callback):

@@ -13,7 +13,7 @@ from leyden_callbacks import storage
 from leyden_callbacks.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from leyden.trainer import Trainer
+    from leyden import Trainer
 
 FIELD = re.compile(r"\{(?P<name>[^{}:]*)(?::(?P<spec>[^{}]*))?\}")
 

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from leyden.callback import Callback
-from leyden.plugin_system.hooks import hookimpl
+from leyden import hookimpl
+from leyden.callbacks import Callback
 from leyden.utilities import MisconfigurationException, missing_metric, rank_zero_warn
 
 if TYPE_CHECKING:
-    from leyden.module import LightningModule
-    from leyden.trainer import Trainer
+    from leyden import LightningModule, Trainer
 
 log = logging.getLogger("leyden.callbacks.early_stopping")
 

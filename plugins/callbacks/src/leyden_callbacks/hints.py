@@ -18,8 +18,7 @@ from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.warnings import PossibleUserWarning
 
 if TYPE_CHECKING:
-    from leyden.module import LightningModule
-    from leyden.trainer import Trainer
+    from leyden import LightningModule, Trainer
 
 T = TypeVar("T")
 WATCHED = 5.0  # seconds at the start of an epoch for which waiting is measured

@@ -8,7 +8,7 @@ from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from leyden.utilities.storage import is_remote, local_path
 
 if TYPE_CHECKING:
-    from leyden.trainer import Trainer
+    from leyden import Trainer
 
 
 def best_of_last_fit(trainer: Trainer, fn: str) -> str | None:

@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
-from leyden.callback import Callback
-from leyden.plugin_system.hooks import OBSERVATION
+from leyden.callbacks import Callback
+from leyden.plugins import OBSERVATION
 from leyden.utilities import MisconfigurationException
 
 

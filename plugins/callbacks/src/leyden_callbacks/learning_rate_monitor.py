@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch.optim import Optimizer
 
-from leyden.callback import Callback
+from leyden.callbacks import Callback
 from leyden.utilities import MisconfigurationException, rank_zero_warn
 
 if TYPE_CHECKING:
-    from leyden.module import LightningModule
-    from leyden.trainer import Trainer
+    from leyden import LightningModule, Trainer
 
 
 class LearningRateMonitor(Callback):

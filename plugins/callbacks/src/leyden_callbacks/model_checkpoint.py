@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from leyden.plugin_system.hooks import hookimpl
+from leyden import hookimpl
 from leyden.utilities import MisconfigurationException, missing_metric, rank_zero_info, rank_zero_warn
 from leyden.utilities.storage import is_remote
 from leyden_callbacks import storage
 from leyden_callbacks.checkpoint_files import CheckpointFiles
 
 if TYPE_CHECKING:
-    from leyden.module import LightningModule
-    from leyden.trainer import Trainer
+    from leyden import LightningModule, Trainer
 
 
 class ModelCheckpoint(CheckpointFiles):

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 from leyden import Component, hookimpl
 
 if TYPE_CHECKING:
-    from leyden.callback import Callback
-    from leyden.module import LightningModule
-    from leyden.trainer import Trainer
+    from leyden import LightningModule, Trainer
+    from leyden.callbacks import Callback
 
 CALLBACKS = {
     "BasePredictionWriter": "prediction_writer",

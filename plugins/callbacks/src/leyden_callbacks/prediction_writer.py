@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from leyden.callback import Callback
+from leyden.callbacks import Callback
 from leyden.utilities import MisconfigurationException
 
 if TYPE_CHECKING:
-    from leyden.module import LightningModule
-    from leyden.trainer import Trainer
+    from leyden import LightningModule, Trainer
 
 
 class BasePredictionWriter(Callback):

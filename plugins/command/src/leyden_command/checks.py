@@ -13,12 +13,8 @@ from typing import Any
 import torch
 from importlib_metadata import PackageNotFoundError, distribution, version
 
-from leyden.plugin_system.catalogue import published_by
-from leyden.plugin_system.compatibility import CORE_DISTRIBUTION, normalized
-from leyden.plugin_system.discovery import names_in
-from leyden.plugin_system.manager import PluginManager
-from leyden.trainer import Trainer
-from leyden.trainer.parts import ROLES
+from leyden import Trainer
+from leyden.plugins import CORE_DISTRIBUTION, ROLES, PluginManager, names_in, published_by
 from leyden_command import distributions
 from leyden_command.clashes import clashing_names
 from leyden_command.describe import order_mark
@@ -89,6 +85,7 @@ def set_aside(manager: PluginManager) -> Iterator[Problem]:
 def requirements(manager: PluginManager) -> Iterator[Problem]:
     """Find requirements of installed plugins that are missing or installed in the wrong version."""
     from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.utils import canonicalize_name
 
     for name, own in installed_distributions(manager).items():
         for text in distribution(name).requires or ():
@@ -105,7 +102,7 @@ def requirements(manager: PluginManager) -> Iterator[Problem]:
                 there = "not installed"
             if there == "not installed" or not need.specifier.contains(there, prereleases=True):
                 need.marker = None
-                of_core = normalized(need.name) == CORE_DISTRIBUTION
+                of_core = canonicalize_name(need.name) == CORE_DISTRIBUTION
                 fix = _upgrade(f"{CORE_DISTRIBUTION} {name}") if of_core else f'pip install "{need}"'
                 yield Problem(f"{name} {own} needs {need}, but {need.name} is {there}", fix)
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from leyden.plugin_system.discovery import names_in
+from leyden.plugins import names_in
 
 
 class _Choose(argparse.Action):

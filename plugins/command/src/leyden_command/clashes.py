@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from leyden.interfaces.component import Component
-from leyden.plugin_system.manager import PluginInfo, PluginManager
+from leyden import Component
+from leyden.plugins import PluginInfo, PluginManager
 
 
 def clashing_names(manager: PluginManager) -> list[tuple[str, str, list[PluginInfo]]]:

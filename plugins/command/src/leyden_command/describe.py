@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
-from leyden.plugin_system.hooks import RUN_HOOKS, facts
-from leyden.plugin_system.table import HookTable, Implementation
+from leyden.plugins import RUN_HOOKS, HookTable, Implementation, facts
 
 if TYPE_CHECKING:
-    from leyden.trainer import Trainer
+    from leyden import Trainer
 
 
 def describe_hooks(trainer: Trainer) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leyden.plugin_system.catalogue import catalogue
+from leyden.plugins import catalogue
 
 WITHOUT_PLUGIN = ("leyden", "leyden-testing")  # the catalogue lists only distributions with plugins
 

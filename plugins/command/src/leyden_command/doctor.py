@@ -12,9 +12,7 @@ from typing import Any
 
 import torch
 
-from leyden.plugin_system import hooks
-from leyden.plugin_system.discovery import discover
-from leyden.plugin_system.manager import PluginManager
+from leyden.plugins import HOOKS_VERSION, REGISTRATION, PluginManager, discover
 from leyden_command import checks
 from leyden_command.choice import add_plugin_option
 from leyden_command.describe import order_mark
@@ -39,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
 def examine(manager: PluginManager) -> dict[str, Any]:
     """Return the whole report as plain data."""
     return {
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "hooks": hooks.HOOKS_VERSION},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "hooks": HOOKS_VERSION},
         "distributions": checks.installed_distributions(manager),
         "devices": [asdict(device) for device in checks.devices(manager)],
         "order": _orders(manager),
@@ -50,7 +48,7 @@ def examine(manager: PluginManager) -> dict[str, Any]:
 def _orders(manager: PluginManager) -> dict[str, list[str]]:
     """Return, for each registration hook of several plugins, the plugins in calling order."""
     orders = {}
-    for name in hooks.REGISTRATION:
+    for name in REGISTRATION:
         implementations = getattr(manager.hook, name).get_hookimpls()
         if len(implementations) > 1 and name != "leyden_components":
             orders[name] = [f"{impl.plugin_name}{order_mark(impl)}" for impl in reversed(implementations)]

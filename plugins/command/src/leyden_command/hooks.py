@@ -10,10 +10,9 @@ from collections import defaultdict
 from time import perf_counter
 from typing import Any
 
-from leyden.interfaces.profiler import Profiler
-from leyden.plugin_system.discovery import discover
-from leyden.plugin_system.hooks import hookimpl
-from leyden.plugin_system.manager import PluginInfo
+from leyden import hookimpl
+from leyden.plugins import PluginInfo, discover
+from leyden.profilers import Profiler
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_command.choice import add_plugin_option
 from leyden_command.describe import describe_hooks

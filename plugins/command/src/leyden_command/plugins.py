@@ -7,8 +7,7 @@ import json
 from collections import defaultdict
 from typing import Any
 
-from leyden.plugin_system.discovery import discover
-from leyden.plugin_system.manager import PluginInfo, PluginManager
+from leyden.plugins import PluginInfo, PluginManager, discover
 from leyden_command.choice import add_plugin_option
 from leyden_command.clashes import clashing_names
 from leyden_command.describe import order_mark

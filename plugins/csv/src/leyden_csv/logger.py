@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from leyden.interfaces.logger import as_mapping, rank_zero_experiment
+from leyden.loggers import as_mapping, rank_zero_experiment
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_csv.writer import ExperimentWriter

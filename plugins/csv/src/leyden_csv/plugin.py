@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from leyden import Component, hookimpl
 
 if TYPE_CHECKING:
-    from leyden.interfaces.logger import Logger
-    from leyden.trainer import Trainer
+    from leyden import Trainer
+    from leyden.loggers import Logger
 
 
 @hookimpl

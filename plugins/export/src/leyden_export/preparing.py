@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from leyden import LightningModule
-from leyden.mixins.hooks import DataHooks
+from leyden import LightningDataModule, LightningModule
 from leyden.utilities import MisconfigurationException
 from leyden.utilities.overriding import is_overridden
 
@@ -48,8 +47,8 @@ def transferred(module: LightningModule, batch: Any) -> Any:
         datamodule = None
 
     def hook(name: str) -> Any:
-        overridden = datamodule is not None and is_overridden(name, datamodule, DataHooks)
-        return getattr(datamodule if overridden else module, name)
+        theirs = datamodule is not None and is_overridden(name, datamodule, LightningDataModule)
+        return getattr(datamodule if theirs else module, name)
 
     batch = hook("on_before_batch_transfer")(batch, 0)
     batch = hook("transfer_batch_to_device")(batch, module.device, 0)

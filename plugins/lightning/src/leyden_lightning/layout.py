@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from leyden.loops.progress import Phase, Progress
+from leyden.plugins import Phase, Progress
 from leyden.utilities import MisconfigurationException
 
 VERSION_KEY = "pytorch-lightning_version"
@@ -75,7 +75,7 @@ def progress(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         checkpoint: The checkpoint.
 
     Returns:
-        The attributes of :class:`~leyden.loops.progress.Progress`.
+        The attributes of :class:`~leyden.plugins.Progress`.
 
     Raises:
         MisconfigurationException: The checkpoint has the layout of another version of Lightning.

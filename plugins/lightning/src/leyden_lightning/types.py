@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import NotRequired, Required, TypedDict
 
-from leyden.loops.optimizers import LRSchedulerConfig as LRSchedulerConfig
+from leyden.plugins import LRSchedulerConfig as LRSchedulerConfig
 
 # The types of a step's return value and of loaders, which may be any iterable or a collection of iterables.
 STEP_OUTPUT = Tensor | Mapping[str, Any] | None

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from leyden.interfaces.logger import Logger
+from leyden.loggers import Logger
 from leyden.utilities.storage import entries
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import LBFGS, Optimizer
 
-from leyden.interfaces.accelerator import Accelerator
-from leyden.interfaces.precision import Precision
+from leyden.accelerators import Accelerator
+from leyden.plugins import Precision
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_info
 

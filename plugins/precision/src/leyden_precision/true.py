@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from leyden.interfaces.precision import Precision
+from leyden.plugins import Precision
 from leyden.utilities.batch import map_collection
 
 

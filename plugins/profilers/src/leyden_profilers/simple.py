@@ -8,7 +8,7 @@ from array import array
 from collections import defaultdict
 from pathlib import Path
 
-from leyden.interfaces.profiler import Profiler
+from leyden.profilers import Profiler
 
 
 class SimpleProfiler(Profiler):

@@ -15,12 +15,11 @@ from datetime import timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from leyden.plugin_system.hooks import hookimpl
+from leyden import hookimpl
 from leyden_progress.base import ProgressBar, batches_text
 
 if TYPE_CHECKING:
-    from leyden.module import LightningModule
-    from leyden.trainer import Trainer
+    from leyden import LightningModule, Trainer
 
 FASTEST_REDRAW = 0.1
 """The minimum of seconds between two redraws; nobody can read faster."""

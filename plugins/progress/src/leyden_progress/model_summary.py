@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from leyden.callback import Callback
+from leyden.callbacks import Callback
 from leyden.utilities import rank_zero_info
 from leyden_progress.summary import Columns, format_table, format_totals, summarize
 from leyden_progress.summary import ModelSummary as Summary
 
 if TYPE_CHECKING:
-    from leyden.module import LightningModule
-    from leyden.trainer import Trainer
+    from leyden import LightningModule, Trainer
 
 
 RIGHT_JUSTIFIED = ("Params", "FLOPs", "In sizes", "Out sizes")

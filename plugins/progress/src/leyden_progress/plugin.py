@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from leyden import Component, hookimpl
 
 if TYPE_CHECKING:
-    from leyden.callback import Callback
-    from leyden.trainer import Trainer
+    from leyden import Trainer
+    from leyden.callbacks import Callback
 
 CALLBACKS = {
     "ModelSummary": "model_summary",

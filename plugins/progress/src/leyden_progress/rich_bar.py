@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn, Task, TaskID
     from rich.style import Style
 
-    from leyden.trainer import Trainer
+    from leyden import Trainer
     from leyden_progress.rich_columns import BatchProgress
 
 

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from leyden.data.transfer import transfer_function
-from leyden.mixins.hooks import DataHooks
+from leyden import LightningModule
+from leyden.plugins import transfer_function
 from leyden.utilities import rank_zero_warn
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.rng import isolate_rng
 
 if TYPE_CHECKING:
-    from leyden.trainer import Trainer
+    from leyden import Trainer
 
 UNITS = " KMBT"
 UNKNOWN = "?"
@@ -302,7 +302,7 @@ def _on_device(model: nn.Module, trainer: Trainer | None) -> Any:
     if trainer is not None:
         return transfer_function(trainer.run, 0)(example)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    if not isinstance(model, DataHooks):
+    if not isinstance(model, LightningModule):
         return move_data_to_device(example, device)
     example = model.on_before_batch_transfer(example, 0)
     return model.on_after_batch_transfer(model.transfer_batch_to_device(example, device, 0), 0)

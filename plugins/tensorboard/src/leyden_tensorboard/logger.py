@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from leyden.interfaces.logger import as_mapping, rank_zero_experiment
+from leyden.loggers import as_mapping, rank_zero_experiment
 from leyden.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from leyden_logfiles.hparams import save_hparams
 from leyden_logfiles.run_directory import RunDirectoryLogger

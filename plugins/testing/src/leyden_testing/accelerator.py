@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import leyden as pl
-from leyden.interfaces.accelerator import Accelerator
-from leyden.interfaces.component import Component
-from leyden.plugin_system.discovery import discover
+from leyden import Component
+from leyden.accelerators import Accelerator
+from leyden.plugins import discover
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing.component import TrainerPartConformance, check_sentence

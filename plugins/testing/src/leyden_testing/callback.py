@@ -13,20 +13,11 @@ import pytest
 import torch
 
 import leyden as pl
-from leyden.callback import Callback
-from leyden.plugin_system.discovery import discover
-from leyden.plugin_system.hooks import RUN_HOOKS
-from leyden.plugin_system.manager import PluginManager
-from leyden.plugin_system.table import Participant, implementations
+from leyden.callbacks import Callback
+from leyden.plugins import ROLES, RUN_HOOKS, Participant, discover
 from leyden.utilities.plain import to_plain
 from leyden_testing.component import TrainerPartConformance
 from leyden_testing.training import Model, SaveAmid, rows, same, weights
-
-SWITCHES = {
-    "checkpoint": "enable_checkpointing",
-    "progress_bar": "enable_progress_bar",
-    "model_summary": "enable_model_summary",
-}
 
 
 class CallbackConformance(TrainerPartConformance):
@@ -61,7 +52,7 @@ class CallbackConformance(TrainerPartConformance):
         target = value
         if isinstance(value, str) and discover().named(self.kind, value):
             target = discover().component(self.kind, value).load()
-        switch = SWITCHES.get(getattr(target, "role", None) or "")
+        switch = ROLES.get(getattr(target, "role", None) or "")
         return {"callbacks": [value], **({switch: None} if switch else {}), **self.options}
 
     def part_of(self, trainer: pl.Trainer) -> Any:
@@ -72,7 +63,9 @@ class CallbackConformance(TrainerPartConformance):
 
     def test_its_hooks_take_what_hooks_offer(self, part: Any) -> None:
         """Each hook that it overrides takes arguments that the hook has."""
-        implementations(PluginManager(), [Participant(part, Callback)])
+        participant = Participant(part, Callback)
+        for hook in RUN_HOOKS:
+            participant.implementation(hook)
 
     def test_no_method_misspells_a_hook(self, part: Any) -> None:
         """No method has a name that is almost a hook's, since it would never be called."""

@@ -12,8 +12,7 @@ import pytest
 import torch
 
 import leyden as pl
-from leyden.interfaces.checkpoint_io import CheckpointIO
-from leyden.plugin_system.discovery import discover
+from leyden.plugins import CheckpointIO, discover
 from leyden_testing.component import TrainerPartConformance
 from leyden_testing.training import Model, SaveAmid, rows, same, weights
 

@@ -18,10 +18,8 @@ import pytest
 import torch
 
 import leyden as pl
-from leyden.interfaces.component import Component
-from leyden.plugin_system.compatibility import CORE_DISTRIBUTION
-from leyden.plugin_system.discovery import discover
-from leyden.plugin_system.manager import PluginInfo
+from leyden import Component
+from leyden.plugins import CORE_DISTRIBUTION, PluginInfo, discover
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_testing import discovery, traces

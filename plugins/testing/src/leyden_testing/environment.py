@@ -12,9 +12,8 @@ from unittest import mock
 import pytest
 
 import leyden as pl
-from leyden.interfaces.component import Component
-from leyden.interfaces.environment import Environment
-from leyden.plugin_system.discovery import discover
+from leyden import Component
+from leyden.plugins import Environment, discover
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing.component import TrainerPartConformance, check_sentence
 

@@ -10,7 +10,7 @@ from textwrap import dedent
 
 import pytest
 
-from leyden.plugin_system.discovery import discover
+from leyden.plugins import discover
 
 PRELUDE = "from leyden import Component, hookimpl\n"
 

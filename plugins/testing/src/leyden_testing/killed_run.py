@@ -30,7 +30,7 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 import leyden as pl
-from leyden.interfaces.logger import Logger
+from leyden.loggers import Logger
 from leyden.utilities.rng import seed_host
 from leyden_testing.training import quiet_trainer
 

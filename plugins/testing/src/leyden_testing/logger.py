@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import leyden as pl
-from leyden.interfaces.component import Component
-from leyden.interfaces.logger import Logger, flatten_params
-from leyden.plugin_system.discovery import discover
+from leyden import Component
+from leyden.loggers import Logger, flatten_params
+from leyden.plugins import discover
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_testing.component import TrainerPartConformance, check_sentence

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import leyden as pl
-from leyden.interfaces.logger import Logger
+from leyden.loggers import Logger
 from leyden_testing.training import loader, quiet_trainer
 
 

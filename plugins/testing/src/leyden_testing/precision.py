@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import leyden as pl
-from leyden.interfaces.precision import Precision
-from leyden.plugin_system.discovery import discover
+from leyden.plugins import Precision, discover
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.plain import to_plain
 from leyden_testing.component import TrainerPartConformance, check_sentence

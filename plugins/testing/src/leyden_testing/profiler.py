@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from leyden.interfaces.component import Component
-from leyden.interfaces.profiler import Profiler
-from leyden.plugin_system.discovery import discover
+from leyden import Component
+from leyden.plugins import discover
+from leyden.profilers import Profiler
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_testing.component import TrainerPartConformance
 from leyden_testing.training import Model, reference_trainer, rows, same, weights

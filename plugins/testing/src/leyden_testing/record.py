@@ -12,9 +12,8 @@ import torch
 from torch.utils.data import DataLoader
 
 import leyden as pl
-from leyden.interfaces.component import Component
-from leyden.interfaces.record import Record
-from leyden.plugin_system.discovery import discover
+from leyden import Component
+from leyden.plugins import Record, discover
 from leyden_testing.component import Conformance, check_sentence
 from leyden_testing.ranks import on_ranks
 from leyden_testing.training import Model, Recorder, SaveAmid, Series, rows

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import leyden as pl
-from leyden.interfaces.accelerator import Accelerator, parse_indices
-from leyden.interfaces.logger import Logger
+from leyden.accelerators import Accelerator
+from leyden.loggers import Logger
 
 FEATURES, TARGETS = 4, 2
 Series = dict[str, list[tuple[int, float]]]
@@ -40,8 +40,8 @@ class Host(Accelerator):
 
     @classmethod
     def parse_devices(cls, devices: int | str | Sequence[int]) -> list[int]:
-        """Return the indices of the processes."""
-        return list(parse_indices(devices, 1))
+        """The numbers of the processes."""
+        return list(range(1 if devices == "auto" else int(str(devices))))
 
     @classmethod
     def get_parallel_devices(cls, devices: Sequence[int]) -> list[torch.device]:

@@ -14,7 +14,7 @@ if importlib.util.find_spec("torch_quux") is not None:
 class QuuxAccelerator(Accelerator):
     """Quux devices.
 
-    Override what differs from PyTorch's other devices; ``leyden.interfaces.accelerator`` documents the methods.
+    Override what differs from PyTorch's other devices; ``leyden.accelerators.Accelerator`` documents the methods.
 
     Example::
 
