@@ -28,7 +28,7 @@ REFUSALS = (MisconfigurationException, ValueError, TypeError)
 
 # -- what they come to ------------------------------------------------------------------------------------
 
-SETTLED = [
+COME_TO = [
     ({}, {"limit_train_batches": 1.0, "val_check_interval": 1.0, "num_sanity_val_steps": 2, "log_every_n_steps": 50}),
     ({}, {"max_steps": -1, "accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": None}),
     ({"num_sanity_val_steps": -1}, {"num_sanity_val_steps": math.inf}),
@@ -51,10 +51,10 @@ SETTLED = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "settled"), SETTLED, ids=str)
-def test_what_an_argument_comes_to(tmp_path, arguments, settled):
+@pytest.mark.parametrize(("arguments", "expected"), COME_TO, ids=str)
+def test_what_an_argument_comes_to(tmp_path, arguments, expected):
     trainer = quiet_trainer(tmp_path, **{"max_epochs": None, **arguments})
-    for name, value in settled.items():
+    for name, value in expected.items():
         found = getattr(trainer, name)
         assert found == value
         assert type(found) is type(value)
@@ -95,18 +95,18 @@ REFUSED = [
     ("val_check_interval", timedelta(-1), "val_check_interval=datetime.timedelta(days=-1) is not a duration"),
     ("reload_dataloaders_every_n_epochs", -1, "reload_dataloaders_every_n_epochs=-1 must be an integer of at least 0."),
     ("log_every_n_steps", 0.5, "log_every_n_steps=0.5 must be an integer of at least 0."),
-    ("gradient_clip_val", "much", "gradient_clip_val='much' must be a number."),
-    ("gradient_clip_val", -1, "gradient_clip_val=-1 must be 0 (no clipping) or more."),
-    ("gradient_clip_val", math.nan, "gradient_clip_val=nan must be a number."),
+    ("gradient_clip_val", "much", "gradient_clip_val='much' must be a number of at least 0"),
+    ("gradient_clip_val", -1, "gradient_clip_val=-1 must be a number of at least 0"),
+    ("gradient_clip_val", math.nan, "gradient_clip_val=nan must be a number of at least 0"),
     ("gradient_clip_algorithm", "scissors", "gradient_clip_algorithm='scissors' is not known"),
-    ("deterministic", "yes", "deterministic='yes': write True, False or \"warn\"."),
+    ("deterministic", "yes", "deterministic='yes' is not known; write True or False or \"warn\"."),
     ("fast_dev_run", -1, "fast_dev_run=-1 must be True, False or a number of batches."),
     ("fast_dev_run", 0.5, "fast_dev_run=0.5 must be True, False or a number of batches."),
     ("enable_progress_bar", "no", "enable_progress_bar='no' must be True or False."),
     ("inference_mode", 2, "inference_mode=2 must be True or False."),
-    ("default_root_dir", 5, "default_root_dir=5 must be a path."),
+    ("default_root_dir", 5, "default_root_dir=5 must be the path of a directory."),
     ("barebones", 1.0, "barebones=1.0 must be True or False."),
-    ("devices", None, "devices=None names no device"),
+    ("devices", None, "devices=None is not understood"),
 ]
 
 

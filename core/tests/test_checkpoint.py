@@ -342,7 +342,7 @@ def test_without_the_plugin_that_knows_a_name_it_is_named(tmp_path, name, distri
     manager = trainer.plugin_manager
     for implementation in list(manager.hook.leyden_find_checkpoint.get_hookimpls()):
         manager.unregister(implementation.plugin)
-    said = rf"^There is no checkpoint at ckpt_path='{name}'\. What this name .*: pip install {distribution}\.$"
+    said = rf"^There is no checkpoint at ckpt_path='{name}'\. A plugin knows this name: pip install {distribution}\.$"
     with pytest.raises(FileNotFoundError, match=said):
         trainer.fit(LoggingModel(), rows(1), ckpt_path=name)
 
@@ -398,7 +398,9 @@ def test_a_fit_is_not_resumed_from_what_another_version_keeps_of_it_and_weights_
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["leyden"] = {"version": version}
     torch.save(checkpoint, path)
-    with pytest.raises(MisconfigurationException, match=rf"it has version {version} of .* reads version \d+\. Resume"):
+    with pytest.raises(
+        MisconfigurationException, match=rf"it is of version {version}, and .* reads version \d+\. Resume"
+    ):
         quiet_trainer(tmp_path).fit(LoggingModel(), rows(1), ckpt_path=path)
     model = LoggingModel()
     quiet_trainer(tmp_path).test(model, rows(1), ckpt_path=path)
@@ -415,7 +417,8 @@ def test_where_no_plugin_knows_that_a_fit_is_not_resumed_and_weights_are_loaded(
             trainer.plugin_manager.unregister(implementation.plugin)
     advice = "" if known else r" \(for Lightning's: pip install leyden-lightning\)"
     with pytest.raises(
-        MisconfigurationException, match=rf"no installed plugin knows .* come{advice}\. Load its weights"
+        MisconfigurationException,
+        match=rf"no installed plugin knows .* come{advice}\. Install one, or load its weights",
     ):
         trainer.fit(LoggingModel(), rows(1), ckpt_path=path)
     model = LoggingModel()

@@ -115,6 +115,7 @@ def save_hparams(trainer, path, values):
     return torch.load(path, weights_only=True).get("hyper_parameters", {})
 
 
+@pytest.mark.filterwarnings("ignore:Left out of the checkpoint")  # set after the start, when they are named
 @QUICK
 @given(values=st.dictionaries(st.text(), ANYTHING, max_size=4))
 def test_any_hyperparameters_load_with_weights_only(trained, tmp_path, values):
@@ -122,6 +123,7 @@ def test_any_hyperparameters_load_with_weights_only(trained, tmp_path, values):
     assert set(loaded) <= set(values)
 
 
+@pytest.mark.filterwarnings("ignore:Left out of the checkpoint")
 @pytest.mark.parametrize("value", [*NUMPY, *OBJECTS], ids=lambda value: type(value).__name__)
 def test_each_kind_of_value_loads_or_is_left_out(trained, tmp_path, value):
     values = {"value": value, "list": [value], "nested": {"value": value, "other": 1}}

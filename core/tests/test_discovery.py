@@ -453,7 +453,9 @@ def test_accelerators_of_one_priority_are_not_chosen_between(plugin_site: Plugin
         plugin_site.add(f"acme-{name}", source, plugin=name)
     plugin_site.module("acme_device", NPU_DEVICE)
     for value in ("auto", "chip"):
-        with pytest.raises(pl.utilities.MisconfigurationException, match="could be 'one' or 'two': both find a device"):
+        with pytest.raises(
+            pl.utilities.MisconfigurationException, match="could be 'one' or 'two', which have the same"
+        ):
             quiet_trainer(tmp_path, accelerator=value)
     assert quiet_trainer(tmp_path, accelerator="three").accelerator.name() == "npu"
 

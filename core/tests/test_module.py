@@ -87,7 +87,7 @@ def test_forgetting_super_init_is_told(tmp_path):
         def __init__(self):
             nn.Module.__init__(self)
 
-    with pytest.raises(MisconfigurationException, match=r"Careless.__init__ does not call super\(\)"):
+    with pytest.raises(MisconfigurationException, match=r"Careless.__init__ must call super\(\)"):
         quiet_trainer(tmp_path).fit(Careless(), rows(1))
 
 

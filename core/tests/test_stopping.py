@@ -292,7 +292,7 @@ def test_attributes_through_a_run(tmp_path):
 
 
 def test_barebones_turns_everything_off(tmp_path):
-    with pytest.raises(ValueError, match=r"barebones=True\).*enable_checkpointing=True"):
+    with pytest.raises(ValueError, match=r"barebones=True.*enable_checkpointing=True"):
         pl.Trainer(accelerator="cpu", barebones=True, enable_checkpointing=True)
     trainer = pl.Trainer(accelerator="cpu", barebones=True, max_epochs=1, default_root_dir=tmp_path)
     model = ValidatedModel()

@@ -57,7 +57,7 @@ def test_a_predict_step_that_is_none(tmp_path):
 def test_what_configure_callbacks_may_not_return(tmp_path, returned):
     model = EveryStep()
     model.configure_callbacks = lambda: returned
-    refused(tmp_path, f"^configure_callbacks returned {re.escape(repr(returned))}; return a callback or a list", model)
+    refused(tmp_path, f"^configure_callbacks returned {re.escape(repr(returned))}; return a list of callbacks", model)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 import leyden
+from leyden.plugin_system.discovery import discover
 from leyden.utilities.warnings import PossibleUserWarning
 from leyden_testing.models import rows
 from leyden_testing.training import quiet_trainer
@@ -73,6 +74,28 @@ def test_parts_in_evaluation_mode_are_named_when_training_starts(trainer: Any) -
     model.eval()
     (text,) = said(lambda: trainer().fit(model, rows(2), rows(1)))
     assert text.startswith("4 module(s) are in evaluation mode at the start of training, 'the whole model' first;")
+    assert said(lambda: trainer(barebones=True).fit(model, rows(2), rows(1))) == []
+
+
+# -- parts that are left out of checkpoints ---------------------------------------------------------------
+
+
+@pytest.fixture
+def without_metrics(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A block in which the plugin that keeps the states of metrics is disabled."""
+    monkeypatch.setenv("LEYDEN_PLUGINS_DISABLED", "torchmetrics")
+    discover.cache_clear()
+    yield
+    discover.cache_clear()
+
+
+def test_metrics_whose_states_no_plugin_keeps(trainer: Any, without_metrics: None) -> None:
+    metric = type("Metric", (torch.nn.Module,), {"__module__": "torchmetrics.metric"})
+    model = Model()
+    model.accuracy, model.error = metric(), type("Error", (metric,), {})()
+    (text,) = said(lambda: trainer(max_epochs=2).fit(model, rows(2), rows(1)))
+    assert "'accuracy', a Metric, accumulates will not be in checkpoints" in text
+    assert "leyden-torchmetrics" in text
     assert said(lambda: trainer(barebones=True).fit(model, rows(2), rows(1))) == []
 
 

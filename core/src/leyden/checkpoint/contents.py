@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from leyden.plugin_system.catalogue import UnknownComponentError
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.plain import to_plain
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 if TYPE_CHECKING:
-    from leyden.mixins.hparams import HyperparametersMixin
     from leyden.trainer.run import Run
 
 CHECKPOINT_KEY = "leyden"
 OWN_VERSION = 4  # of what is under it
+NEW_FIT = "load its weights with load_from_checkpoint and start a new fit"
 
 
 def dump(run: Run, weights_only: bool = False) -> dict[str, Any]:
@@ -33,7 +32,7 @@ def dump(run: Run, weights_only: bool = False) -> dict[str, Any]:
         run: The run.
         weights_only: Leave out what only training needs: optimizers, schedulers, callbacks, random states.
     """
-    trainer, strategy, module, datamodule = run.trainer, run.strategy, run.module, run.datamodule
+    trainer, strategy, module = run.trainer, run.strategy, run.module
     checkpoint: dict[str, Any] = {
         "epoch": run.current_epoch,
         "global_step": run.global_step,
@@ -47,11 +46,12 @@ def dump(run: Run, weights_only: bool = False) -> dict[str, Any]:
             checkpoint[type(strategy.precision).__qualname__] = state
         ranks = strategy.all_gather_object(move_data_to_device(_state_of_rank(run), torch.device("cpu")))
         checkpoint[CHECKPOINT_KEY] = {"version": OWN_VERSION, "plugins": _plugins(run), "ranks": ranks}
-    _add_hparams(checkpoint, module)
-    if datamodule is not None:
-        _add_hparams(checkpoint, datamodule)
-        if state := datamodule.state_dict():
-            checkpoint[type(datamodule).__qualname__] = state
+    for owner in run.owners:
+        if owner.hparams:
+            checkpoint[owner.CHECKPOINT_HYPER_PARAMS_NAME] = owner._hparams_name
+            checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = dict(owner.hparams)
+    if run.datamodule is not None and (state := run.datamodule.state_dict()):
+        checkpoint[type(run.datamodule).__qualname__] = state
     if weights_only:
         trainer.plugin_manager.hook.on_save_checkpoint(trainer=trainer, pl_module=module, checkpoint=checkpoint)
         module.on_save_checkpoint(checkpoint)
@@ -59,7 +59,8 @@ def dump(run: Run, weights_only: bool = False) -> dict[str, Any]:
         run.hooks.on_save_checkpoint(checkpoint)
     dropped: list[str] = []
     plain: dict[str, Any] = to_plain(checkpoint, dropped=dropped)
-    _tell_of_dropped(run, dropped)
+    if news := run.not_told(dropped):
+        rank_zero_warn(f"Left out of the checkpoint, since loading it would mean running code: {', '.join(news)}.")
     return plain
 
 
@@ -74,54 +75,6 @@ def _state_of_rank(run: Run) -> dict[str, Any]:
     }
 
 
-def _add_hparams(checkpoint: dict[str, Any], owner: HyperparametersMixin) -> None:
-    if owner.hparams:
-        checkpoint[owner.CHECKPOINT_HYPER_PARAMS_NAME] = owner._hparams_name
-        checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = dict(owner.hparams)
-
-
-def _tell_of_dropped(run: Run, dropped: list[str]) -> None:
-    """Say once per key what could not be saved; hyperparameters were named when the run began."""
-    news = [path for path in dropped if "hyper_parameters." not in path and not _is_told(run, path)]
-    if news:
-        rank_zero_warn(f"Left out of the checkpoint, since loading it would mean running code: {', '.join(news)}.")
-
-
-def warn_of_hparams(run: Run) -> None:
-    """Name, at the start of a run, the hyperparameters that checkpoints will not hold."""
-    for owner in (run.module, run.datamodule):
-        dropped: list[str] = []
-        to_plain(dict(owner.hparams) if owner is not None else {}, dropped=dropped)
-        if dropped and not _is_told(run, id(owner)):
-            names = ", ".join(dropped)
-            rank_zero_warn(
-                f"Hyperparameters of {type(owner).__name__} that are no plain data are not saved: {names}. "
-                f"Pass them when loading, load_from_checkpoint(path, {dropped[0].split('.')[0]}=...), and leave them "
-                "out with save_hyperparameters(ignore=[...])."
-            )
-
-
-def warn_of_lost_parts(run: Run) -> None:
-    """Name, at the start of a run, the module's parts whose state a plugin would keep that is not there."""
-    names = {type(part): name for name, part in run.module.named_modules()}
-    for cls, name in names.items():
-        try:
-            run.trainer.plugin_manager.component_for("record", cls)
-        except UnknownComponentError as error:
-            if not _is_told(run, str(error)):
-                rank_zero_warn(
-                    f"What the module's {name!r}, a {cls.__name__}, accumulates will not be in checkpoints, so that a "
-                    f"resumed run starts it anew. {error}"
-                )
-
-
-def _is_told(run: Run, of: str | int) -> bool:
-    """Whether this was asked before: what can't be saved is told once for each Trainer."""
-    known = of in run.told
-    run.told.add(of)
-    return known
-
-
 def _plugins(run: Run) -> list[list[str]]:
     return [[record.name, record.version] for record in run.trainer.plugin_manager.active]
 
@@ -131,18 +84,16 @@ def _plugins(run: Run) -> list[list[str]]:
 
 def restore_module(run: Run, checkpoint: dict[str, Any]) -> None:
     """Put back weights and data-module and callback states; before the module is moved to its device."""
-    module, datamodule, callbacks = run.module, run.datamodule, run.trainer.callbacks
     run.hooks.on_load_checkpoint(checkpoint)
-    run.strategy.load_module_state_dict(module, checkpoint["state_dict"], strict=module.strict_loading)
-    if datamodule is not None and type(datamodule).__qualname__ in checkpoint:
-        datamodule.load_state_dict(checkpoint[type(datamodule).__qualname__])
-    states = checkpoint.get("callbacks") or {}
-    for callback in callbacks:
+    run.strategy.load_module_state_dict(run.module, checkpoint["state_dict"], strict=run.module.strict_loading)
+    if run.datamodule is not None and (state := checkpoint.get(type(run.datamodule).__qualname__)) is not None:
+        run.datamodule.load_state_dict(state)
+    states = dict(checkpoint.get("callbacks") or {})
+    for callback in run.trainer.callbacks:
         if callback.state_key in states:
-            callback.load_state_dict(states[callback.state_key])
-    keys = {callback.state_key for callback in callbacks}
-    if run.is_fit and (unused := [key for key in states if key not in keys]):
-        rank_zero_warn(f"The checkpoint holds the state of callbacks that this Trainer has not: {', '.join(unused)}.")
+            callback.load_state_dict(states.pop(callback.state_key))
+    if run.is_fit and states:
+        rank_zero_warn(f"The checkpoint holds the state of callbacks that this Trainer has not: {', '.join(states)}.")
 
 
 def restore_training(run: Run, checkpoint: dict[str, Any]) -> None:
@@ -154,15 +105,14 @@ def restore_training(run: Run, checkpoint: dict[str, Any]) -> None:
     """
     if "optimizer_states" not in checkpoint:
         raise MisconfigurationException(
-            "Training can't be resumed from a checkpoint of weights alone (save_weights_only=True); load its weights "
-            "with load_from_checkpoint and start a new fit."
+            f"Training can't be resumed from a checkpoint of weights alone (save_weights_only=True); {NEW_FIT}."
         )
     optimizers, schedulers, strategy = run.optimizers, run.lr_schedulers, run.strategy
     states, scheduler_states = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
     if len(states) != len(optimizers) or len(scheduler_states) != len(schedulers):
         raise MisconfigurationException(
-            f"The checkpoint has {len(states)} optimizers and {len(scheduler_states)} schedulers, configure_optimizers "
-            f"returned {len(optimizers)} and {len(schedulers)}."
+            f"The checkpoint has {len(states)} optimizers and {len(scheduler_states)} schedulers, and the module "
+            f"{len(optimizers)} and {len(schedulers)}; make the same in configure_optimizers."
         )
     for optimizer, state in zip(optimizers, states, strict=True):
         strategy.load_optimizer_state_dict(optimizer, state)
@@ -170,8 +120,8 @@ def restore_training(run: Run, checkpoint: dict[str, Any]) -> None:
         scheduler.load_state_dict(state)
     if (state := checkpoint.get(type(strategy.precision).__qualname__)) is not None:
         strategy.precision.load_state_dict(state)
-    if (own := checkpoint.get(CHECKPOINT_KEY)) is not None:
-        _restore_fit(run, own)
+    if CHECKPOINT_KEY in checkpoint:
+        _restore_fit(run, checkpoint[CHECKPOINT_KEY])
     else:
         _restore_fit_of_another_framework(run, checkpoint)
 
@@ -179,9 +129,8 @@ def restore_training(run: Run, checkpoint: dict[str, Any]) -> None:
 def _restore_fit(run: Run, own: dict[str, Any]) -> None:
     if own["version"] != OWN_VERSION:
         raise MisconfigurationException(
-            f"Training can't be resumed from this checkpoint: it has version {own['version']} of what Leyden keeps of "
-            f"a fit, and this Leyden reads version {OWN_VERSION}. Resume with the Leyden that wrote it, or load its "
-            "weights with load_from_checkpoint and start a new fit."
+            f"Training can't be resumed from this checkpoint: it is of version {own['version']}, and this Leyden reads "
+            f"version {OWN_VERSION}. Resume with the Leyden that wrote it, or {NEW_FIT}."
         )
     _tell_of_plugins(run, own["plugins"])
     ranks, world, loop = own["ranks"], run.strategy.world_size, run.loop
@@ -197,8 +146,8 @@ def _restore_fit(run: Run, own: dict[str, Any]) -> None:
         loop.load_state_dict({"progress": own["fit"]["progress"]})
         progress.batch_idx = progress.batch_idx * len(ranks) // world
         rank_zero_info(
-            f"The checkpoint is from a run of {len(ranks)} processes, and there are {world}: the run goes on after "
-            f"batch {progress.batch_idx} of epoch {progress.epoch} with random states of its own, so it is not exact."
+            f"The checkpoint is from a run of {len(ranks)} processes, and there are {world}: the run is not exact, and "
+            f"goes on after batch {progress.batch_idx} of epoch {progress.epoch} with random states of its own."
         )
     run.metrics.restore_callback_metrics(own["callback_metrics"])
 
@@ -211,20 +160,15 @@ def _restore_fit_of_another_framework(run: Run, checkpoint: dict[str, Any]) -> N
         advice = "" if known else f" (for Lightning's: {manager.advice('progress')})"
         raise MisconfigurationException(
             "Training can't be resumed from this checkpoint: it was not written by Leyden, and no installed plugin "
-            f"knows how far its fit had come{advice}. Load its weights with load_from_checkpoint and start a new fit."
+            f"knows how far its fit had come{advice}. Install one, or {NEW_FIT}."
         )
     run.loop.load_state_dict({"progress": found})
-    rank_zero_info(
-        "The checkpoint was not written by Leyden: it holds no random states, so the resumed run is not exact."
-    )
+    rank_zero_info("The checkpoint was not written by Leyden: without random states, the resumed run is not exact.")
 
 
 def _tell_of_plugins(run: Run, saved: list[list[str]]) -> None:
     now = _plugins(run)
-    if now != saved:
-        gone = [f"{name} {version}" for name, version in saved if [name, version] not in now]
-        new = [f"{name} {version}" for name, version in now if [name, version] not in saved]
-        rank_zero_info(
-            f"The plugins differ from those of the checkpoint: {', '.join(gone) or 'none'} missing, "
-            f"{', '.join(new) or 'none'} more."
-        )
+    gone = ", ".join(" ".join(plugin) for plugin in saved if plugin not in now) or "none"
+    new = ", ".join(" ".join(plugin) for plugin in now if plugin not in saved) or "none"
+    if sorted(now) != sorted(saved):
+        rank_zero_info(f"The plugins differ from those of the checkpoint: {gone} missing, {new} more.")

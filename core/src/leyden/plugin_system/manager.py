@@ -216,6 +216,8 @@ class PluginManager(pluggy.PluginManager):
         make = self.component(kind, value).build if isinstance(value, str) else value
         try:
             return make(**arguments)
+        except MisconfigurationException:
+            raise  # it is a TypeError too, and says by itself what is wrong
         except TypeError as error:
             name = value if isinstance(value, str) else value.__name__
             raise MisconfigurationException(

@@ -1,94 +1,30 @@
-"""The Trainer's plain arguments: checked, and settled where one decides about others."""
+"""The Trainer's settings: each is declared once with what it may be, and all are checked before anything is built."""
 
-from __future__ import annotations
-
+import inspect
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from numbers import Integral, Real
-from typing import Any
+from typing import Annotated, Any, get_args
 
 from leyden.utilities.durations import parse_duration
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_info
 
-# What the Trainer has of these is chosen or built from what was written.
-PARTS = ("accelerator", "strategy", "devices", "precision", "plugins", "profiler", "logger", "callbacks")
-LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches")
-# The documented defaults of arguments whose default is None.
-DEFAULTS = {
-    **dict.fromkeys(LIMITS, 1.0),
-    "val_check_interval": 1.0,
-    "num_sanity_val_steps": 2,
-    "log_every_n_steps": 50,
-}
-COUNTS = {
-    "accumulate_grad_batches": 1, "log_every_n_steps": 0, "reload_dataloaders_every_n_epochs": 0,
-    "num_sanity_val_steps": -1, "max_steps": -1, "num_nodes": 1,
+COUNTED = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "max_steps")
+# What fast_dev_run sets, besides these counts.
+FAST_DEV_RUN = {
+    "max_epochs": 1, "num_sanity_val_steps": 0, "val_check_interval": 1.0, "check_val_every_n_epoch": 1,
+    "enable_checkpointing": False,
 }  # fmt: skip
-OPTIONAL_COUNTS = {"max_epochs": -1, "min_epochs": 0, "min_steps": 0, "check_val_every_n_epoch": 1}
-FLAGS = ("enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-SWITCHES = (
-    *FLAGS, "benchmark", "inference_mode", "use_distributed_sampler", "detect_anomaly", "barebones", "sync_batchnorm",
-    "enable_autolog_hparams",
-)  # fmt: skip
+# What barebones turns off; it is refused together with any of them.
+BAREBONES = {
+    "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False, "logger": False,
+    "profiler": None, "fast_dev_run": False, "detect_anomaly": False, "num_sanity_val_steps": 0, "log_every_n_steps": 0,
+}  # fmt: skip
 
 
-def settle(given: dict[str, Any]) -> dict[str, Any]:
-    """Check the arguments and let ``barebones``, ``fast_dev_run`` and ``overfit_batches`` decide about others.
-
-    Raises:
-        MisconfigurationException: A value can't work; the sentence says which and why.
-        ValueError: ``barebones`` was asked for together with something that it turns off.
-    """
-    values = dict(given)
-    for name in SWITCHES:
-        values[name] = _check_switch(name, values[name])
-    _settle_barebones(values)
-    values.update({name: default for name, default in DEFAULTS.items() if values[name] is None})
-    for name, least in COUNTS.items():
-        values[name] = _check_count(name, values[name], least)
-    for name, least in OPTIONAL_COUNTS.items():
-        if values[name] is not None:
-            values[name] = _check_count(name, values[name], least)
-    for name in (*LIMITS, "overfit_batches"):
-        values[name] = _check_share(name, values[name])
-    values["val_check_interval"] = _check_interval(values["val_check_interval"], values["check_val_every_n_epoch"])
-    values["max_time"] = parse_duration(values["max_time"], "max_time")
-    _check_clipping(values["gradient_clip_val"], values["gradient_clip_algorithm"])
-    if values["deterministic"] not in (True, False, None, "warn"):
-        raise MisconfigurationException(f'deterministic={values["deterministic"]!r}: write True, False or "warn".')
-    if values["overfit_batches"] > 0:
-        values["limit_train_batches"] = values["limit_val_batches"] = values["overfit_batches"]
-    _settle_fast_dev_run(values)
-    if values["num_sanity_val_steps"] == -1:
-        values["num_sanity_val_steps"] = float("inf")
-    values["default_root_dir"] = _check_directory(values["default_root_dir"])
-    return values
-
-
-def _settle_barebones(values: dict[str, Any]) -> None:
-    if not values["barebones"]:
-        return
-    off = (*FLAGS, "logger", "profiler", "fast_dev_run", "detect_anomaly", "num_sanity_val_steps", "log_every_n_steps")
-    if on := [f"{name}={values[name]!r}" for name in off if values[name]]:
-        raise ValueError(
-            f"Trainer(barebones=True) turns off what costs time, but was given {', '.join(on)}; leave it out."
-        )
-    values.update(dict.fromkeys((*FLAGS, "logger"), False), num_sanity_val_steps=0, log_every_n_steps=0, profiler=None)
-
-
-def _check_switch(name: str, value: Any) -> bool | None:
-    if value is not None and not (isinstance(value, (bool, int)) and value in (0, 1)):
-        raise MisconfigurationException(f"{name}={value!r} must be True or False.")
-    return None if value is None else bool(value)
-
-
-def _check_directory(value: Any) -> str:
-    if value is not None and not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"default_root_dir={value!r} must be a path.")
-    if value and os.path.isfile(value):
-        raise MisconfigurationException(f"default_root_dir={os.fspath(value)!r} is a file; write a directory's path.")
-    return os.fspath(value or os.getcwd())
+# -- checks: each takes a value and its name, and returns the value to use ------------------------------------
 
 
 def _number(value: Any) -> int | float | None:
@@ -98,57 +34,150 @@ def _number(value: Any) -> int | float | None:
     return int(value) if isinstance(value, Integral) else float(value)
 
 
-def _check_count(name: str, value: Any, least: int) -> int:
-    number = _number(value)
-    if not isinstance(number, int) or number < least:
-        raise MisconfigurationException(f"{name}={value!r} must be an integer of at least {least}.")
-    return number
+def _at_least(least: int) -> Callable[[Any, str], int]:
+    def check(value: Any, name: str) -> int:
+        number = _number(value)
+        if not isinstance(number, int) or number < least:
+            raise MisconfigurationException(f"{name}={value!r} must be an integer of at least {least}.")
+        return number
+
+    return check
 
 
-def _check_share(name: str, value: Any) -> int | float:
+def _one_of(*known: Any) -> Callable[[Any, str], Any]:
+    def check(value: Any, name: str) -> Any:
+        if value not in known:
+            written = " or ".join(f'"{one}"' if isinstance(one, str) else str(one) for one in known)
+            raise MisconfigurationException(f"{name}={value!r} is not known; write {written}.")
+        return value
+
+    return check
+
+
+def _switch(value: Any, name: str) -> bool:
+    if value is not None and not (isinstance(value, (bool, int)) and value in (0, 1)):
+        raise MisconfigurationException(f"{name}={value!r} must be True or False.")
+    return bool(value)
+
+
+def _share(value: Any, name: str) -> int | float:
     number = _number(value)
     if number is None or number < 0 or (isinstance(number, float) and number > 1):
         raise MisconfigurationException(f"{name}={value!r} must be a fraction from 0.0 to 1.0, or a number of batches.")
     return number
 
 
-def _check_interval(value: Any, every_n_epoch: int | None) -> Any:
+def _batches(value: Any, name: str) -> int | bool:
+    if not isinstance(value, (bool, int)) or value < 0:
+        raise MisconfigurationException(f"{name}={value!r} must be True, False or a number of batches.")
+    return value
+
+
+def _interval(value: Any, name: str) -> Any:
     if isinstance(value, (str, dict, timedelta)):
-        return parse_duration(value, "val_check_interval")
+        return parse_duration(value, name)
     number = _number(value)
     if number is None or number <= 0 or (isinstance(number, float) and number > 1):
         raise MisconfigurationException(
-            f"val_check_interval={value!r} must be a fraction up to 1.0 of an epoch, a number of batches, or a time "
-            'such as "00:00:30:00".'
-        )
-    if every_n_epoch is None and isinstance(number, float):
-        raise MisconfigurationException(
-            f"check_val_every_n_epoch=None counts batches across epochs, so val_check_interval={value!r} must be an "
-            "integer."
+            f"{name}={value!r} must be a fraction up to 1.0 of an epoch, a number of batches, or a time such as "
+            '"00:00:30:00".'
         )
     return number
 
 
-def _check_clipping(value: Any, algorithm: Any) -> None:
+def _bound(value: Any, name: str) -> int | float:
     number = _number(value)
-    if value is not None and number is None:
-        raise TypeError(f"gradient_clip_val={value!r} must be a number.")
-    if number is not None and number < 0:
-        raise MisconfigurationException(f"gradient_clip_val={value!r} must be 0 (no clipping) or more.")
-    if algorithm is not None and str(algorithm) not in ("norm", "value"):
-        raise MisconfigurationException(f'gradient_clip_algorithm={algorithm!r} is not known; write "norm" or "value".')
+    if number is None or number < 0:
+        raise MisconfigurationException(f"{name}={value!r} must be a number of at least 0, which does not clip.")
+    return number
 
 
-def _settle_fast_dev_run(values: dict[str, Any]) -> None:
-    runs = values["fast_dev_run"]
-    if not isinstance(runs, (bool, int)) or runs < 0:
-        raise MisconfigurationException(f"fast_dev_run={runs!r} must be True, False or a number of batches.")
-    if not runs:
-        return
-    count = int(runs)
-    values.update(dict.fromkeys(LIMITS, count))
-    values.update(
-        max_steps=count, max_epochs=1, num_sanity_val_steps=0, val_check_interval=1.0, check_val_every_n_epoch=1,
-        enable_checkpointing=False,
-    )  # fmt: skip
-    rank_zero_info(f"fast_dev_run: {count} batch(es) of each loop; nothing is logged or saved.")
+def _directory(value: Any, name: str) -> str:
+    path = os.getcwd() if value is None or value == "" else value
+    if not isinstance(path, (str, os.PathLike)) or os.path.isfile(path):
+        raise MisconfigurationException(f"{name}={value!r} must be the path of a directory.")
+    return os.fspath(path)
+
+
+Share = Annotated[int | float, _share]
+Switch = Annotated[bool, _switch]
+OptionalSwitch = Annotated[bool | None, _switch]
+
+
+class Settings:
+    """The plain arguments of a Trainer: their types, their checks, and the value that None stands for."""
+
+    num_nodes: Annotated[int, _at_least(1)]
+    fast_dev_run: Annotated[int | bool, _batches]
+    max_epochs: Annotated[int | None, _at_least(-1)]
+    min_epochs: Annotated[int | None, _at_least(0)]
+    max_steps: Annotated[int, _at_least(-1)]
+    min_steps: Annotated[int | None, _at_least(0)]
+    max_time: Annotated[timedelta | None, parse_duration]
+    limit_train_batches: Share = 1.0
+    limit_val_batches: Share = 1.0
+    limit_test_batches: Share = 1.0
+    limit_predict_batches: Share = 1.0
+    overfit_batches: Share
+    val_check_interval: Annotated[Any, _interval] = 1.0
+    check_val_every_n_epoch: Annotated[int | None, _at_least(1)]
+    num_sanity_val_steps: Annotated[int | float, _at_least(-1)] = 2
+    log_every_n_steps: Annotated[int, _at_least(0)] = 50
+    enable_checkpointing: OptionalSwitch
+    enable_progress_bar: OptionalSwitch
+    enable_model_summary: OptionalSwitch
+    accumulate_grad_batches: Annotated[int, _at_least(1)]
+    gradient_clip_val: Annotated[int | float | None, _bound]
+    gradient_clip_algorithm: Annotated[str | None, _one_of("norm", "value")]
+    deterministic: Annotated[bool | str | None, _one_of(True, False, "warn")]
+    benchmark: OptionalSwitch
+    inference_mode: Switch
+    use_distributed_sampler: Switch
+    detect_anomaly: Switch
+    barebones: Switch
+    sync_batchnorm: Switch
+    reload_dataloaders_every_n_epochs: Annotated[int, _at_least(0)]
+    default_root_dir: Annotated[str, _directory]
+    enable_autolog_hparams: Switch
+
+
+SETTINGS = inspect.get_annotations(Settings)
+
+
+def check_arguments(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Check the arguments and let ``barebones``, ``fast_dev_run`` and ``overfit_batches`` decide about others.
+
+    Args:
+        given: All arguments of the Trainer, by name.
+
+    Returns:
+        The settings, and the other arguments, from which the parts are made.
+
+    Raises:
+        MisconfigurationException: A value can't work; the sentence says which and why.
+        ValueError: ``barebones`` was asked for together with something that it turns off.
+    """
+    values = dict(given)
+    for name, hint in SETTINGS.items():
+        value = getattr(Settings, name, None) if given[name] is None else given[name]
+        if value is not None or type(None) not in get_args(hint.__origin__):
+            value = hint.__metadata__[0](value, name)
+        values[name] = value
+    if values["check_val_every_n_epoch"] is None and isinstance(interval := values["val_check_interval"], float):
+        raise MisconfigurationException(
+            f"check_val_every_n_epoch=None counts batches across epochs, so val_check_interval={interval} must be an "
+            "integer."
+        )
+    if values["barebones"]:
+        if on := [f"{name}={given[name]!r}" for name in BAREBONES if given[name]]:
+            raise ValueError(f"barebones=True turns off what costs time, but there is {', '.join(on)}; leave it out.")
+        values.update(BAREBONES)
+    if values["overfit_batches"] > 0:
+        values["limit_train_batches"] = values["limit_val_batches"] = values["overfit_batches"]
+    if count := int(values["fast_dev_run"]):
+        values.update({**FAST_DEV_RUN, **dict.fromkeys(COUNTED, count)})
+        rank_zero_info(f"fast_dev_run: {count} batch(es) of each loop; nothing is logged or saved.")
+    if values["num_sanity_val_steps"] == -1:
+        values["num_sanity_val_steps"] = float("inf")
+    parts = {name: values.pop(name) for name in given if name not in SETTINGS}
+    return values, parts

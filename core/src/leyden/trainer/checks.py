@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from leyden.data.combined import CombinedLoader
@@ -14,7 +14,6 @@ from leyden.datamodule import LightningDataModule
 from leyden.mixins.hooks import DataHooks
 from leyden.module import LightningModule
 from leyden.plugin_system.catalogue import published_by
-from leyden.trainer.run import Run
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.overriding import is_overridden
 from leyden.utilities.rank_zero import rank_zero_warn
@@ -25,26 +24,13 @@ from leyden.utilities.warnings import PossibleUserWarning
 if TYPE_CHECKING:
     from leyden.trainer.trainer import Trainer
 
-TRAINING = ("batch", "batch_idx")
-EVALUATION = (*TRAINING, "dataloader_idx")
-STAGES = {
-    TrainerFn.VALIDATING: RunningStage.VALIDATING,
-    TrainerFn.TESTING: RunningStage.TESTING,
-    TrainerFn.PREDICTING: RunningStage.PREDICTING,
-}
+OFFERED = ("batch", "batch_idx", "dataloader_idx")  # to a step; the last not to the training step
 
 
-def prepare(
-    trainer: Trainer,
-    fn: TrainerFn,
-    model: Any,
-    loaders: dict[str, Any],
-    datamodule: Any,
-    ckpt_path: Any,
-    weights_only: bool | None,
-    **options: Any,
-) -> Run:
-    """The run that the user asks for, or an error that leaves everything as it was.
+def check_call(
+    trainer: Trainer, fn: TrainerFn, model: Any, loaders: dict[str, Any], datamodule: Any, ckpt_path: Any
+) -> tuple[LightningModule, LightningDataModule | None, dict[str, DataSource | None], str | None]:
+    """What the run needs that the user asks for, or an error that leaves everything as it was.
 
     Args:
         trainer: Whose run.
@@ -53,26 +39,23 @@ def prepare(
         loaders: The loaders that were passed, by the prefix of their hooks; the first may be a data module.
         datamodule: The data module that was passed.
         ckpt_path: The checkpoint that was passed.
-        weights_only: False lets the checkpoint hold objects, and so run code.
-        options: Further arguments of the loop.
+
+    Returns:
+        Module, data module, where the loaders come from by the prefix of their hooks, and the checkpoint's path.
 
     Raises:
         MisconfigurationException: It can't run; the sentence says why. Other errors for a wrong model, loader or path.
     """
     if trainer.is_running:
         raise MisconfigurationException(
-            f"Trainer.{fn}() was called within Trainer.{trainer.state.fn}(); call it after that, or with a Trainer of "
-            "its own."
+            f"Trainer.{fn}() was called within Trainer.{trainer.state.fn}(); call it later."
         )
     module = _find_module(model if model is not None else trainer.model, fn)
     loaders, datamodule = _find_data(loaders, datamodule)
-    if fn is TrainerFn.FITTING:
-        sources = _check_fit(trainer, module, datamodule, loaders)
-    else:
-        sources = _check_evaluation(fn, module, datamodule, loaders)
+    sources = _Call(trainer, fn, module, datamodule, loaders).check()
     as_it_is = ckpt_path is None and model is not None and fn is not TrainerFn.FITTING
     path = None if as_it_is else _find_checkpoint(trainer, fn, ckpt_path)
-    return Run(trainer, fn, module, datamodule, sources, path, weights_only, **options)
+    return module, datamodule, sources, path
 
 
 def _find_module(model: Any, fn: TrainerFn) -> LightningModule:
@@ -83,9 +66,7 @@ def _find_module(model: Any, fn: TrainerFn) -> LightningModule:
     if not isinstance(inner, LightningModule):
         raise TypeError(f"Trainer.{fn}() needs a LightningModule, and was given a {type(model).__qualname__}.")
     if "_runner" not in vars(inner):
-        raise MisconfigurationException(
-            f"{type(inner).__name__}.__init__ does not call super().__init__(); call it first."
-        )
+        raise MisconfigurationException(f"{type(inner).__name__}.__init__ must call super().__init__() first.")
     return inner
 
 
@@ -106,119 +87,97 @@ def _find_checkpoint(trainer: Trainer, fn: TrainerFn, ckpt_path: Any) -> str | N
     name = os.fspath(ckpt_path) if isinstance(ckpt_path, os.PathLike) else ckpt_path
     if name is not None and not isinstance(name, str):
         raise TypeError(f'ckpt_path={ckpt_path!r} is no path; write one, or "best", "last" or "hpc".')
-    hook = trainer.plugin_manager.hook.leyden_find_checkpoint
-    found: str | None = hook(trainer=trainer, ckpt_path=name, fn=fn.value)
+    manager = trainer.plugin_manager
+    found: str | None = manager.hook.leyden_find_checkpoint(trainer=trainer, ckpt_path=name, fn=fn.value)
     if found is not None or name is None:
         return found or None
     if not is_remote(name) and not local_path(name).exists():
-        message = f"There is no checkpoint at ckpt_path={name!r}."
-        if published_by("checkpoint", name)[0]:
-            advice = trainer.plugin_manager.advice(name, "checkpoint")
-            message += f" What this name stands for is a plugin's to know: {advice}."
-        raise FileNotFoundError(message)
+        known = published_by("checkpoint", name)[0]
+        advice = f" A plugin knows this name: {manager.advice(name, 'checkpoint')}." if known else ""
+        raise FileNotFoundError(f"There is no checkpoint at ckpt_path={name!r}.{advice}")
     return name
 
 
-def _check_evaluation(
-    fn: TrainerFn, module: LightningModule, datamodule: LightningDataModule | None, loaders: dict[str, Any]
-) -> dict[str, DataSource | None]:
-    prefix = STAGES[fn].dataloader_prefix
-    step = "validation_step" if fn is TrainerFn.VALIDATING else f"{prefix}_step"
-    if fn is TrainerFn.PREDICTING:
-        _require_prediction(module)
-    else:
-        _require(module, step, fn)
-    _require_arguments(module, step, EVALUATION)
-    return {prefix: _require_source(datamodule, module, prefix, loaders[prefix], fn)}
+@dataclass(frozen=True)
+class _Call:
+    """One call of ``fit``, ``validate``, ``test`` or ``predict``: what the module and its loaders must have for it."""
 
+    trainer: Trainer
+    fn: TrainerFn
+    module: LightningModule
+    datamodule: LightningDataModule | None
+    loaders: dict[str, Any]
 
-def _check_fit(
-    trainer: Trainer, module: LightningModule, datamodule: LightningDataModule | None, loaders: dict[str, Any]
-) -> dict[str, DataSource | None]:
-    fn = TrainerFn.FITTING
-    _require(module, "training_step", fn)
-    _require(module, "configure_optimizers", fn)
-    _require_arguments(module, "training_step", TRAINING)
-    train = _require_source(datamodule, module, "train", loaders["train"], fn)
-    val = _source(datamodule, module, "val", loaders["val"])
-    steps = is_overridden("validation_step", module, LightningModule)
-    if steps and val is None:
-        rank_zero_warn("There is a validation_step and no val_dataloader: nothing is validated.", PossibleUserWarning)
-    if not steps and val is not None:
-        rank_zero_warn("There is a val_dataloader and no validation_step: nothing is validated.")
-    if steps and val is not None and trainer.limit_val_batches > 0:
-        _require_arguments(module, "validation_step", EVALUATION)
-    if not module.automatic_optimization:
-        _check_manual(trainer)
-    return {"train": train, "val": val}
+    def check(self) -> dict[str, DataSource | None]:
+        """Refuse what can't run; returns where the loaders come from, by the prefix of their hooks."""
+        if self.fn is TrainerFn.FITTING:
+            return self._check_fit()
+        prefix = RunningStage(self.fn).dataloader_prefix
+        step = f"{'validation' if prefix == 'val' else prefix}_step"
+        self._require(step, *(["forward"] if step == "predict_step" else []))
+        self._require_arguments(step, OFFERED)
+        return {prefix: self._source(prefix)}
 
+    def _check_fit(self) -> dict[str, DataSource | None]:
+        self._require("training_step")
+        self._require("configure_optimizers")
+        self._require_arguments("training_step", OFFERED[:2])
+        train, val = self._source("train"), self._source("val", needed=False)
+        steps = is_overridden("validation_step", self.module, LightningModule)
+        if steps and val is None:
+            rank_zero_warn(
+                "There is a validation_step and no val_dataloader: nothing is validated.", PossibleUserWarning
+            )
+        if not steps and val is not None:
+            rank_zero_warn("There is a val_dataloader and no validation_step: nothing is validated.")
+        if steps and val is not None and self.trainer.limit_val_batches > 0:
+            self._require_arguments("validation_step", OFFERED)
+        if not self.module.automatic_optimization:
+            self._refuse_in_manual("gradient_clip_val", (None, 0), "call self.clip_gradients before optimizer.step()")
+            self._refuse_in_manual("accumulate_grad_batches", (1,), "step the optimizer when you want to")
+        return {"train": train, "val": val}
 
-def _check_manual(trainer: Trainer) -> None:
-    if trainer.gradient_clip_val:
+    def _refuse_in_manual(self, name: str, off: tuple[Any, ...], instead: str) -> None:
+        if (value := getattr(self.trainer, name)) not in off:
+            raise MisconfigurationException(f"{name}={value} has no meaning in manual optimisation; {instead}.")
+
+    def _require(self, method: str, *others: str) -> None:
+        """Refuse a module that has neither the method nor one of the others, by which the method works."""
+        names = (method, *others)
+        own = any(is_overridden(name, self.module, LightningModule) for name in names)
+        if not own or not callable(getattr(self.module, method)):
+            missing = f"{type(self.module).__name__} has no {' and no '.join(names)}"
+            raise MisconfigurationException(f"{missing}; define one for Trainer.{self.fn}.")
+
+    def _require_arguments(self, name: str, offered: tuple[str, ...]) -> None:
+        """Refuse a step that can't be called with the offered arguments, nor with the first ones of them."""
+        step, signature = f"{type(self.module).__name__}.{name}", inspect.signature(getattr(self.module, name))
+        if "dataloader_iter" in signature.parameters:
+            raise MisconfigurationException(
+                f"{step} takes dataloader_iter, but the loops draw the batches, so that a run can be resumed exactly; "
+                "take batch, and let the loader read ahead."
+            )
+        for count in range(len(offered), 0, -1):
+            with suppress(TypeError):
+                signature.bind(*offered[:count])
+                return
         raise MisconfigurationException(
-            f"gradient_clip_val={trainer.gradient_clip_val} has no meaning in manual optimisation; call "
-            "self.clip_gradients before optimizer.step()."
-        )
-    if trainer.accumulate_grad_batches != 1:
-        raise MisconfigurationException(
-            f"accumulate_grad_batches={trainer.accumulate_grad_batches} has no meaning in manual optimisation; step "
-            "the optimizer when you want to."
+            f"{step}{signature} can't be called: it is given {', '.join(offered)}, or fewer; take these, and give "
+            "others a default."
         )
 
-
-def _require_prediction(model: LightningModule) -> None:
-    own = any(is_overridden(name, model, LightningModule) for name in ("predict_step", "forward"))
-    if not own or not callable(model.predict_step):
-        raise MisconfigurationException(
-            f"{type(model).__name__} has no predict_step and no forward; define one for Trainer.predict to call."
-        )
-
-
-def _require(model: LightningModule, method: str, fn: TrainerFn) -> None:
-    if not is_overridden(method, model, LightningModule):
-        raise MisconfigurationException(f"{type(model).__name__} has no {method}, which Trainer.{fn} needs; define it.")
-
-
-def _require_arguments(model: LightningModule, name: str, offered: Sequence[str]) -> None:
-    """Refuse a step that can't be called with the offered arguments, nor with the first ones of them."""
-    signature = inspect.signature(getattr(model, name))
-    if "dataloader_iter" in signature.parameters:
-        raise MisconfigurationException(
-            f"{type(model).__name__}.{name} takes dataloader_iter, but the loops draw the batches, so that a run can "
-            "be resumed exactly; take batch. What should be read ahead of it belongs into the loader."
-        )
-    for count in range(len(offered), 0, -1):
-        with suppress(TypeError):
-            signature.bind(*offered[:count])
-            return
-    raise MisconfigurationException(
-        f"{type(model).__name__}.{name}{signature} can't be called: it is given {', '.join(offered)}, or fewer; take "
-        "these, and give others a default."
-    )
-
-
-def _source(
-    datamodule: LightningDataModule | None, module: LightningModule, prefix: str, given: Any
-) -> DataSource | None:
-    hook = f"{prefix}_dataloader"
-    if given is not None:
-        source = DataSource(None, hook, given)
-        for loader in CombinedLoader(given).flattened:
-            refuse_if_not_iterable(loader, source)
-        return source
-    for owner in (datamodule, module):
-        if owner is not None and is_overridden(hook, owner, DataHooks):
-            return DataSource(owner, hook)
-    return None
-
-
-def _require_source(
-    datamodule: LightningDataModule | None, module: LightningModule, prefix: str, given: Any, fn: TrainerFn
-) -> DataSource:
-    source = _source(datamodule, module, prefix, given)
-    if source is None:
-        who = type(datamodule or module).__name__
-        raise MisconfigurationException(
-            f"Trainer.{fn} needs a {prefix}_dataloader: pass one, or define {prefix}_dataloader in {who}."
-        )
-    return source
+    def _source(self, prefix: str, needed: bool = True) -> DataSource | None:
+        """Where the loaders come from: what was passed, else the data module, else the module."""
+        hook, given = f"{prefix}_dataloader", self.loaders[prefix]
+        if given is not None:
+            source = DataSource(None, hook, given)
+            for loader in CombinedLoader(given).flattened:
+                refuse_if_not_iterable(loader, source)
+            return source
+        for owner in (self.datamodule, self.module):
+            if owner is not None and is_overridden(hook, owner, DataHooks):
+                return DataSource(owner, hook)
+        if needed:
+            who = type(self.datamodule or self.module).__name__
+            raise MisconfigurationException(f"Trainer.{self.fn} needs a {hook}: pass one, or define {hook} in {who}.")
+        return None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Sequence
+from inspect import signature
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -48,9 +48,8 @@ def sort_plugins(plugins: Any) -> tuple[PluginManager, dict[type, Any]]:
     """
     manager = discover()
     parts: dict[type, Any] = {}
-    given = _as_list(plugins)
     own: list[Any] = []
-    for plugin in given:
+    for plugin in as_list(plugins):
         if isinstance(plugin, (str, type)):
             named = manager.component(tuple(PLUGIN_KINDS), plugin).kind if isinstance(plugin, str) else "plugin"
             plugin = manager.build(named, plugin)
@@ -58,17 +57,18 @@ def sort_plugins(plugins: Any) -> tuple[PluginManager, dict[type, Any]]:
         if kind is None:
             own.append(plugin)
         elif kind in parts:
-            raise MisconfigurationException(f"plugins={given!r} has two of the kind {kind.__name__}; give one.")
+            raise MisconfigurationException(f"plugins={plugins!r} has two of the kind {kind.__name__}; give one.")
         else:
             parts[kind] = plugin
     return (manager.extended(own) if own else manager), parts
 
 
-def _build_as(base: type[T], kind: str, value: Any, manager: PluginManager, write: str, **arguments: Any) -> T:
-    """A part of a kind from a name, a class or an instance, or a sentence that says what to ``write``."""
+def _build_as(base: type[T], value: Any, manager: PluginManager, **arguments: Any) -> T:
+    """A part from a name, a class or an instance; its kind is the name of the base class."""
+    kind = base.__name__.lower()
     part = manager.build(kind, value, **arguments)
     if not isinstance(part, base):
-        raise MisconfigurationException(f"{kind}={value!r} is no {base.__name__}; write {write}.")
+        raise MisconfigurationException(f"{kind}={value!r} is no {base.__name__}; write a name or give an instance.")
     return part
 
 
@@ -78,54 +78,47 @@ def choose_accelerator(value: Any, manager: PluginManager) -> Accelerator:
     Raises:
         MisconfigurationException: It is not installed, or not available on this machine.
     """
-    if not isinstance(value, str):
-        chosen = _build_as(Accelerator, "accelerator", value, manager, "a name, 'auto' or an instance")
-        _require_available(type(chosen), chosen.name())
-        return chosen
-    candidates = manager.components("accelerator") if value == "auto" else manager.named("accelerator", value)
-    if value != "auto" and (not candidates or any(part.name == value for part in candidates)):
-        candidates = [manager.component("accelerator", value)]
-    if value != "auto" and len(candidates) == 1:
-        part = candidates[0]
-        _require_available(part.load(), part.name)
-    else:
-        part = _best_accelerator(value, candidates, manager)
-    return manager.build("accelerator", part.name)  # type: ignore[no-any-return]
-
-
-def _require_available(cls: type[Accelerator], name: str) -> None:
-    if not cls.is_available():
+    part = _find_accelerator(value, manager) if isinstance(value, str) else value
+    chosen = _build_as(Accelerator, part, manager)
+    if not chosen.is_available():
         raise MisconfigurationException(
-            f"accelerator={name!r} finds no device on this machine; accelerator='auto' takes the best that is there."
+            f"accelerator={chosen.name()!r} finds no device on this machine; accelerator='auto' takes the best."
         )
+    return chosen
 
 
-def _best_accelerator(value: str, candidates: list[Component], manager: PluginManager) -> Component:
-    """The accelerator that finds a device and has the highest priority, among all or those of an alias."""
-    if not candidates:
-        raise MisconfigurationException(f"There is no accelerator to train on: {manager.advice('accelerator')}.")
-    best = _best(candidates, _finds_device)
-    if not best:
-        names = ", ".join(part.name for part in sorted(candidates, key=_priority, reverse=True))
+def _find_accelerator(value: str, manager: PluginManager) -> str:
+    """The name of the accelerator that is meant: of all, or of those of an alias, the best that finds a device."""
+    candidates = manager.components("accelerator") if value == "auto" else manager.named("accelerator", value)
+    if value != "auto" and (len(candidates) < 2 or any(part.name == value for part in candidates)):
+        return manager.component("accelerator", value).name
+    best = _best(candidates, _finds_device, "accelerator={!r}")
+    if best is None:
+        names = ", ".join(part.name for part in candidates)
         hint = f": {manager.advice('accelerator')}" if value == "auto" else ""
         raise MisconfigurationException(
-            f"accelerator={value!r}: none of the installed {names} finds a device on this machine{hint}."
+            f"accelerator={value!r} finds no device on this machine (installed: {names or 'none'}){hint}."
         )
-    if len(best) > 1:
-        one, other = best[0].name, best[1].name
-        raise MisconfigurationException(
-            f"accelerator={value!r} could be {one!r} or {other!r}: both find a device and have the priority "
-            f"{_priority(best[0]):g}; write accelerator={one!r} or accelerator={other!r}."
-        )
-    return best[0]
+    return best.name
 
 
-def _best(parts: list[Component], is_usable: Callable[[Component], bool]) -> list[Component]:
-    """Of the parts that can be used that with the highest priority; several where they have the same."""
+def _best(parts: list[Component], is_usable: Callable[[Component], bool], write: str) -> Component | None:
+    """Of the parts that can be used that with the highest priority, or None.
+
+    Raises:
+        MisconfigurationException: Two have the same; the sentence says what to ``write`` to choose one.
+    """
     for _, equals in groupby(sorted(parts, key=_priority, reverse=True), key=_priority):
-        if usable := [part for part in equals if is_usable(part)]:
-            return usable
-    return []
+        usable = [part for part in equals if is_usable(part)]
+        if len(usable) > 1:
+            one, other = usable[0].name, usable[1].name
+            raise MisconfigurationException(
+                f"The {usable[0].kind} could be {one!r} or {other!r}, which have the same priority; write "
+                f"{write.format(one)} or {write.format(other)}."
+            )
+        if usable:
+            return usable[0]
+    return None
 
 
 def _priority(part: Component) -> float:
@@ -137,17 +130,12 @@ def _finds_device(part: Component) -> bool:
     try:
         return bool(part.load().is_available())
     except Exception as error:
-        rank_zero_warn(
-            f"The accelerator {part.name!r} is passed over: {part.target} raises {type(error).__name__}: {error}",
-            RuntimeWarning,
-        )
+        rank_zero_warn(f"The accelerator {part.name!r} is passed over: {part.target} raises {error!r}.", RuntimeWarning)
         return False
 
 
 def choose_devices(value: Any, accelerator: Accelerator) -> list[torch.device]:
     """The devices of this node."""
-    if value is None:
-        raise MisconfigurationException('devices=None names no device; write a number, a list, -1 or "auto".')
     return accelerator.get_parallel_devices(accelerator.parse_devices(value))
 
 
@@ -156,14 +144,8 @@ def _detect_environment(manager: PluginManager) -> Environment | None:
 
     Where several do, the one with the highest ``priority`` does: a launcher within a cluster's job, for example.
     """
-    found = _best(manager.components("environment"), lambda part: part.load().detect())
-    if len(found) > 1:
-        raise MisconfigurationException(
-            f"Both {found[0].name} and {found[1].name} seem to have started this process; say which one to follow, "
-            f"Trainer(plugins=[{found[0].name!r}])."
-        )
-    environment: Environment | None = found[0].build() if found else None
-    return environment
+    found = _best(manager.components("environment"), lambda part: part.load().detect(), "plugins=[{!r}]")
+    return found.build() if found is not None else None
 
 
 def choose_strategy(value: Any, precision: Any, instances: dict[type, Any], owner: Any) -> Strategy:
@@ -182,14 +164,13 @@ def choose_strategy(value: Any, precision: Any, instances: dict[type, Any], owne
     manager: PluginManager = owner.plugin_manager
     environment = instances[Environment] if Environment in instances else _detect_environment(manager)
     name = _default_strategy(owner, environment) if value == "auto" else value
-    strategy = _build_as(Strategy, "strategy", name, manager, "a name, 'auto' or an instance")
-    devices = len(owner.parallel_devices) * owner.num_nodes
-    if type(strategy) is Strategy and devices > 1:
+    strategy = _build_as(Strategy, name, manager)
+    if type(strategy) is Strategy and _device_count(owner) > 1:
         raise MisconfigurationException(
-            f"strategy='single_device' uses one device, but devices and num_nodes make {devices}."
+            f"strategy='single_device' uses one device, but devices and num_nodes make {_device_count(owner)}."
         )
     strategy.accelerator, strategy.environment, strategy.plugin_manager = owner.accelerator, environment, manager
-    strategy.precision = _choose_precision(precision, instances.get(Precision), owner.accelerator, manager)
+    strategy.precision = _choose_precision(precision, instances.get(Precision), strategy)
     strategy.checkpoint_io = instances.get(CheckpointIO, TorchCheckpointIO())
     strategy.parallel_devices, strategy.num_nodes = owner.parallel_devices, owner.num_nodes
     connect(strategy)
@@ -197,8 +178,12 @@ def choose_strategy(value: Any, precision: Any, instances: dict[type, Any], owne
     return strategy
 
 
+def _device_count(owner: Any) -> int:
+    return len(owner.parallel_devices) * int(owner.num_nodes)
+
+
 def _default_strategy(owner: Any, environment: Environment | None) -> Any:
-    processes = len(owner.parallel_devices) * owner.num_nodes
+    processes = _device_count(owner)
     if environment is not None and environment.creates_processes_externally:
         processes = max(processes, environment.world_size())
     if processes == 1:
@@ -206,30 +191,24 @@ def _default_strategy(owner: Any, environment: Environment | None) -> Any:
     default = owner.plugin_manager.hook.leyden_default_strategy(trainer=owner, num_processes=processes)
     if default is None:
         raise MisconfigurationException(
-            f"devices and num_nodes make {processes} processes, which need a strategy, and no plugin brings "
-            f"one: {owner.plugin_manager.advice('strategy')}; or ask for one device."
+            f"devices and num_nodes make {processes} processes, and no plugin brings a strategy for them: "
+            f"{owner.plugin_manager.advice('strategy')}; or ask for one device."
         )
     return default
 
 
-def _choose_precision(
-    value: Any, given: Precision | None, accelerator: Accelerator, manager: PluginManager
-) -> Precision:
+def _choose_precision(value: Any, given: Precision | None, strategy: Strategy) -> Precision:
     """A precision by its name, or the instance among ``plugins``, that the accelerator can do."""
+    accelerator, manager = strategy.accelerator, strategy.plugin_manager
     if value is not None and given is not None:
-        raise MisconfigurationException(
-            f"precision={value!r} and the plugin {type(given).__name__} both decide; give one."
-        )
-    if given is None:
-        name = "32-true" if value is None else str(value) if isinstance(value, int) else value
-        precision = _build_as(Precision, "precision", name, manager, "a name such as '32-true'")
-    else:
-        precision = given
+        raise MisconfigurationException(f"precision={value!r} and plugins={given!r} both decide; give one of them.")
+    name = "32-true" if value is None else str(value) if isinstance(value, int) else value
+    precision = _build_as(Precision, name if given is None else given, manager)
     if not accelerator.supports_precision(precision.precision):
         able = [name for name in manager.names("precision") if accelerator.supports_precision(name)]
         raise MisconfigurationException(
-            f"precision={precision.precision!r} can't be computed by the accelerator {accelerator.name()!r}; of those "
-            f"that are installed it can: {', '.join(able)}."
+            f"precision={precision.precision!r} can't be computed by the accelerator {accelerator.name()!r}; it can: "
+            f"{', '.join(able)}."
         )
     precision.setup(accelerator)
     return precision
@@ -237,9 +216,7 @@ def _choose_precision(
 
 def choose_profiler(value: Any, manager: PluginManager) -> Profiler:
     """A profiler from a name or an instance; None measures nothing."""
-    if value is None:
-        return PassThroughProfiler()
-    return _build_as(Profiler, "profiler", value, manager, "a name such as 'simple', or an instance")
+    return _build_as(Profiler, PassThroughProfiler if value is None else value, manager)
 
 
 def choose_loggers(value: Any, owner: Any) -> list[Logger]:
@@ -249,27 +226,23 @@ def choose_loggers(value: Any, owner: Any) -> list[Logger]:
         value: What the user wrote.
         owner: A Trainer, or what else has ``plugin_manager``, ``default_root_dir`` and ``fast_dev_run``.
     """
-    if value is False:
-        return []
+    manager: PluginManager = owner.plugin_manager
     if value is None or value is True:
-        default = owner.plugin_manager.hook.leyden_default_logger(trainer=owner)
+        default = manager.hook.leyden_default_logger(trainer=owner)
         if default is None and value is True:
-            advice = owner.plugin_manager.advice("logger")
-            raise MisconfigurationException(f"logger=True, but no plugin brings a logger: {advice}.")
-        loggers = [] if default is None else [default]
-    else:
-        values = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
-        loggers = [_choose_logger(v, owner) for v in values]
+            raise MisconfigurationException(f"logger=True, but no plugin brings a logger: {manager.advice('logger')}.")
+        value = [] if default is None else [default]
+    elif isinstance(value, str) or not isinstance(value, Iterable):
+        value = [] if value is False else [value]
+    loggers = [_choose_logger(one, owner) for one in value]
     return [DummyLogger()] if loggers and owner.fast_dev_run else loggers
 
 
 def _choose_logger(value: Any, owner: Any) -> Logger:
     manager, arguments = owner.plugin_manager, {}
-    if isinstance(value, str):
-        takes = inspect.signature(manager.component("logger", value).load()).parameters
-        arguments = {"save_dir": owner.default_root_dir} if "save_dir" in takes else {}
-    write = "True, False, a name or an instance"
-    return _build_as(Logger, "logger", value, manager, write, **arguments)  # type: ignore[type-abstract]
+    if isinstance(value, str) and "save_dir" in signature(manager.component("logger", value).load()).parameters:
+        arguments = {"save_dir": owner.default_root_dir}
+    return _build_as(Logger, value, manager, **arguments)  # type: ignore[type-abstract]
 
 
 def choose_callbacks(value: Any, trainer: Trainer) -> list[Callback]:
@@ -280,10 +253,7 @@ def choose_callbacks(value: Any, trainer: Trainer) -> list[Callback]:
             no plugin brings it.
     """
     manager = trainer.plugin_manager
-    trainer.callbacks = callbacks = [manager.build("callback", callback) for callback in _as_list(value)]
-    for callback in callbacks:
-        if not isinstance(callback, Callback):
-            raise MisconfigurationException(f"callbacks={value!r}: {callback!r} is no Callback.")
+    trainer.callbacks = callbacks = [_build_as(Callback, callback, manager) for callback in as_list(value)]
     _refuse_contradictions(trainer)
     for added in manager.hook.leyden_default_callbacks(trainer=trainer):
         for callback in added:  # one by one: a plugin may ask what the one before it has filled
@@ -291,27 +261,23 @@ def choose_callbacks(value: Any, trainer: Trainer) -> list[Callback]:
                 callbacks.append(callback)
     for role, argument in ROLES.items():
         if getattr(trainer, argument) not in (None, False) and trainer.wants(role):
-            advice = manager.advice(role)
-            raise MisconfigurationException(f"{argument} was asked for, but no plugin brings it: {advice}.")
+            raise MisconfigurationException(f"{argument} was asked for, and no plugin has it: {manager.advice(role)}.")
     return order_callbacks(callbacks)
 
 
 def _refuse_contradictions(trainer: Trainer) -> None:
     """Refuse callbacks of the user's that go against another argument or each other."""
-    given = {role: [type(c).__name__ for c in trainer.callbacks if c.role == role] for role in ROLES}
-    for role, names in given.items():
-        argument = ROLES[role]
-        if names and getattr(trainer, argument) is False and role != "model_summary" and not trainer.fast_dev_run:
-            raise MisconfigurationException(
-                f"{argument}=False, but callbacks has a {names[0]}; leave out one of the two."
-            )
-    if len(bars := given["progress_bar"]) > 1:
-        raise MisconfigurationException(f"callbacks has {len(bars)} progress bars, {', '.join(bars)}; keep one.")
-    if trainer.max_time is not None and given["timer"]:
-        rank_zero_warn(f"max_time={trainer.max_time} is not used: callbacks has a timer, which decides.")
+    for role, argument in ROLES.items():
+        names, wanted = [type(c).__name__ for c in trainer.callbacks if c.role == role], getattr(trainer, argument)
+        if names and wanted is False and role != "model_summary" and not trainer.fast_dev_run:
+            raise MisconfigurationException(f"{argument}=False, but callbacks has a {names[0]}; leave one of them out.")
+        if len(names) > 1 and role == "progress_bar":
+            raise MisconfigurationException(f"callbacks has {len(names)} progress bars, {', '.join(names)}; keep one.")
+        if names and wanted is not None and role == "timer":
+            rank_zero_warn(f"max_time={wanted} is not used: callbacks has a timer, which decides.")
 
 
-def _as_list(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
     """What ``plugins`` and ``callbacks`` hold: None, one or several."""
     return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 
@@ -320,7 +286,5 @@ def order_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:
     """Checkpoints last, so that they hold what the others did."""
     keys = [callback.state_key for callback in callbacks if is_overridden("state_dict", callback, Callback)]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
-        raise RuntimeError(
-            f"Two callbacks have the state_key {twice[0]!r}; give each its own, so that a checkpoint can hold both."
-        )
+        raise RuntimeError(f"Two callbacks have the state_key {twice[0]!r}; give each its own.")
     return sorted(callbacks, key=lambda callback: callback.role == "checkpoint")

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
 
 from leyden.callback import Callback
 from leyden.checkpoint import contents
@@ -26,14 +26,15 @@ from leyden.loops.optimizers import LRSchedulerConfig, read_optimizers
 from leyden.loops.predict import PredictionLoop
 from leyden.loops.progress import Progress
 from leyden.loops.step import BatchStep
-from leyden.metrics import LogOptions, Metrics
+from leyden.metrics import Metrics
 from leyden.module import LightningModule
 from leyden.plugin_system.attribution import note_plugin
 from leyden.plugin_system.hooks import RUN_HOOKS
 from leyden.plugin_system.manager import PluginManager
 from leyden.plugin_system.table import HookTable, Participant
-from leyden.trainer.parts import order_callbacks
+from leyden.trainer.parts import as_list, order_callbacks
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.forwarding import forward, is_at
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_only
 from leyden.utilities.rng import isolate_rng
 from leyden.utilities.stash import Stash
@@ -41,8 +42,6 @@ from leyden.utilities.states import RunningStage, TrainerFn, TrainerState, Train
 
 if TYPE_CHECKING:
     from leyden.trainer.trainer import Trainer
-
-Loop = FitLoop | EvaluationLoop | PredictionLoop
 
 
 class Run:
@@ -93,7 +92,8 @@ class Run:
         **options: Any,
     ) -> None:
         self.trainer, self.state = trainer, TrainerState(fn=fn)
-        self._module, self.datamodule = module, datamodule
+        self.module = cast(LightningModule, module)  # what a Trainer has before its first run has none
+        self.datamodule = datamodule
         self.ckpt_path, self.weights_only = ckpt_path, weights_only
         self.metrics = Metrics(self)
         self.hooks = HookTable.empty()
@@ -104,7 +104,7 @@ class Run:
         before: Run | None = getattr(trainer, "run", None)
         self.step: BatchStep | None = None
         self.lr_scheduler_configs: list[LRSchedulerConfig] = []
-        self.told: set[str | int] = before.told if before is not None else set()
+        self.told: set[str] = before.told if before is not None else set()
         if before is None:
             self.progress = Progress()
         elif fn is TrainerFn.FITTING:
@@ -117,56 +117,27 @@ class Run:
             self.loops[function] = self._make_loop(function, sources or {}, options)
         self.loop: Any = self.loops[fn or TrainerFn.FITTING]
 
-    def _make_loop(self, fn: TrainerFn, sources: Mapping[str, DataSource | None], options: dict[str, Any]) -> Loop:
+    def _make_loop(self, fn: TrainerFn, sources: Mapping[str, DataSource | None], options: dict[str, Any]) -> Any:
         if fn is TrainerFn.FITTING:
             return FitLoop(self, sources.get("train"), sources.get("val"))
         if fn is TrainerFn.PREDICTING:
             return PredictionLoop(self, sources.get("predict"), **options)
-        stage = RunningStage.VALIDATING if fn is TrainerFn.VALIDATING else RunningStage.TESTING
+        stage = RunningStage(fn)
         return EvaluationLoop(self, stage, sources.get(stage.dataloader_prefix), **options)
 
     # -- where it is, for the module and the loops --------------------------------------------------------
 
-    @property
-    def module(self) -> LightningModule:
-        """The module; there is one in every run."""
-        assert self._module is not None
-        return self._module
-
-    @property
-    def is_fit(self) -> bool:
-        """Whether it trains."""
-        return self.state.fn is TrainerFn.FITTING
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it is under way."""
-        return self.state.status is TrainerStatus.RUNNING
-
-    @property
-    def sanity_checking(self) -> bool:
-        """Whether it tries a few validation batches before training."""
-        return self.state.stage is RunningStage.SANITY_CHECKING
-
-    @property
-    def strategy(self) -> Strategy:
-        """The Trainer's strategy."""
-        return self.trainer.strategy
-
-    @property
-    def loggers(self) -> list[Logger]:
-        """The Trainer's loggers."""
-        return self.trainer.loggers
-
-    @property
-    def current_epoch(self) -> int:
-        """Epochs finished; the index of the running one."""
-        return self.progress.epoch
-
-    @property
-    def global_step(self) -> int:
-        """Optimizer steps taken, of all optimizers."""
-        return self.progress.optimizer_steps
+    is_fit: bool = is_at("state.fn", TrainerFn.FITTING, "Whether it trains.")
+    is_running: bool = is_at("state.status", TrainerStatus.RUNNING, "Whether it is under way.")
+    sanity_checking: bool = is_at("state.stage", RunningStage.SANITY_CHECKING, "Whether it tries a few batches first.")
+    strategy: Strategy = forward("trainer.strategy", "The Trainer's strategy.")
+    loggers: list[Logger] = forward("trainer.loggers", "The Trainer's loggers.")
+    current_epoch: int = forward("progress.epoch", "Epochs finished; the index of the running one.")
+    global_step: int = forward("progress.optimizer_steps", "Optimizer steps taken, of all optimizers.")
+    log: Any = forward("metrics.log", "Takes one ``self.log`` call.")
+    backward: Any = forward("step.backward", "``self.manual_backward``.")
+    clip_gradients: Any = forward("step.clip_gradients", "``self.clip_gradients``; what is None is the Trainer's.")
+    print: Any = forward("trainer.print", "Prints once, on rank 0, without tearing the progress bar.")
 
     @property
     def optimizers(self) -> list[Any]:
@@ -188,23 +159,16 @@ class Run:
         """The schedulers of the fit."""
         return [config.scheduler for config in self.lr_scheduler_configs]
 
-    def log(self, name: str, value: Any, options: LogOptions, batch_size: int | None) -> None:
-        """Take one ``self.log`` call."""
-        self.metrics.log(name, value, options, batch_size)
+    @property
+    def owners(self) -> list[Any]:
+        """Who has loaders and hyperparameters: the data module, if there is one, and the module."""
+        return [owner for owner in (self.datamodule, self.module) if owner is not None]
 
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """``self.manual_backward``."""
-        assert self.step is not None
-        self.step.backward(loss, *args, **kwargs)
-
-    def clip_gradients(self, optimizer: Any, value: float | None, algorithm: str | None) -> None:
-        """``self.clip_gradients``; what is None comes from the Trainer."""
-        assert self.step is not None
-        self.step.clip_gradients(optimizer, value, algorithm)
-
-    def print(self, *args: Any, **kwargs: Any) -> None:
-        """Print once, on rank 0, without tearing the progress bar."""
-        self.trainer.print(*args, **kwargs)
+    def not_told(self, paths: Iterable[str]) -> list[str]:
+        """The keys, of what a checkpoint can't hold, of which no run of the Trainer has warned; now this one does."""
+        news = [path for path in paths if path not in self.told]
+        self.told.update(news)
+        return news
 
     # -- from beginning to end ----------------------------------------------------------------------------
 
@@ -223,7 +187,10 @@ class Run:
             self.state.stage = RunningStage.TRAINING if self.is_fit else self.loop.stage
             strategy.setup_environment()
             rank_zero_only.rank = strategy.global_rank
-            self._set_device_options()
+            mode = trainer.deterministic
+            if mode is not None:
+                torch.use_deterministic_algorithms(bool(mode), warn_only=mode == "warn")
+            trainer.accelerator.set_options(deterministic=bool(mode), benchmark=trainer.benchmark)
             path = self.ckpt_path
             saved = strategy.load_checkpoint(path, self.weights_only) if path is not None else None
             self._attach_module_callbacks()
@@ -248,29 +215,19 @@ class Run:
             self._fail(interruption)
             raise SystemExit(1) from interruption
         except BaseException as error:
-            participants = [*self.trainer.callbacks, self.datamodule, self._module, self.strategy]
-            note_plugin(error, self.hooks.by_hook, participants)
+            note_plugin(error, self.hooks.by_hook, [*self.trainer.callbacks, *self.owners, self.strategy])
             cause = self.strategy.first_cause(error)
             self._fail(cause)
             if cause is error:
                 raise
             raise cause from error
 
-    def _set_device_options(self) -> None:
-        """Apply ``deterministic`` and ``benchmark``."""
-        trainer = self.trainer
-        if trainer.deterministic is not None:
-            torch.use_deterministic_algorithms(bool(trainer.deterministic), warn_only=trainer.deterministic == "warn")
-        trainer.accelerator.set_options(deterministic=bool(trainer.deterministic), benchmark=trainer.benchmark)
-
     def _attach_module_callbacks(self) -> None:
         """Add the model's own callbacks; they replace the Trainer's of the same type."""
-        own: Any = self.module.configure_callbacks()
-        own = [own] if isinstance(own, Callback) else own or ()
-        if not isinstance(own, (list, tuple)) or not all(isinstance(callback, Callback) for callback in own):
-            raise MisconfigurationException(
-                f"configure_callbacks returned {own!r}; return a callback or a list of them."
-            )
+        returned = self.module.configure_callbacks()
+        own = as_list(returned)
+        if not all(isinstance(callback, Callback) for callback in own):
+            raise MisconfigurationException(f"configure_callbacks returned {returned!r}; return a list of callbacks.")
         types = {type(callback) for callback in own}
         kept = [callback for callback in self.trainer.callbacks if type(callback) not in types]
         self.trainer.callbacks = order_callbacks([*kept, *own])
@@ -294,9 +251,7 @@ class Run:
     def _prepare_data(self) -> None:
         """Call ``prepare_data`` in one process of each node, or in one of all."""
         strategy = self.strategy
-        for owner in (self.datamodule, self.module):
-            if owner is None:
-                continue
+        for owner in self.owners:
             per_node = getattr(owner, "prepare_data_per_node", True)
             if strategy.local_rank == 0 and (per_node or strategy.node_rank == 0):
                 owner.prepare_data()
@@ -310,7 +265,6 @@ class Run:
         self._call_setup()
         with strategy.module_init_context():
             module.configure_model()
-        contents.warn_of_hparams(self)
         if saved is not None:
             strategy.precision.convert_module(module)  # float64 weights would lose bits in a float32 module
             contents.restore_module(self, saved)
@@ -318,7 +272,6 @@ class Run:
             strategy.convert_sync_batchnorm(module)
         strategy.setup_module(module, training=self.is_fit)
         if self.is_fit:
-            contents.warn_of_lost_parts(self)
             optimizers, self.lr_scheduler_configs = read_optimizers(module)
             self.optimizers = strategy.setup_optimizers(optimizers)
             self.hooks.on_fit_start()
@@ -333,43 +286,38 @@ class Run:
 
         Rank 0 chooses for all.
         """
-        trainer, strategy = self.trainer, self.strategy
-        agree_on_versions(self.loggers, strategy)
-        self.log_dir = strategy.broadcast(trainer.log_dir)
-        directories = [(type(logger), logger.version, logger.log_dir) for logger in self.loggers]
-        for kind, _, directory in directories:
-            if directory is not None and sum(other[0] is kind and other[2] == directory for other in directories) > 1:
+        agree_on_versions(self.loggers, self.strategy)
+        self.log_dir = self.strategy.broadcast(self.trainer.log_dir)
+        places = Counter((type(logger).__name__, logger.log_dir) for logger in self.loggers)
+        for (kind, directory), count in places.items():
+            if directory is not None and count > 1:
                 raise MisconfigurationException(
-                    f"Two loggers of type {kind.__name__} write to {directory!r}; give each its own name or version."
+                    f"Two loggers of type {kind} write to {directory!r}; give each its own name or version."
                 )
 
     def _call_setup(self) -> None:
         """Call ``setup``; callbacks that it adds to ``trainer.callbacks`` are set up too and take part in the run."""
-        trainer, setup = self.trainer, self.hooks.setup
+        trainer, function = self.trainer, str(self.state.fn)
         known = list(trainer.callbacks)
-        while True:
-            setup(str(self.state.fn))
-            if trainer.callbacks == known:
-                return
+        self.hooks.setup(function)
+        while trainer.callbacks != known:
             added = [callback for callback in trainer.callbacks if callback not in known]
             trainer.callbacks = order_callbacks(trainer.callbacks)
             known = list(trainer.callbacks)
             self.compile_hooks(self.hooks.manager)  # not the installed ones: some may have joined for this run
-            setup = self.hooks.of("setup", added)
+            self.hooks.of("setup", added)(function)
 
     def _log_hyperparameters(self) -> None:
         """Give the loggers the hyperparameters of module and data module, and the model's graph."""
-        owners = [owner for owner in (self.module, self.datamodule) if owner is not None]
-        logged = [dict(owner.hparams_initial) for owner in owners if owner._log_hyperparams]
+        logged = [owner.hparams_initial for owner in self.owners if owner._log_hyperparams]
         merged: dict[str, Any] = {}
         for hparams in logged:
             for name, value in hparams.items():
-                if name in merged and merged[name] is not value and merged[name] != value:
+                if merged.setdefault(name, value) is not value and merged[name] != value:
                     raise MisconfigurationException(
-                        f"The hyperparameter {name!r} is {merged[name]!r} in the module and {value!r} in the data "
-                        "module; rename one, or save one of the two with logger=False."
+                        f"The hyperparameter {name!r} is {value!r} in the module and {merged[name]!r} in the data "
+                        "module; rename one, or save one with logger=False."
                     )
-                merged[name] = value
         for logger in self.loggers:
             if logged:
                 logger.log_hyperparams(merged)
@@ -407,21 +355,16 @@ class Run:
         for logger in self.loggers:
             logger.finalize("failed")
         self._release(error)
-        for loop in self._own_loops:
-            if loop.results is not None:
-                loop.results.reset()  # the next run of the module does not find this one's batches in its metrics
         self.state.stage = None
-
-    @property
-    def _own_loops(self) -> list[Any]:
-        return [self.loop, self.loop.validation] if self.is_fit else [self.loop]
 
     def _release(self, error: BaseException | None = None) -> None:
         """Bring model and metrics to the host and let go of the device and of loaders' workers."""
-        for loop in self._own_loops:
+        for loop in [self.loop, self.loop.validation] if self.is_fit else [self.loop]:
             if loop.loader is not None:
                 loop.loader.stop_workers()
-        tear_down(self.strategy, self._module, error)
+            if error is not None and loop.results is not None:
+                loop.results.reset()  # the next run of the module does not find this one's batches in its metrics
+        tear_down(self.strategy, self.module, error)
         self.strategy.precision.teardown()
         self.strategy.checkpoint_io.teardown()
         self.metrics.to_host()

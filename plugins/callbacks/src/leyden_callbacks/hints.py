@@ -1,4 +1,4 @@
-"""Warnings of possible mistakes: parts in evaluation mode, steps never logged, waiting for data, shuffled evaluation.
+"""Warnings of possible mistakes: evaluation mode, what checkpoints will not hold, unlogged steps, waiting, shuffling.
 
 Each is given once in a run; a Trainer with ``barebones=True`` gives none.
 """
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch.utils.data import DataLoader, RandomSampler
 
+from leyden.plugins import Run, UnknownComponentError
 from leyden.utilities import CombinedLoader
+from leyden.utilities.plain import to_plain
 from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.warnings import PossibleUserWarning
 
@@ -29,6 +31,8 @@ def of_training(trainer: Trainer, module: LightningModule) -> None:
     if trainer.barebones:
         return
     _warn_of_evaluation_mode(module)
+    _warn_of_lost_parts(trainer, module)
+    _warn_of_hyperparameters(trainer.run)
     _warn_of_shuffling(trainer.fit_loop.validation)
 
 
@@ -102,6 +106,34 @@ def _warn_of_evaluation_mode(module: LightningModule) -> None:
             f"{names[0] or 'the whole model'!r} first; call .train() if that is not intended.",
             PossibleUserWarning,
         )
+
+
+def _warn_of_lost_parts(trainer: Trainer, module: LightningModule) -> None:
+    """Of parts whose state a plugin would keep that is not there, metrics for example."""
+    for cls, name in {type(part): name for name, part in module.named_modules()}.items():
+        try:
+            trainer.plugin_manager.component_for("record", cls)
+        except UnknownComponentError as error:
+            rank_zero_warn(
+                f"What the module's {name!r}, a {cls.__name__}, accumulates will not be in checkpoints, so that a "
+                f"resumed run starts it anew. {error}",
+                PossibleUserWarning,
+            )
+            return  # the same plugin would keep those of other classes
+
+
+def _warn_of_hyperparameters(run: Run) -> None:
+    """Of those that checkpoints will not hold."""
+    for owner in run.owners:
+        dropped: list[str] = []
+        to_plain(dict(owner.hparams), owner.CHECKPOINT_HYPER_PARAMS_KEY, dropped)
+        if names := [path.partition(".")[2] for path in run.not_told(dropped)]:
+            rank_zero_warn(
+                f"Hyperparameters of {type(owner).__name__} that are no plain data are not saved: {', '.join(names)}. "
+                f"Pass them when loading, load_from_checkpoint(path, {names[0].split('.')[0]}=...), and leave them "
+                "out with save_hyperparameters(ignore=[...]).",
+                PossibleUserWarning,
+            )
 
 
 def _warn_of_shuffling(loop: Any) -> None:
