@@ -70,15 +70,12 @@ class Fetcher:
             skip: Batches to pass over first; the run that is resumed has trained on them.
             measure: Wraps each ``next`` where a profiler wants it, or None.
         """
-        self._total, self._measure = self.total(), None
+        self._total, self._measure, self.ahead_rng = self.total(), None, None
         self._following, self._iterator = None, iter(())  # the last epoch's workers end before there are new ones
         self._iterator = iter(self.loader)
-        self.ahead_rng = None
-        self.fetched = 0
-        while self.fetched < skip:
+        for _ in range(skip):
             self._pass_over()
-            self.fetched += 1
-        self._measure = measure
+        self.fetched, self._measure = skip, measure
 
     def read_ahead(self, restore: Callable[[], None]) -> None:
         """Read the first batch ahead, where the loader has no length; ``restore`` sets the random state for it."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from leyden.data.combined import INFINITE, CombinedLoader, Mode, length_of
-from leyden.data.samplers import keeping_last, rebuild
+from leyden.data.samplers import keeping_last, rebuild, tracking
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.states import RunningStage
@@ -34,41 +34,27 @@ class DataSource:
     given: Any = None
     loaded_in: int | None = None
 
-    def request(self) -> Any:
-        """The loaders, from what was passed or from the hook."""
-        return self.given if self.given is not None else getattr(self.owner, self.hook)()
-
     def is_due(self, trainer: Trainer) -> bool:
         """Whether other loaders are due: the first time, and every ``reload_dataloaders_every_n_epochs``."""
         every = trainer.reload_dataloaders_every_n_epochs
         return self.loaded_in is None or (every > 0 and trainer.current_epoch - self.loaded_in >= every)
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know to load at the same epochs."""
-        return {"loaded_in": self.loaded_in}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what :meth:`state_dict` returned."""
-        self.loaded_in = state["loaded_in"]
-
     def __str__(self) -> str:
-        return (
-            f"the {self.hook}s that were passed"
-            if self.given is not None
-            else f"{type(self.owner).__name__}.{self.hook}()"
-        )
+        asked = f"{type(self.owner).__name__}.{self.hook}()"
+        return f"the {self.hook}s that were passed" if self.given is not None else asked
 
 
 def load(trainer: Trainer, source: DataSource, stage: RunningStage, mode: Mode) -> CombinedLoader:
     """Ask for a stage's loaders, refuse what is no loader, apply ``overfit_batches``, samplers and limits."""
-    loaders = source.request()
+    loaders = source.given if source.given is not None else getattr(source.owner, source.hook)()
     trainer.strategy.barrier(source.hook)
     combined = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders, mode)
     for loader in combined.flattened:
         refuse_if_not_iterable(loader, source)
     combined.flattened = [_prepared(trainer, loader, stage) for loader in combined.flattened]
-    limit = getattr(trainer, f"limit_{stage.dataloader_prefix}_batches")
-    combined.limits = [_limit(length_of(loader), limit, stage) for loader in combined.flattened]
+    name = f"limit_{stage.dataloader_prefix}_batches"
+    limit = getattr(trainer, name)
+    combined.limits = [_limit(length_of(loader), limit, name) for loader in combined.flattened]
     if stage == RunningStage.TRAINING and combined.flattened and combined.total() == 0 and limit != 0:
         warn_of_no_batches(source)
     elif combined.mode == "max_size_cycle" and 0 in combined.sizes():
@@ -90,43 +76,34 @@ def refuse_if_not_iterable(loader: Any, source: DataSource) -> None:
     except TypeError:
         iterable = False
     if not iterable:
-        raise TypeError(
-            f"{source} gave {loader!r} of type {type(loader).__name__}, which can't be iterated; "
-            "give a DataLoader or another iterable of batches."
-        )
+        what = f"{source} gave {loader!r} of type {type(loader).__name__}"
+        raise TypeError(f"{what}, which can't be iterated; give a DataLoader or another iterable of batches.")
 
 
 def _prepared(trainer: Trainer, loader: Any, stage: RunningStage) -> Any:
     """A loader as a run takes it: in its order, of this process's part of the data, as plugins want it."""
     training = stage == RunningStage.TRAINING
-    if trainer.overfit_batches > 0 and stage != RunningStage.TESTING:
-        loader = _in_order(loader, stage)
+    overfits = trainer.overfit_batches > 0 and stage != RunningStage.TESTING
+    if overfits and isinstance(loader, DataLoader) and isinstance(loader.sampler, RandomSampler):
+        rank_zero_warn(f"overfit_batches: shuffling of the {stage.dataloader_prefix} data is turned off.")
+        loader = rebuild(loader, SequentialSampler(loader.dataset))  # type: ignore[arg-type]
     if stage == RunningStage.PREDICTING:
         loader = keeping_last(loader)
     if trainer.use_distributed_sampler:
         loader = trainer.strategy.divide(loader, training=training)
-    return trainer.plugin_manager.hook.leyden_prepare_loader(owner=trainer, loader=loader, training=training)
+    loader = trainer.plugin_manager.hook.leyden_prepare_loader(owner=trainer, loader=loader, training=training)
+    return tracking(loader) if stage == RunningStage.PREDICTING else loader
 
 
-def _in_order(loader: Any, stage: RunningStage) -> Any:
-    """``overfit_batches`` takes the same batches every epoch: no shuffling of the training data."""
-    if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, RandomSampler):
-        return loader
-    rank_zero_warn(f"overfit_batches: shuffling of the {stage.dataloader_prefix} data is turned off.")
-    return rebuild(loader, SequentialSampler(loader.dataset))  # type: ignore[arg-type]
-
-
-def _limit(length: int | float, limit: int | float, stage: RunningStage) -> int | float:
+def _limit(length: int | float, limit: int | float, name: str) -> int | float:
     """Batches to take, from a ``limit_*_batches`` that counts them (int) or is a fraction (float)."""
-    name = f"limit_{stage.dataloader_prefix}_batches"
     if isinstance(limit, int) or limit == 0:
         return min(length, limit)
-    if limit == 1.0:
-        return length
-    if length == INFINITE:
+    if length == INFINITE and limit != 1.0:
         raise MisconfigurationException(f"{name}={limit} is a fraction, but the loader has no length; write a number.")
-    if length > 0 and int(length * limit) == 0:
+    count = length if limit == 1.0 else int(length * limit)
+    if length > 0 and count == 0:
         raise MisconfigurationException(
             f"{name}={limit} of {length} batches is none at all; write at least {1 / length:.3g}, or a whole number."
         )
-    return int(length * limit)
+    return count

@@ -26,7 +26,7 @@ def rebuild(loader: DataLoader[Any], sampler: Any) -> DataLoader[Any]:
     elif batch_sampler is not None:
         if not hasattr(batch_sampler, "sampler"):
             raise MisconfigurationException(
-                f"A {type(sampler).__name__} should be put into the {type(loader).__name__}, but its batch sampler "
+                f"A {type(sampler).__name__} belongs into the {type(loader).__name__}, but its batch sampler "
                 f"{type(batch_sampler).__name__} has no attribute 'sampler'. Put one in yourself and pass "
                 "Trainer(use_distributed_sampler=False)."
             )
@@ -43,8 +43,16 @@ def copy_with(loader: DataLoader[Any], **attributes: Any) -> DataLoader[Any]:
     return copied
 
 
-class RecordingBatchSampler:
-    """Passes on the batches of indices of another batch sampler and remembers them until they are taken.
+def keeping_last(loader: Any) -> Any:
+    """A loader that does not drop an incomplete last batch: every sample is to be predicted."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    if not isinstance(loader, DataLoader) or type(batch_sampler) is not BatchSampler or not batch_sampler.drop_last:
+        return loader
+    return copy_with(loader, batch_sampler=BatchSampler(batch_sampler.sampler, batch_sampler.batch_size, False))
+
+
+class TrackingBatchSampler:
+    """Passes on the batches of indices of another batch sampler, and keeps them until they are taken.
 
     Attributes:
         indices: The batches drawn so far and not taken yet; with workers some are drawn ahead.
@@ -67,24 +75,12 @@ class RecordingBatchSampler:
         return getattr(self.__dict__["_batch_sampler"], name)
 
 
-def keeping_last(loader: Any) -> Any:
-    """A loader that does not drop an incomplete last batch: every sample is to be predicted."""
+def tracking(loader: Any) -> Any:
+    """A loader whose batch sampler is a :class:`TrackingBatchSampler`, where it is one that draws indices."""
     batch_sampler = getattr(loader, "batch_sampler", None)
-    if not isinstance(loader, DataLoader) or type(batch_sampler) is not BatchSampler or not batch_sampler.drop_last:
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or batch_sampler is None:
         return loader
-    return copy_with(loader, batch_sampler=BatchSampler(batch_sampler.sampler, batch_sampler.batch_size, False))
-
-
-def recording(loader: Any) -> tuple[Any, RecordingBatchSampler | None]:
-    """A loader that remembers which samples are in each batch, where it is one that draws indices."""
-    if (
-        not isinstance(loader, DataLoader)
-        or isinstance(loader.dataset, IterableDataset)
-        or loader.batch_sampler is None
-    ):
-        return loader, None
-    sampler = RecordingBatchSampler(loader.batch_sampler)
-    return copy_with(loader, batch_sampler=sampler), sampler
+    return copy_with(loader, batch_sampler=TrackingBatchSampler(batch_sampler))
 
 
 def set_epoch(loader: Any, epoch: int) -> None:

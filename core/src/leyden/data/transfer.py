@@ -20,37 +20,31 @@ if TYPE_CHECKING:
 def transfer_function(run: Run, dataloader_idx: int) -> Callable[[Any], Any]:
     """A function that takes a batch of one loader and returns it, converted and on the device."""
     strategy, precision, metrics = run.strategy, run.strategy.precision, run.metrics
-    plain = type(strategy).batch_to_device is Strategy.batch_to_device
-    if plain:
-        to_device: Callable[[Any], Any] = partial(
-            move_data_to_device, device=strategy.root_device, non_blocking=strategy.accelerator.non_blocking_transfer
-        )
-    else:
-        to_device = strategy.batch_to_device
-    owners = {name: _owner(run, name) for name in TRANSFER_HOOKS}
+    to_device: Callable[[Any], Any] = strategy.batch_to_device
+    if type(strategy).batch_to_device is Strategy.batch_to_device:
+        non_blocking = strategy.accelerator.non_blocking_transfer
+        to_device = partial(move_data_to_device, device=strategy.root_device, non_blocking=non_blocking)
     converts = type(precision).convert_input is not Precision.convert_input
-    if not converts and not any(owners.values()):
+    before, move, after = (_own_hook(run, name) for name in TRANSFER_HOOKS)
+    if not (converts or before or move or after):
         return to_device
-    before, move, after = (getattr(owners[n], n) if owners[n] is not None else None for n in TRANSFER_HOOKS)
 
     def transfer(batch: Any) -> Any:
-        if converts:
-            batch = precision.convert_input(batch)
-        if before is not None:
-            batch = before(batch, dataloader_idx)
-        batch = move(batch, strategy.root_device, dataloader_idx) if move is not None else to_device(batch)
-        return after(batch, dataloader_idx) if after is not None else batch
-
-    def in_scope(batch: Any) -> Any:
         with metrics.scope("on_before_batch_transfer"):
-            return transfer(batch)
+            if converts:
+                batch = precision.convert_input(batch)
+            if before is not None:
+                batch = before(batch, dataloader_idx)
+            batch = move(batch, strategy.root_device, dataloader_idx) if move is not None else to_device(batch)
+            return after(batch, dataloader_idx) if after is not None else batch
 
-    return in_scope
+    return transfer
 
 
-def _owner(run: Run, name: str) -> Any:
-    """Who overrides a transfer hook: the data module before the module, None if neither does."""
-    for candidate in (run.datamodule, run.module):
-        if candidate is not None and is_overridden(name, candidate, DataHooks):
-            return candidate
+def _own_hook(run: Run, name: str) -> Callable[..., Any] | None:
+    """A transfer hook that is overridden: the data module's before the module's; None if neither has its own."""
+    for owner in (run.datamodule, run.module):
+        if owner is not None and is_overridden(name, owner, DataHooks):
+            hook: Callable[..., Any] = getattr(owner, name)
+            return hook
     return None

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from leyden.interfaces.precision import Precision
-from leyden.loops.optimizer import LightningOptimizer
+from leyden.loops.optimizers import LightningOptimizer
 from leyden.module import LightningModule
 from leyden.plugin_system.hooks import hookimpl
 from leyden.plugin_system.table import nothing
@@ -51,18 +51,18 @@ class BatchStep:
         self.weight = 1.0
         step = run.strategy.step_function(module, "training_step")
         self._training_step = run.timed(f"[Strategy]{type(run.strategy).__name__}.training_step", step)
-        self._takes_batch_idx = takes_arguments(module.training_step, 2)
+        self._takes_batch_idx = argument_count(module.training_step, 2, 2) == 2
         # None where the precision or the module has nothing of its own, so that a batch does not call it
-        self._forward_context = _own(precision, "forward_context", Precision)
-        self._scale_loss = _own(precision, "scale_loss", Precision)
-        self._unscale = _own(precision, "unscale_gradients", Precision)
-        self._own_zero_grad = _own(module, "optimizer_zero_grad", LightningModule)
-        self._own_backward = _own(module, "backward", LightningModule)
-        self._own_step = _own(module, "optimizer_step", LightningModule)
-        self._own_clipping = _own(module, "configure_gradient_clipping", LightningModule)
+        self._forward_context = own_method(precision, "forward_context", Precision)
+        self._scale_loss = own_method(precision, "scale_loss", Precision)
+        self._unscale = own_method(precision, "unscale_gradients", Precision)
+        self._own_zero_grad = own_method(module, "optimizer_zero_grad", LightningModule)
+        self._own_backward = own_method(module, "backward", LightningModule)
+        self._own_step = own_method(module, "optimizer_step", LightningModule)
+        self._own_clipping = own_method(module, "configure_gradient_clipping", LightningModule)
         self._clip = run.strategy.clip_gradients
         self._precision_step = precision.optimizer_step
-        self._plain_precision = _own(precision, "optimizer_step", Precision) is None
+        self._plain_precision = own_method(precision, "optimizer_step", Precision) is None
         self._warned_of_none = False
         self.use_optimizers([])
 
@@ -71,10 +71,14 @@ class BatchStep:
         self.optimizers = [o.optimizer if type(o) is LightningOptimizer else o for o in optimizers]
         self.optimizer = self.optimizers[0] if self.optimizers else None
         self.wrapped = [LightningOptimizer(optimizer, self) for optimizer in self.optimizers]
-        in_line = self._own_step is None and self._plain_precision and not any(map(_needs_closure, self.optimizers))
+        required = any(map(_requires_closure, self.optimizers))
+        # PyTorch's own optimizers, but for those that require a closure, run it before anything else, so that running
+        # it in line is the same; of any other optimizer that is not known.
+        known = not required and all(type(o).__module__.startswith("torch.optim") for o in self.optimizers)
+        in_line = self._own_step is None and self._plain_precision and known
         self._with_closure = not in_line and bool(self.optimizers)
         # what a closure returns for a skipped batch: an optimizer that requires one reads it as a number
-        self._no_loss = torch.zeros(()) if any(map(_requires_closure, self.optimizers)) else None
+        self._no_loss = torch.zeros(()) if required else None
 
     @hookimpl(trylast=True)
     def leyden_optimize_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
@@ -107,9 +111,9 @@ class BatchStep:
             else:
                 with self._forward_context():
                     output = self._training_step(*arguments)
-            if not self.automatic:
-                return _read_manual(output)
             loss, outputs = self._read(output, every)
+            if not self.automatic:
+                return outputs
             if batch_idx % every == 0:
                 self._zero_grad(batch_idx)
             if loss is not None:
@@ -119,30 +123,29 @@ class BatchStep:
             metrics.hook = outer
 
     def _read(self, output: Any, every: int) -> tuple[Tensor | None, dict[str, Any]]:
-        """The loss to go backward on, and the outputs that ``on_train_batch_end`` gets."""
-        rest: dict[str, Any] = {}
-        if isinstance(output, Mapping):
-            if "loss" not in output:
-                raise MisconfigurationException(
-                    f"training_step returned a dict without 'loss', with: {', '.join(map(str, output)) or 'nothing'}."
-                )
-            rest = _detached({k: v for k, v in output.items() if k != "loss"})
-            output = output["loss"]
-        if output is None:
-            self._warn_of_none()
-            return None, {}
-        if not isinstance(output, Tensor):
-            raise MisconfigurationException(
-                f"training_step returned {output!r} of type {type(output).__name__}; return the loss as a tensor, "
-                "a dict with 'loss', or None to skip the batch."
-            )
-        loss = output / every if every > 1 else output
-        return loss, {"loss": loss.detach(), **rest}
+        """The loss to go backward on, and the outputs that ``on_train_batch_end`` gets.
 
-    def _warn_of_none(self) -> None:
-        if not self._warned_of_none:
-            self._warned_of_none = True
-            rank_zero_warn("training_step returned None: the batch is skipped. (Said once.)")
+        In manual optimisation there need be no loss, and a dict may hold anything.
+        """
+        is_dict = isinstance(output, Mapping)
+        outputs: dict[str, Any] = tree_map_only(Tensor, Tensor.detach, dict(output)) if is_dict else {}
+        loss = output.get("loss", output) if is_dict else output
+        if loss is None and self.automatic:
+            if not self._warned_of_none:
+                self._warned_of_none = True
+                rank_zero_warn("training_step returned None: the batch is skipped. (Said once.)")
+            return None, {}
+        if isinstance(loss, Tensor):
+            loss = loss / every if every > 1 else loss
+            outputs["loss"] = loss.detach()
+        elif self.automatic or not (is_dict or loss is None):
+            found = f"{loss!r} of type {type(loss).__name__}"
+            if is_dict and loss is output:
+                found = f"a dict without 'loss', with: {', '.join(map(str, output)) or 'nothing'}"
+            wanted = "the loss as a tensor, a dict with 'loss', or None to skip the batch"
+            wanted = wanted if self.automatic else "a tensor, a dict, or None"
+            raise MisconfigurationException(f"training_step returned {found}; return {wanted}.")
+        return loss, outputs
 
     def _zero_grad(self, batch_idx: int) -> None:
         if self.optimizer is None:
@@ -240,16 +243,15 @@ class BatchStep:
         """One step of one optimizer; in manual optimisation it is counted here."""
 
         def whole() -> Any:
+            assert closure is not None
             with torch.enable_grad():
-                result = closure() if closure is not None else None
+                result = closure()
             self.before_step(optimizer)
             return result
 
-        if self.automatic or closure is not None:
-            result = self._precision_step(optimizer, whole, **kwargs)
-        else:
+        if closure is None:
             self.before_step(optimizer)
-            result = self._precision_step(optimizer, **kwargs)
+        result = self._precision_step(optimizer, whole if closure is not None else None, **kwargs)
         if not self.automatic:
             self._progress.optimizer_steps += 1
         return result
@@ -263,9 +265,7 @@ class BatchStep:
         """
         if self.automatic and not self._progress.is_accumulating(self.trainer.accumulate_grad_batches):
             return {}
-        return {
-            name: parameter.grad for name, parameter in self.module.named_parameters() if parameter.grad is not None
-        }
+        return {name: p.grad for name, p in self.module.named_parameters() if p.grad is not None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`state_dict` returned."""
@@ -274,37 +274,9 @@ class BatchStep:
                 parameter.grad = state[name].to(parameter.device)
 
 
-def _read_manual(output: Any) -> dict[str, Any]:
-    """The outputs that ``on_train_batch_end`` gets in manual optimisation, where ``training_step`` does all itself."""
-    if output is None:
-        return {}
-    if isinstance(output, Tensor):
-        return {"loss": output.detach()}
-    if isinstance(output, Mapping):
-        return _detached(output)
-    raise MisconfigurationException(
-        f"training_step returned {output!r} of type {type(output).__name__}; in manual optimisation return a "
-        "tensor, a dict, or None."
-    )
-
-
-def _detached(outputs: Mapping[str, Any]) -> dict[str, Any]:
-    detached: dict[str, Any] = tree_map_only(Tensor, Tensor.detach, dict(outputs))
-    return detached
-
-
-def _own(target: Any, name: str, base: type) -> Callable[..., Any] | None:
+def own_method(target: Any, name: str, base: type) -> Callable[..., Any] | None:
     """The target's method where it overrides that of ``base``, else None."""
     return getattr(target, name) if is_overridden(name, target, base) else None
-
-
-def _needs_closure(optimizer: Any) -> bool:
-    """Whether an optimizer must be given the closure.
-
-    PyTorch's own optimizers, but for those that require one, run it before anything else, so that running it
-    in line is the same; of any other optimizer that is not known.
-    """
-    return not type(optimizer).__module__.startswith("torch.optim") or _requires_closure(optimizer)
 
 
 def _requires_closure(optimizer: Any) -> bool:
@@ -312,17 +284,14 @@ def _requires_closure(optimizer: Any) -> bool:
     return closure is not None and closure.default is closure.empty
 
 
-def takes_arguments(function: Callable[..., Any], count: int) -> bool:
-    """Whether a function takes ``count`` positional arguments."""
-    return takes_any(function) or takes_named(function, count)
+def argument_count(function: Callable[..., Any], most: int, of_any: int) -> int:
+    """How many positional arguments a function is given.
 
-
-def takes_any(function: Callable[..., Any]) -> bool:
-    """Whether a function takes any number of positional arguments, ``*args``."""
-    return any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(function).parameters.values())
-
-
-def takes_named(function: Callable[..., Any], count: int) -> bool:
-    """Whether a function has names for ``count`` positional arguments."""
-    parameters = inspect.signature(function).parameters.values()
-    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters) >= count
+    Args:
+        function: The function.
+        most: How many there are.
+        of_any: How many a function is given that takes any number, unless it has names for more.
+    """
+    kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
+    named = sum(kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
+    return min(most, max(named, of_any) if inspect.Parameter.VAR_POSITIONAL in kinds else named)

@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from leyden.interfaces.precision import Precision
     from leyden.interfaces.profiler import Profiler
     from leyden.interfaces.strategy import Strategy
-    from leyden.loops.evaluate import EvaluationLoop
+    from leyden.loops.evaluate import EvaluationLoop, PredictionLoop
     from leyden.loops.fit import FitLoop
     from leyden.loops.optimizers import LRSchedulerConfig
-    from leyden.loops.predict import PredictionLoop
     from leyden.loops.progress import Progress
     from leyden.module import LightningModule
     from leyden.plugin_system.manager import PluginManager

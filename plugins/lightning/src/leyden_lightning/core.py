@@ -2,7 +2,7 @@
 
 from leyden import datamodule, module
 from leyden.datamodule import LightningDataModule
-from leyden.loops import optimizer
+from leyden.loops import optimizers as optimizer
 from leyden.module import LightningModule
 
 __all__ = ["LightningDataModule", "LightningModule", "datamodule", "module", "optimizer"]

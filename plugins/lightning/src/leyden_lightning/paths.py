@@ -49,7 +49,7 @@ PATHS = {
     "core.mixins": "leyden.mixins.hparams",
     "core.mixins.hparams_mixin": "leyden.mixins.hparams",
     "core.module": "leyden.module",
-    "core.optimizer": "leyden.loops.optimizer",
+    "core.optimizer": "leyden.loops.optimizers",
     "demos.boring_classes": "demo:BoringModel",
     "loggers.comet": "logger:CometLogger",
     "loggers.csv_logs": "logger:CSVLogger",
