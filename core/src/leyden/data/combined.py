@@ -72,15 +72,12 @@ class CombinedLoader(Iterable[Any]):
     @property
     def sampler(self) -> Any:
         """The samplers in the user's own collection."""
-        return self._of_each("sampler")
+        return tree_unflatten([getattr(one, "sampler", None) for one in self._flattened], self._structure)
 
     @property
     def batch_sampler(self) -> Any:
         """The batch samplers in the user's own collection."""
-        return self._of_each("batch_sampler")
-
-    def _of_each(self, name: str) -> Any:
-        return tree_unflatten([getattr(loader, name, None) for loader in self._flattened], self._structure)
+        return tree_unflatten([getattr(one, "batch_sampler", None) for one in self._flattened], self._structure)
 
     def sizes(self) -> list[int | float]:
         """Batches of each loader within its limit; infinite where a loader has no length and no limit."""

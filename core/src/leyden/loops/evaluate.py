@@ -22,13 +22,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from leyden.data.combined import INFINITE, CombinedLoader, length_of
-from leyden.data.fetch import Fetcher
-from leyden.data.loading import DataSource, load, warn_of_no_batches
-from leyden.data.samplers import TrackingBatchSampler, set_epoch
-from leyden.data.transfer import transfer_function
-from leyden.interfaces.precision import Precision
+from leyden.data.fetch import Fetcher, transfer_function
+from leyden.data.loading import DataSource, TrackingBatchSampler, load, set_epoch, warn_of_no_batches
 from leyden.loops.progress import MOVES, Phase
-from leyden.loops.step import argument_count, own_method
+from leyden.loops.step import argument_count
 from leyden.metrics import Results
 from leyden.module import LightningModule
 from leyden.utilities.overriding import is_overridden
@@ -86,17 +83,12 @@ class SinglePass:
             return
         assert self.source is not None
         self.loader = load(self.trainer, self.source, self.stage, "sequential")
-        self._check_loader(self.loader)
+        if self.has_several and self._argument_count() < 3:
+            several = f"There are {len(self.loader.flattened)} loaders"
+            raise RuntimeError(f"{several}, so {self.name}_step must take dataloader_idx as its third argument.")
         self._tell_batches(self.loader)
         if self.loader.flattened and not any(map(any, self.batches)):
             warn_of_no_batches(self.source)
-
-    def _check_loader(self, loader: CombinedLoader) -> None:
-        if self.has_several and self._argument_count() < 3:
-            raise RuntimeError(
-                f"There are {len(loader.flattened)} loaders, so {self.name}_step must take dataloader_idx as its third "
-                "argument."
-            )
 
     def _tell_batches(self, loader: CombinedLoader) -> None:
         """Tell the other processes how many batches there are here: one without any waits for those of the others."""
@@ -113,14 +105,12 @@ class SinglePass:
         module, hooks, name = self._run.module, self._run.hooks, f"on_{self.name}"
         step = self._step()
         modes = {part: part.training for part in module.modules()}
-        inference = self.trainer.inference_mode and not self.within_fit
-        with torch.inference_mode() if inference else torch.no_grad():
+        with torch.inference_mode() if self.trainer.inference_mode and not self.within_fit else torch.no_grad():
             getattr(module, f"{name}_model_eval")()
             getattr(hooks, f"{name}_start")()
             getattr(hooks, f"{name}_epoch_start")()
-            outputs = self._run_batches(
-                getattr(hooks, f"{name}_batch_start"), step, getattr(hooks, f"{name}_batch_end")
-            )
+            start, end = getattr(hooks, f"{name}_batch_start"), getattr(hooks, f"{name}_batch_end")
+            outputs = self._run_batches(start, step, end)
             getattr(hooks, f"{name}_epoch_end")()
             self._end_epoch(outputs)
             getattr(hooks, f"{name}_end")()
@@ -168,14 +158,12 @@ class SinglePass:
         step = run.timed(
             f"[Strategy]{type(run.strategy).__name__}.{name}", run.strategy.step_function(run.module, name)
         )
-        context, count = own_method(run.strategy.precision, "forward_context", Precision), self._argument_count()
+        precision, count = run.strategy.precision, self._argument_count()
 
         def call(*values: Any) -> Any:
             outer, metrics.hook = metrics.hook, name
             try:
-                if context is None:
-                    return step(*values[:count])
-                with context():
+                with precision.forward_context():
                     return step(*values[:count])
             finally:
                 metrics.hook = outer
@@ -202,9 +190,8 @@ class EvaluationLoop(SinglePass):
         self, run: Run, stage: RunningStage, source: DataSource | None, within_fit: bool = False, verbose: bool = True
     ) -> None:
         super().__init__(run, stage, source, within_fit)
-        self.verbose = verbose
         self.results: Results = Results(run.trainer)
-        self.current_batch = 0
+        self.verbose, self.current_batch = verbose, 0
         self.seen: Counter[int] = Counter()
         self._done: Counter[int] = Counter()
         self._outputs: list[dict[str, Any]] = []
@@ -222,8 +209,8 @@ class EvaluationLoop(SinglePass):
             return outputs
         numbers = [{name: value.item() for name, value in output.items()} for output in outputs]
         if self.verbose and trainer.is_global_zero and not trainer.barebones:
-            show = trainer.plugin_manager.hook.leyden_show_results
-            show(trainer=trainer, stage=self.stage.value, results=numbers)
+            hook = trainer.plugin_manager.hook
+            hook.leyden_show_results(trainer=trainer, stage=self.stage.value, results=numbers)
         return numbers
 
     def setup_data(self) -> None:
@@ -322,13 +309,11 @@ class PredictionLoop(SinglePass):
         self._run_pass()
         return self.predictions if self.return_predictions else None
 
-    def _check_loader(self, loader: CombinedLoader) -> None:
-        if loader.mode != "sequential":
-            raise ValueError(
-                f"Trainer.predict goes through loaders one after another, so a CombinedLoader(mode={loader.mode!r}) "
-                "can't be predicted on; write mode='sequential'."
-            )
-        super()._check_loader(loader)
+    def setup_data(self) -> None:
+        """Ask for the loaders, and refuse batches of several of them at once."""
+        super().setup_data()
+        if self.loader is not None and (mode := self.loader.mode) != "sequential":
+            raise ValueError(f"A CombinedLoader(mode={mode!r}) can't be predicted on; write mode='sequential'.")
 
     def _run_batches(self, start: Callable[..., Any], step: Callable[..., Any], end: Callable[..., Any]) -> list[Any]:
         assert self.loader is not None

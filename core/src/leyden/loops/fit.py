@@ -17,21 +17,19 @@ on_train_end
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from leyden.data.combined import INFINITE, CombinedLoader
-from leyden.data.fetch import Fetched, Fetcher
-from leyden.data.loading import DataSource, load
-from leyden.data.samplers import set_epoch
-from leyden.data.transfer import transfer_function
+from leyden.data.fetch import Fetched, Fetcher, transfer_function
+from leyden.data.loading import DataSource, load, set_epoch
 from leyden.interfaces.strategy import Strategy
 from leyden.loops.evaluate import EvaluationLoop
 from leyden.loops.optimizers import step_schedulers
 from leyden.loops.progress import MOVES, Phase, RandomStates
-from leyden.loops.schedule import ValidationSchedule
 from leyden.metrics import Moment, Results
 from leyden.module import LightningModule
 from leyden.plugin_system.table import nothing
@@ -66,11 +64,10 @@ class FitLoop:
         self.loader: CombinedLoader | None = None
         self.max_batches: int | float = INFINITE
         self.validation = EvaluationLoop(run, RunningStage.VALIDATING, validation_source, within_fit=True)
-        self.schedule = ValidationSchedule(run, self)
+        self.schedule = ValidationSchedule(self)
         self.fetcher: Fetcher | None = None
         self.random_states = RandomStates(self)
-        self._told_of_minimum = False
-        self._must_end: Callable[[str], str] | None = None
+        self._told_of_minimum = self._strategy_decides = False
 
     @property
     def max_epochs(self) -> int | None:
@@ -91,7 +88,7 @@ class FitLoop:
         """Train until a limit is reached or something asks to stop."""
         trainer, states, hooks = self.trainer, self.random_states, self._run.hooks
         self.setup_data()
-        self._must_end = trainer.strategy.must_end if is_overridden("must_end", trainer.strategy, Strategy) else None
+        self._strategy_decides = is_overridden("must_end", trainer.strategy, Strategy)
         self._run.metrics.results = self.results
         if states.saved and self.validates:
             self.validation.setup_data()  # its generators and workers have their part in the random states
@@ -165,10 +162,9 @@ class FitLoop:
         batches: Iterable[Fetched] | None = None
         if progress.phase is not Phase.EPOCH_START:
             self._prepare_epoch()
+            # an epoch of fewer batches than before still ends with its last one
             if 0 < self.max_batches <= progress.batch_idx and not progress.is_last_batch:
-                progress.batch_idx = (
-                    int(self.max_batches) - 1
-                )  # fewer batches than before: the epoch ends with its last
+                progress.batch_idx = int(self.max_batches) - 1
             batches = () if progress.batch_idx and progress.is_last_batch else self._fetch()
         if progress.batch_idx or batches is None:  # else a sampler may yet draw its seed with the epoch's first batch
             states.restore("now")
@@ -186,19 +182,16 @@ class FitLoop:
 
     def _tell_of_missing_batches(self) -> None:
         """The batches have come to an end before the last one was known to be it."""
-        trainer, count = self.trainer, self.progress.batch_idx
+        count = self.progress.batch_idx
         said = f"{self.source} gave {count or 'no'} batches in an epoch"
+        advice = "an iterator can be read only once, so give what can be iterated anew"
         if count:
-            rank_zero_warn(
-                f"{said}, though there should be {self.max_batches}: what happens after an epoch's last batch, such as "
-                "validation, has not happened. Mend the loader's length."
-            )
-        elif trainer.max_epochs == -1:
-            raise MisconfigurationException(
-                f"{said}, and with max_epochs=-1 the run might never end; give what can be iterated anew, or limit it."
-            )
+            missed = "what follows an epoch's last batch, such as validation, is missed. Mend the loader's length"
+            rank_zero_warn(f"{said}, though there should be {self.max_batches}: {missed}.")
+        elif self.trainer.max_epochs == -1:
+            raise MisconfigurationException(f"{said}, and with max_epochs=-1 the run might never end; {advice}.")
         else:
-            rank_zero_warn(f"{said}; an iterator can be read only once, so give what can be iterated anew.")
+            rank_zero_warn(f"{said}; {advice}.")
 
     def _end_batch(self, accumulating: bool) -> None:
         """Log, validate, step on plateaus, count. A run resumed after validation does not validate again."""
@@ -212,14 +205,11 @@ class FitLoop:
         if not accumulating:
             progress.batches_that_stepped += 1
         progress.phase = MOVES[progress.phase][Phase.BATCH_DONE]
-        if run.asked_to_end or self._must_end is not None:
+        if run.asked_to_end or self._strategy_decides:
             self._end_if_asked()
 
     def _end_if_asked(self) -> None:
-        reason = self._run.asked_to_end
-        if self._must_end is not None:
-            reason = self._must_end(reason)
-        if reason:
+        if reason := self.trainer.strategy.must_end(self._run.asked_to_end):
             self._run.hooks.on_asked_to_end(reason)
             raise SIGTERMException
 
@@ -315,16 +305,15 @@ class FitLoop:
 
     def _fetch(self) -> Iterable[Fetched]:
         """The epoch's batches; a resumed epoch draws the same ones and passes over those that are behind."""
-        assert self.loader is not None
         assert self.fetcher is not None
-        states = self.random_states
+        fetcher, states = self.fetcher, self.random_states
         states.restore("epoch")
-        self.loader.replay(states.saved.get("restarts", {}))
+        fetcher.loader.replay(states.saved.get("restarts", {}))
         states.epoch = states.now()
-        self.fetcher.start(self.progress.batch_idx, self._run.timer("[FitLoop].train_dataloader_next"))
-        self.fetcher.read_ahead(lambda: states.restore("ahead"))
-        wrapped = self._run.hooks.leyden_wrap_batches(self.fetcher)
-        return self.fetcher if wrapped is None else wrapped
+        fetcher.start(self.progress.batch_idx, self._run.timer("[FitLoop].train_dataloader_next"))
+        fetcher.read_ahead(lambda: states.restore("ahead"))
+        wrapped = self._run.hooks.leyden_wrap_batches(fetcher)
+        return fetcher if wrapped is None else wrapped
 
     def _accumulated(self) -> bool:
         """Whether the batch after which a checkpoint was taken only added to the gradients."""
@@ -357,3 +346,52 @@ class FitLoop:
             self.validation.load_state_dict(state["validation"])
             if self.source is not None:
                 self.source.loaded_in = state["loaded_in"]
+
+
+class ValidationSchedule:
+    """When a fit validates: ``val_check_interval`` and ``check_val_every_n_epoch`` made into a question per batch.
+
+    Attributes:
+        enabled: Whether the fit validates at all.
+        every: Training batches between validations; infinite for the end of the epoch only.
+        validated_at: When the last validation ended, in seconds of ``time.monotonic``.
+    """
+
+    def __init__(self, loop: FitLoop) -> None:
+        self._run, self._loop, self.trainer = loop._run, loop, loop.trainer
+        self.enabled = False
+        self.every: int | float = INFINITE
+        self.validated_at = 0.0
+
+    def plan(self, max_batches: int | float) -> None:
+        """Work out the interval for an epoch of ``max_batches``."""
+        interval, by_epoch = self.trainer.val_check_interval, self.trainer.check_val_every_n_epoch is not None
+        self.enabled, self.validated_at = self._loop.validates, time.monotonic()
+        self.every = interval if isinstance(interval, int) else INFINITE
+        if isinstance(interval, float) and max_batches != INFINITE:
+            self.every = max(1, int(max_batches * interval))
+        elif isinstance(interval, float) and interval != 1.0 and self.enabled:
+            raise MisconfigurationException(
+                f"val_check_interval={interval} is a fraction, but the training loader has no length; write a "
+                "number of batches, a time, or 1.0 for the end of the epoch."
+            )
+        elif INFINITE > self.every > max_batches > 0 and by_epoch and self.enabled:
+            raise ValueError(
+                f"val_check_interval={interval} is more than the {max_batches} training batches of an epoch; write "
+                "a smaller one, or check_val_every_n_epoch=None to count batches across epochs."
+            )
+
+    def is_due(self) -> bool:
+        """Whether to validate now, after a batch."""
+        trainer, progress = self.trainer, self._loop.progress
+        every_epochs, interval = trainer.check_val_every_n_epoch, trainer.val_check_interval
+        if not self.enabled or (every_epochs is not None and (progress.epoch + 1) % every_epochs):
+            return False
+        if self._run.should_stop and self._loop.may_stop_early:
+            return True
+        if isinstance(interval, timedelta):
+            return time.monotonic() - self.validated_at >= interval.total_seconds()
+        # the epoch may end before its limit, where a loader has no length
+        if self.every == INFINITE or (isinstance(interval, float) and interval == 1.0):
+            return progress.is_last_batch
+        return (progress.total_batches if every_epochs is None else progress.batch_idx) % self.every == 0

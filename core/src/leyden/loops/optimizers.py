@@ -25,19 +25,21 @@ class LightningOptimizer:
 
     It passes everything on to the optimizer; ``step`` calls the hooks, goes through the precision and is counted.
     ``isinstance(x, torch.optim.Adam)`` is true of a wrapped Adam.
+
+    Args:
+        optimizer: The optimizer.
+        step: Steps it.
+
+    Attributes:
+        optimizer: The user's own object.
     """
 
     def __init__(self, optimizer: Any, step: BatchStep) -> None:
-        self.__dict__.update(_optimizer=optimizer, _step=step)
-
-    @property
-    def optimizer(self) -> Any:
-        """The user's own object."""
-        return self._optimizer
+        self.__dict__.update(optimizer=optimizer, _step=step)
 
     def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
         """Step the optimizer; a closure computes the loss and its gradients first."""
-        return self._step.step_optimizer(self._optimizer, closure, **kwargs)
+        return self._step.step_optimizer(self.optimizer, closure, **kwargs)
 
     @contextmanager
     def toggle_model(self, sync_grad: bool = True) -> Generator[None, None, None]:
@@ -52,16 +54,16 @@ class LightningOptimizer:
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        return type(self._optimizer)
+        return type(self.optimizer)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_optimizer"], name)
+        return getattr(self.__dict__["optimizer"], name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._optimizer, name, value)
+        setattr(self.optimizer, name, value)
 
     def __repr__(self) -> str:
-        return f"Lightning{self._optimizer!r}"
+        return f"Lightning{self.optimizer!r}"
 
 
 @dataclass
@@ -105,10 +107,7 @@ def read_optimizers(module: LightningModule) -> tuple[list[Any], list[LRSchedule
             f"configure_optimizers returned {len(optimizers)} optimizers; with several, set "
             "self.automatic_optimization = False and step them in training_step."
         )
-    configs = [_configure(scheduler, module.automatic_optimization) for scheduler in schedulers]
-    for config in configs:
-        _check(config, optimizers, module.automatic_optimization)
-    return optimizers, configs
+    return optimizers, [_configure(scheduler, optimizers, module.automatic_optimization) for scheduler in schedulers]
 
 
 def _split(returned: Any) -> tuple[list[Any], list[Any]]:
@@ -122,32 +121,27 @@ def _split(returned: Any) -> tuple[list[Any], list[Any]]:
             f"configure_optimizers returned {returned!r}; return an optimizer, a list of them, a dict with 'optimizer' "
             "(and 'lr_scheduler'), a tuple of such dicts, two lists (optimizers, schedulers), or None."
         )
-    dicts = [_checked(part) if isinstance(part, Mapping) else {"optimizer": part} for part in parts]
-    schedulers = [_with_monitor(part) for part in dicts if part.get("lr_scheduler") is not None]
-    return [part["optimizer"] for part in dicts], schedulers
+    pairs = [_read_dict(part) if isinstance(part, Mapping) else (part, None) for part in parts]
+    return [optimizer for optimizer, _ in pairs], [scheduler for _, scheduler in pairs if scheduler is not None]
 
 
-def _checked(returned: Mapping[str, Any]) -> Mapping[str, Any]:
+def _read_dict(returned: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The optimizer of a dict, and its scheduler or the scheduler's own dict; None where it has none."""
     if unknown := set(returned) - {"optimizer", "lr_scheduler", "monitor"}:
         rank_zero_warn(f"configure_optimizers returned a dict with unknown keys: {', '.join(sorted(unknown))}.")
     if "optimizer" not in returned:
         raise MisconfigurationException(f"configure_optimizers returned a dict without 'optimizer': {returned!r}.")
-    return returned
-
-
-def _with_monitor(returned: Mapping[str, Any]) -> Any:
-    """The scheduler of a dict, or its own dict, with the metric that the dict may name beside it."""
-    scheduler, monitor = returned["lr_scheduler"], returned.get("monitor")
-    if monitor is None:
-        return scheduler
-    return {"monitor": monitor, **(scheduler if isinstance(scheduler, Mapping) else {"scheduler": scheduler})}
+    scheduler, monitor = returned.get("lr_scheduler"), returned.get("monitor")
+    if scheduler is not None and monitor is not None:
+        scheduler = {"monitor": monitor, **(scheduler if isinstance(scheduler, Mapping) else {"scheduler": scheduler})}
+    return returned["optimizer"], scheduler
 
 
 def _is_optimizer(value: Any) -> bool:
     return isinstance(value, Optimizer) or (hasattr(value, "param_groups") and callable(getattr(value, "step", None)))
 
 
-def _configure(scheduler: Any, automatic: bool) -> LRSchedulerConfig:
+def _configure(scheduler: Any, optimizers: Iterable[Any], automatic: bool) -> LRSchedulerConfig:
     options = scheduler if isinstance(scheduler, Mapping) else {"scheduler": scheduler}
     known = {field.name for field in fields(LRSchedulerConfig)}
     if unknown := set(options) - known:
@@ -159,6 +153,7 @@ def _configure(scheduler: Any, automatic: bool) -> LRSchedulerConfig:
     config = LRSchedulerConfig(**{"reduce_on_plateau": takes_metric, **{k: options[k] for k in known & set(options)}})
     if not automatic and config.interval != "epoch":
         rank_zero_warn("Manual optimisation steps schedulers itself: interval and frequency are not used.")
+    _check(config, optimizers, automatic)
     return config
 
 

@@ -47,8 +47,7 @@ class BatchStep:
         self._metrics, self._progress = run.metrics, run.progress
         module, precision = run.module, run.strategy.precision
         self.automatic = module.automatic_optimization
-        self.accumulating = False
-        self.weight = 1.0
+        self.accumulating, self.weight, self._warned_of_none = False, 1.0, False
         step = run.strategy.step_function(module, "training_step")
         self._training_step = run.timed(f"[Strategy]{type(run.strategy).__name__}.training_step", step)
         self._takes_batch_idx = argument_count(module.training_step, 2, 2) == 2
@@ -60,10 +59,7 @@ class BatchStep:
         self._own_backward = own_method(module, "backward", LightningModule)
         self._own_step = own_method(module, "optimizer_step", LightningModule)
         self._own_clipping = own_method(module, "configure_gradient_clipping", LightningModule)
-        self._clip = run.strategy.clip_gradients
         self._precision_step = precision.optimizer_step
-        self._plain_precision = own_method(precision, "optimizer_step", Precision) is None
-        self._warned_of_none = False
         self.use_optimizers([])
 
     def use_optimizers(self, optimizers: Iterable[Any]) -> None:
@@ -75,8 +71,8 @@ class BatchStep:
         # PyTorch's own optimizers, but for those that require a closure, run it before anything else, so that running
         # it in line is the same; of any other optimizer that is not known.
         known = not required and all(type(o).__module__.startswith("torch.optim") for o in self.optimizers)
-        in_line = self._own_step is None and self._plain_precision and known
-        self._with_closure = not in_line and bool(self.optimizers)
+        plain = self._own_step is None and own_method(self.strategy.precision, "optimizer_step", Precision) is None
+        self._with_closure = bool(self.optimizers) and not (plain and known)
         # what a closure returns for a skipped batch: an optimizer that requires one reads it as a number
         self._no_loss = torch.zeros(()) if required else None
 
@@ -114,8 +110,8 @@ class BatchStep:
             loss, outputs = self._read(output, every)
             if not self.automatic:
                 return outputs
-            if batch_idx % every == 0:
-                self._zero_grad(batch_idx)
+            if batch_idx % every == 0 and self.optimizer is not None:
+                self._zero_grad(self.optimizer, batch_idx)
             if loss is not None:
                 self.backward(loss)
             return outputs
@@ -147,16 +143,14 @@ class BatchStep:
             raise MisconfigurationException(f"training_step returned {found}; return {wanted}.")
         return loss, outputs
 
-    def _zero_grad(self, batch_idx: int) -> None:
-        if self.optimizer is None:
-            return
+    def _zero_grad(self, optimizer: Any, batch_idx: int) -> None:
         hooks = self.run.hooks
         if hooks.on_before_zero_grad is not nothing:
-            hooks.on_before_zero_grad(self.optimizer)
+            hooks.on_before_zero_grad(optimizer)
         if self._own_zero_grad is None:
-            self.optimizer.zero_grad()
+            optimizer.zero_grad()
         else:
-            self._own_zero_grad(self._progress.epoch, batch_idx, self.optimizer)
+            self._own_zero_grad(self._progress.epoch, batch_idx, optimizer)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Backward with its hooks, on the scaled loss where the precision scales."""
@@ -175,10 +169,9 @@ class BatchStep:
         except RuntimeError as error:
             if loss.requires_grad and loss.numel() == 1:
                 raise
-            raise MisconfigurationException(
-                f"The loss is a tensor of shape {tuple(loss.shape)} {'with' if loss.requires_grad else 'without'} a "
-                "gradient; it must be one number, computed from parameters that require gradients."
-            ) from error
+            found = f"of shape {tuple(loss.shape)} {'with' if loss.requires_grad else 'without'} a gradient"
+            wanted = "one number, computed from parameters that require gradients"
+            raise MisconfigurationException(f"The loss is a tensor {found}; it must be {wanted}.") from error
         if hooks.on_after_backward is not nothing:
             hooks.on_after_backward()
 
@@ -203,16 +196,14 @@ class BatchStep:
         value = value if value is not None else self.trainer.gradient_clip_val
         algorithm = str(algorithm or self.trainer.gradient_clip_algorithm or "norm")
         if algorithm not in ("norm", "value"):
-            raise MisconfigurationException(
-                f'gradient_clip_algorithm={algorithm!r} is not known; write "norm" or "value".'
-            )
+            raise MisconfigurationException(f'gradient_clip_algorithm={algorithm!r}: write "norm" or "value".')
         if value is None or value <= 0:
             return
         if self._unscale is not None and not self.automatic:
             self._unscale(optimizer.optimizer if type(optimizer) is LightningOptimizer else optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if parameters:  # none after a skipped batch
-            self._clip(parameters, value, algorithm)
+            self.strategy.clip_gradients(parameters, value, algorithm)
 
     # -- with a closure: LBFGS, an overridden optimizer_step, optimizers that are not PyTorch's own ---------
 
@@ -235,7 +226,7 @@ class BatchStep:
         if not ran:
             raise MisconfigurationException(
                 f"optimizer_step of {type(self.module).__name__}, or the optimizer, did not call the closure, which "
-                "runs forward and backward; pass it on, optimizer.step(closure=optimizer_closure), or call it."
+                "runs forward and backward; write optimizer.step(closure=optimizer_closure), or call it."
             )
         return outputs
 

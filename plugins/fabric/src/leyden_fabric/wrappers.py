@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from leyden.data.samplers import set_epoch
+from leyden.data.loading import set_epoch
 from leyden.interfaces.precision import Precision
 from leyden.interfaces.strategy import Strategy
 from leyden.utilities.batch import map_collection

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from leyden.data.transfer import transfer_function
+from leyden.data.fetch import transfer_function
 from leyden.mixins.hooks import DataHooks
 from leyden.utilities import rank_zero_warn
 from leyden.utilities.batch import move_data_to_device

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from leyden.data.samplers import copy_with
+from leyden.data.loading import copy_with
 from leyden.utilities import rank_zero_warn
 from leyden.utilities.rng import isolate_rng, seed_host
 
