@@ -26,7 +26,7 @@ class DataSource:
     Args:
         owner: A datamodule or module with the hook, or None.
         hook: "train_dataloader", "val_dataloader", …
-        given: The loaders that the user passed to ``fit`` and the like, before which the owner is not asked.
+        given: The loaders that the user passed to ``fit`` and the like; if there are any, the owner is not asked.
         loaded_in: The epoch in which they were last due; None before the first time.
     """
 
@@ -66,7 +66,7 @@ def load(trainer: Trainer, source: DataSource, stage: RunningStage, mode: Mode) 
 
 
 def warn_of_no_batches(source: DataSource) -> None:
-    """Say that loaders are empty; in evaluation, those of all processes."""
+    """Say that loaders are empty; in evaluation this means those of all processes."""
     rank_zero_warn(f"There is nothing to do: {source} gave loaders of no batches.")
 
 
@@ -120,8 +120,8 @@ def rebuild(loader: DataLoader[Any], sampler: Any) -> DataLoader[Any]:
     elif batch_sampler is not None:
         if not hasattr(batch_sampler, "sampler"):
             raise MisconfigurationException(
-                f"A {type(sampler).__name__} belongs into the {type(loader).__name__}, but its batch sampler "
-                f"{type(batch_sampler).__name__} has no attribute 'sampler'. Put one in yourself and pass "
+                f"The {type(loader).__name__} needs a {type(sampler).__name__}, but its batch sampler "
+                f"{type(batch_sampler).__name__} has no attribute 'sampler'; put one in yourself and pass "
                 "Trainer(use_distributed_sampler=False)."
             )
         batch_sampler = copy.copy(batch_sampler)
@@ -130,7 +130,7 @@ def rebuild(loader: DataLoader[Any], sampler: Any) -> DataLoader[Any]:
 
 
 def copy_with(loader: DataLoader[Any], **attributes: Any) -> DataLoader[Any]:
-    """A shallow copy of a loader with other attributes, those included that a DataLoader does not let be changed."""
+    """A shallow copy of a loader with other attributes, also those that a DataLoader does not let anyone change."""
     copied = copy.copy(loader)
     for name, value in {**attributes, "_iterator": None}.items():
         object.__setattr__(copied, name, value)  # DataLoader refuses changes of these, but this one is ours alone
@@ -169,7 +169,7 @@ class TrackingBatchSampler:
 
 
 def tracking(loader: Any) -> Any:
-    """A loader whose batch sampler is a :class:`TrackingBatchSampler`, where it is one that draws indices."""
+    """The loader with a :class:`TrackingBatchSampler`; itself if it does not draw batches of indices."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or batch_sampler is None:
         return loader
@@ -177,7 +177,7 @@ def tracking(loader: Any) -> Any:
 
 
 def set_epoch(loader: Any, epoch: int) -> None:
-    """Tell samplers that shuffle by epoch, and datasets that change with it, which one it is: those with a method.
+    """Tell a loader's samplers and its dataset which epoch it is, if they have a method ``set_epoch``.
 
     Args:
         loader: What has them, a DataLoader say.

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class SinglePass:
-    """The frame of a pass; a loop adds what happens to a batch, and what comes of it.
+    """What the three have in common. A loop adds what happens to a batch, and what is returned.
 
     Args:
         run: The run that it is of.
@@ -94,8 +94,8 @@ class SinglePass:
         """Tell the other processes how many batches there are here: one without any waits for those of the others."""
         self.sizes = loader.sizes()
         has_length = [length_of(one) != INFINITE for one in loader.flattened]
-        known = [size if known else INFINITE for size, known in zip(self.sizes, has_length, strict=True)]
-        own = known if self.has_several else [loader.total() if all(has_length) else INFINITE]
+        sizes = [size if known else INFINITE for size, known in zip(self.sizes, has_length, strict=True)]
+        own = sizes if self.has_several else [loader.total() if all(has_length) else INFINITE]
         told = self.trainer.strategy.all_gather_object((own, any(self.sizes)))
         self.batches = list(zip(*(counts for counts, _ in told), strict=True))
         self.has_batches = any(has_batches for _, has_batches in told)
@@ -132,17 +132,15 @@ class SinglePass:
         """Every batch on the device, its number in its loader, and the loader's."""
         assert self.loader is not None
         transfers = [transfer_function(self._run, i) for i in range(len(self.loader.flattened))]
-        fetcher = Fetcher(self.loader)
-        fetcher.start(
-            measure=self._run.timer(f"[{type(self).__name__}].{self.stage.dataloader_prefix}_dataloader_next")
-        )
+        fetcher, action = Fetcher(self.loader), f"{self.stage.dataloader_prefix}_dataloader_next"
+        fetcher.start(measure=self._run.timer(f"[{type(self).__name__}].{action}"))
         fetcher.read_ahead(lambda: None)
         for batch, batch_idx, dataloader_idx, *_ in fetcher:
             self._end_loaders_before(dataloader_idx)
             yield transfers[dataloader_idx](batch), batch_idx, dataloader_idx
 
     def _end_loaders_before(self, dataloader_idx: int) -> None:
-        """After the last batch of a loader; also of one that has none."""
+        """End the loaders before this one, also those without a batch."""
 
     def _argument_count(self) -> int:
         """How many of (batch, batch_idx, dataloader_idx) the step takes.
@@ -155,9 +153,8 @@ class SinglePass:
     def _step(self) -> Callable[..., Any]:
         """The step with as many arguments as it takes, in the precision's context and its scope of logging."""
         run, metrics, name = self._run, self._run.metrics, f"{self.name}_step"
-        step = run.timed(
-            f"[Strategy]{type(run.strategy).__name__}.{name}", run.strategy.step_function(run.module, name)
-        )
+        step = run.strategy.step_function(run.module, name)
+        step = run.timed(f"[Strategy]{type(run.strategy).__name__}.{name}", step)
         precision, count = run.strategy.precision, self._argument_count()
 
         def call(*values: Any) -> Any:
@@ -246,7 +243,7 @@ class EvaluationLoop(SinglePass):
         return self._outputs
 
     def _end_loaders_before(self, dataloader_idx: int) -> None:
-        """Keep what was logged for each loader, of which some processes may have had fewer batches, or none."""
+        """Keep what was logged for each loader. Some processes may have had fewer batches of it, or none."""
         for i in range(len(self._outputs), dataloader_idx):
             self.results.dataloader_idx = i if self.has_several else None
             self._run.strategy.agree_on_results(self.results, self._run.module, self.batches[i])

@@ -181,7 +181,7 @@ class FitLoop:
             set_epoch(loader, self.progress.epoch)
 
     def _tell_of_missing_batches(self) -> None:
-        """The batches have come to an end before the last one was known to be it."""
+        """Say that the loader has ended before the batch that should have been its last."""
         count = self.progress.batch_idx
         said = f"{self.source} gave {count or 'no'} batches in an epoch"
         advice = "an iterator can be read only once, so give what can be iterated anew"
@@ -252,7 +252,7 @@ class FitLoop:
     # -- when to stop -------------------------------------------------------------------------------------
 
     def _limit_reached(self) -> str:
-        """The limit that ends the fit now, or ""."""
+        """What ends the fit now, other than a request to stop; "" if nothing does."""
         trainer, progress = self.trainer, self.progress
         if self.max_batches == 0:
             return "there are no training batches"
@@ -316,11 +316,9 @@ class FitLoop:
         return fetcher if wrapped is None else wrapped
 
     def _accumulated(self) -> bool:
-        """Whether the batch after which a checkpoint was taken only added to the gradients."""
-        every, progress = self.trainer.accumulate_grad_batches, self.progress
-        return (
-            self._run.module.automatic_optimization and progress.batch_idx % every != 0 and not progress.is_last_batch
-        )
+        """Whether the last batch only added to the gradients, for one that no step has seen in this process."""
+        every = self.trainer.accumulate_grad_batches if self._run.module.automatic_optimization else 1
+        return self.progress.batch_idx % every != 0 and not self.progress.is_last_batch
 
     # -- for checkpoints ----------------------------------------------------------------------------------
 

@@ -76,7 +76,7 @@ class Progress:
         return replace(self, batch_idx=0, phase=Phase.EPOCH_START, is_last_batch=False)
 
     def is_accumulating(self, every: int) -> bool:
-        """Whether the gradients of the batches that are done are open: the next batch adds to them.
+        """Whether the next batch adds to the gradients of those that are done.
 
         Args:
             every: Batches per optimizer step.

@@ -68,12 +68,12 @@ class BatchStep:
         self.optimizer = self.optimizers[0] if self.optimizers else None
         self.wrapped = [LightningOptimizer(optimizer, self) for optimizer in self.optimizers]
         required = any(map(_requires_closure, self.optimizers))
-        # PyTorch's own optimizers, but for those that require a closure, run it before anything else, so that running
-        # it in line is the same; of any other optimizer that is not known.
+        # PyTorch's own optimizers run a closure before anything else, unless they require one. So the loop may run it
+        # itself, before the step. How other optimizers use a closure is not known.
         known = not required and all(type(o).__module__.startswith("torch.optim") for o in self.optimizers)
         plain = self._own_step is None and own_method(self.strategy.precision, "optimizer_step", Precision) is None
         self._with_closure = bool(self.optimizers) and not (plain and known)
-        # what a closure returns for a skipped batch: an optimizer that requires one reads it as a number
+        # what the closure returns for a skipped batch: an optimizer that requires a closure reads it as a number
         self._no_loss = torch.zeros(()) if required else None
 
     @hookimpl(trylast=True)
