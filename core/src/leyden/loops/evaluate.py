@@ -284,6 +284,7 @@ class PredictionLoop(SinglePass):
     Attributes:
         current_batch_indices: Which samples the running batch holds; empty where the loader does not draw indices.
         epoch_batch_indices: The same for every batch of every loader so far.
+        predictions: What was predicted so far: a list of batches, or a list of such lists for several loaders.
     """
 
     def __init__(self, run: Run, source: DataSource | None, return_predictions: bool = True) -> None:
@@ -291,12 +292,7 @@ class PredictionLoop(SinglePass):
         self.return_predictions = return_predictions
         self.current_batch_indices: list[int] = []
         self.epoch_batch_indices: list[list[list[int]]] = []
-        self._predictions: list[list[Any]] = []
-
-    @property
-    def predictions(self) -> list[Any]:
-        """What was predicted: a list of batches, or a list of such lists for several loaders."""
-        return self._predictions[0] if len(self._predictions) == 1 else self._predictions
+        self.predictions: list[Any] = []
 
     def run(self) -> list[Any] | None:
         """Predict; returns the predictions if they are wanted."""
@@ -315,7 +311,9 @@ class PredictionLoop(SinglePass):
     def _run_batches(self, start: Callable[..., Any], step: Callable[..., Any], end: Callable[..., Any]) -> list[Any]:
         assert self.loader is not None
         samplers = [getattr(loader, "batch_sampler", None) for loader in self.loader.flattened]
-        self._predictions, self.epoch_batch_indices = [[] for _ in samplers], [[] for _ in samplers]
+        predicted: list[list[Any]] = [[] for _ in samplers]
+        self.predictions = predicted[0] if len(predicted) == 1 else predicted
+        self.epoch_batch_indices = [[] for _ in samplers]
         for batch, batch_idx, dataloader_idx in self._batches():
             sampler = samplers[dataloader_idx]
             self.current_batch_indices = sampler.indices.popleft() if isinstance(sampler, TrackingBatchSampler) else []
@@ -324,5 +322,5 @@ class PredictionLoop(SinglePass):
             output = step(batch, batch_idx, dataloader_idx)
             end(output, batch, batch_idx, dataloader_idx)
             if self.return_predictions:
-                self._predictions[dataloader_idx].append(tree_map_only(Tensor, Tensor.cpu, output))
+                predicted[dataloader_idx].append(tree_map_only(Tensor, Tensor.cpu, output))
         return self.predictions

@@ -142,6 +142,7 @@ def _is_optimizer(value: Any) -> bool:
 
 
 def _configure(scheduler: Any, optimizers: Iterable[Any], automatic: bool) -> LRSchedulerConfig:
+    """The configuration of a scheduler, given as it is or in a dict."""
     options = scheduler if isinstance(scheduler, Mapping) else {"scheduler": scheduler}
     known = {field.name for field in fields(LRSchedulerConfig)}
     if unknown := set(options) - known:
@@ -158,6 +159,7 @@ def _configure(scheduler: Any, optimizers: Iterable[Any], automatic: bool) -> LR
 
 
 def _check(config: LRSchedulerConfig, optimizers: Iterable[Any], automatic: bool) -> None:
+    """Refuse what can't work."""
     scheduler, wrong = config.scheduler, None
     if config.interval not in ("epoch", "step"):
         wrong = f"The lr_scheduler's interval is {config.interval!r}; write 'epoch' or 'step'."
