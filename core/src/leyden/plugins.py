@@ -6,9 +6,8 @@ like) and ``leyden.utilities``. A plugin imports nothing else of the core; Leyde
 
 from leyden.checkpoint.contents import CHECKPOINT_KEY
 from leyden.checkpoint.file import TorchCheckpointIO
-from leyden.data.fetch import END, Fetched, Fetcher
-from leyden.data.samplers import copy_with, rebuild, set_epoch
-from leyden.data.transfer import transfer_function
+from leyden.data.fetch import END, Fetched, Fetcher, transfer_function
+from leyden.data.loading import copy_with, rebuild, set_epoch
 from leyden.interfaces.checkpoint_io import CheckpointIO
 from leyden.interfaces.environment import Environment
 from leyden.interfaces.logger import agree_on_versions
@@ -16,8 +15,7 @@ from leyden.interfaces.precision import Precision
 from leyden.interfaces.record import Record
 from leyden.interfaces.runner import Runner
 from leyden.interfaces.strategy import tear_down
-from leyden.loops.optimizer import LightningOptimizer
-from leyden.loops.optimizers import LRSchedulerConfig
+from leyden.loops.optimizers import LightningOptimizer, LRSchedulerConfig
 from leyden.loops.progress import Phase, Progress
 from leyden.loops.step import BatchStep
 from leyden.metrics import LogOptions, Results, TensorRecord

@@ -1,13 +1,12 @@
 """CombinedLoader: iterates several loaders, in nested collections, as one.
 
-The modes: ``min_size`` ends with the shortest loader. ``max_size`` ends with the longest and yields None for loaders
-that have ended. ``max_size_cycle`` ends with the longest and starts the others over. ``sequential`` iterates one
-loader after another.
+Modes: ``min_size`` ends with the shortest. ``max_size`` ends with the longest and gives None for those that have ended.
+``max_size_cycle`` ends with the longest too, while the others start over. ``sequential`` takes one after another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count, islice, repeat, zip_longest
 from typing import Any, Literal, get_args
 
@@ -18,6 +17,7 @@ from leyden.utilities.rng import collect_rng_states, set_rng_states
 
 Mode = Literal["min_size", "max_size_cycle", "max_size", "sequential"]
 INFINITE = float("inf")
+_END = object()
 
 
 class CombinedLoader(Iterable[Any]):
@@ -29,29 +29,21 @@ class CombinedLoader(Iterable[Any]):
         mode: How to combine loaders of different lengths; see the module's docstring.
 
     Attributes:
-        restarts: In ``max_size_cycle``, for each loader that has started over in this iteration: the number of the
-            batch for which it last did so, and the random states at that time.
-
-    Raises:
-        ValueError: ``mode`` is not known.
+        iterables: The loaders in the user's own collection.
+        mode: How loaders of different lengths go together.
+        restarts: In ``max_size_cycle``, for each loader that has started over in this iteration: the batch before
+            which it last did so, and the random states it then had.
     """
 
     def __init__(self, iterables: Any, mode: Mode = "min_size") -> None:
         if mode not in get_args(Mode):
             raise ValueError(f"CombinedLoader(mode={mode!r}) is not known; write one of {', '.join(get_args(Mode))}.")
-        self._iterables = iterables
+        self.iterables, self.mode = iterables, mode
         self._flattened, self._structure = tree_flatten(iterables)
-        self._mode = mode
         self._limits: list[int | float] | None = None
-        self._iterators: list[Iterator[Any]] = []
         self._opened: dict[int, Iterator[Any]] = {}
-        self._replayed: dict[int, tuple[int, dict[str, Any]]] = {}
-        self.restarts: dict[int, tuple[int, dict[str, Any]]] = {}
-
-    @property
-    def iterables(self) -> Any:
-        """The loaders in the user's collections."""
-        return self._iterables
+        self._replayed: dict[int, Sequence[Any]] = {}
+        self.restarts: dict[int, Sequence[Any]] = {}
 
     @property
     def flattened(self) -> list[Any]:
@@ -62,17 +54,11 @@ class CombinedLoader(Iterable[Any]):
     def flattened(self, loaders: list[Any]) -> None:
         if len(loaders) != len(self._flattened):
             raise ValueError(f"There are {len(self._flattened)} loaders to replace, but {len(loaders)} were given.")
-        self._flattened = list(loaders)
-        self._iterables = tree_unflatten(self._flattened, self._structure)
-
-    @property
-    def mode(self) -> Mode:
-        """How loaders of different lengths are combined."""
-        return self._mode
+        self._flattened, self.iterables = list(loaders), tree_unflatten(loaders, self._structure)
 
     @property
     def limits(self) -> list[int | float] | None:
-        """The maximum number of batches from each loader; None if there are no limits."""
+        """The most batches to take from each loader, or None; one number is set for all of them."""
         return self._limits
 
     @limits.setter
@@ -85,13 +71,13 @@ class CombinedLoader(Iterable[Any]):
 
     @property
     def sampler(self) -> Any:
-        """The samplers in the user's collections."""
-        return tree_unflatten([getattr(loader, "sampler", None) for loader in self._flattened], self._structure)
+        """The samplers in the user's own collection."""
+        return tree_unflatten([getattr(one, "sampler", None) for one in self._flattened], self._structure)
 
     @property
     def batch_sampler(self) -> Any:
-        """The batch samplers in the user's collections."""
-        return tree_unflatten([getattr(loader, "batch_sampler", None) for loader in self._flattened], self._structure)
+        """The batch samplers in the user's own collection."""
+        return tree_unflatten([getattr(one, "batch_sampler", None) for one in self._flattened], self._structure)
 
     def sizes(self) -> list[int | float]:
         """Return the number of batches of each loader within its limit; inf if it has neither length nor limit."""
@@ -100,11 +86,9 @@ class CombinedLoader(Iterable[Any]):
     def total(self) -> int | float:
         """Return the number of batches in an iteration; inf if unknown."""
         sizes = self.sizes()
-        if not sizes:
-            return 0
-        if self._mode == "sequential":
+        if self.mode == "sequential" or not sizes:
             return sum(sizes)
-        return min(sizes) if self._mode == "min_size" else max(sizes)
+        return min(sizes) if self.mode == "min_size" else max(sizes)
 
     def __len__(self) -> int:
         total = self.total()
@@ -113,40 +97,67 @@ class CombinedLoader(Iterable[Any]):
         return int(total)
 
     def __iter__(self) -> Iterator[tuple[Any, int, int]]:
-        if (
-            len(self._flattened) == 1 and self._iterables is self._flattened[0]
-        ):  # the common case, fast since zip is written in C
-            return zip(self._limited(self._flattened[0], 0), count(), repeat(0))
-        if self._mode == "sequential":
+        if self._structure.is_leaf():  # the ordinary case, at C's speed
+            return zip(self._open(0), count(), repeat(0))
+        if self.mode == "sequential":
             return self._one_after_another()
-        self._iterators, self._opened = [], {}
-        # iterators are made here and not at the first batch, so that each draws its seed at the start of the epoch
-        self._iterators = [self._limited(loader, i) for i, loader in enumerate(self._flattened)]
-        self.restarts = {}
-        if self._mode == "max_size_cycle":
-            return self._together(self._cycle())
-        return self._together((zip if self._mode == "min_size" else zip_longest)(*self._iterators))
+        self._opened, self.restarts = {}, {}
+        # the iterators are made now, not at the first batch, so that each draws its seed at the epoch's start
+        iterators = [self._open(i) for i in range(len(self._flattened))]
+        if self.mode == "max_size_cycle":
+            return self._together(self._cycle(iterators))
+        return self._together((zip if self.mode == "min_size" else zip_longest)(*iterators))
 
     def _limit(self, i: int) -> int | float:
         return self._limits[i] if self._limits is not None else INFINITE
 
-    def _limited(self, loader: Any, i: int) -> Iterator[Any]:
+    def _open(self, i: int) -> Iterator[Any]:
         limit = self._limit(i)
-        self._opened.pop(i, None)  # so that the old iterator's workers end before new ones start
-        iterator = self._opened[i] = iter(loader)
+        self._opened.pop(i, None)  # the last one's workers end before there are new ones
+        iterator = self._opened[i] = iter(self._flattened[i])
         return iterator if limit == INFINITE else islice(iterator, int(limit))
 
     def _one_after_another(self) -> Iterator[tuple[Any, int, int]]:
-        for i, loader in enumerate(self._flattened):
+        for i in range(len(self._flattened)):
             if self._limit(i) == 0:
                 continue
-            for batch_idx, batch in enumerate(self._limited(loader, i)):
+            for batch_idx, batch in enumerate(self._open(i)):
                 yield batch, batch_idx, i
             self._opened = {}
 
     def _together(self, rows: Iterable[Iterable[Any]]) -> Iterator[tuple[Any, int, int]]:
         for batch_idx, batches in enumerate(rows):
             yield tree_unflatten(batches, self._structure), batch_idx, 0
+
+    def _cycle(self, iterators: list[Iterator[Any]]) -> Iterator[list[Any]]:
+        ended: set[int] = set()
+        for batch_idx in count():
+            batches = []
+            for i in range(len(iterators)):
+                batch = next(iterators[i], _END)
+                if batch is _END:
+                    ended.add(i)
+                    if len(ended) == len(iterators):
+                        return
+                    iterators[i] = self._start_over(i, batch_idx)
+                    batch = next(iterators[i], _END)
+                    if batch is _END:
+                        raise ValueError(f"Loader {i} of the CombinedLoader yields no batches, so it can't be cycled.")
+                batches.append(batch)
+            yield batches
+
+    def _start_over(self, i: int, batch_idx: int) -> Iterator[Any]:
+        replayed_at, states = self._replayed.get(i, (None, None))
+        if replayed_at == batch_idx:
+            set_rng_states(states)
+        else:
+            states = collect_rng_states()
+        self.restarts[i] = (batch_idx, states)
+        return self._open(i)
+
+    def replay(self, restarts: Mapping[int, Sequence[Any]]) -> None:
+        """Have the next iteration start loaders over with the random states of ``restarts``, an earlier one's."""
+        self._replayed = dict(restarts)
 
     def stop_workers(self) -> None:
         """End the loaders' worker processes, which an error's traceback would keep; a new iteration starts new ones."""
@@ -157,51 +168,11 @@ class CombinedLoader(Iterable[Any]):
         for loader in self._flattened:
             if isinstance(loader, DataLoader):
                 loader._iterator = None
-        self._iterators, self._opened = [], {}
-
-    def replay(self, restarts: Mapping[int, Sequence[Any]]) -> None:
-        """Let loaders start over with the random states of ``restarts`` in the next iteration, as in an earlier one."""
-        self._replayed = {i: (batch_idx, states) for i, (batch_idx, states) in restarts.items()}
-
-    def _start_over(self, i: int, batch_idx: int) -> None:
-        replayed_at, states = self._replayed.get(i, (-1, {}))
-        if replayed_at == batch_idx:
-            set_rng_states(states)
-        else:
-            states = collect_rng_states()
-        self.restarts[i] = (batch_idx, states)
-        self._iterators[i] = self._limited(self._flattened[i], i)
-
-    def _cycle(self) -> Iterator[list[Any]]:
-        ended = [False] * len(self._iterators)
-        for batch_idx in count():
-            batches = []
-            for i in range(len(self._iterators)):
-                batch = next(self._iterators[i], _END)
-                if batch is _END:
-                    ended[i] = True
-                    if all(ended):
-                        return
-                    self._start_over(i, batch_idx)
-                    batch = next(self._iterators[i], _END)
-                    if batch is _END:
-                        raise ValueError(f"Loader {i} of the CombinedLoader yields no batches, so it can't be cycled.")
-                batches.append(batch)
-            yield batches
-
-
-_END = object()
-
-
-def every_loader(*combined: CombinedLoader | None) -> list[Any]:
-    """Return all loaders of several CombinedLoaders; None is ignored."""
-    return [loader for one in combined if one is not None for loader in one.flattened]
+        self._opened = {}
 
 
 def length_of(loader: Any) -> int | float:
-    """Return the number of batches of a loader; inf if it has no length."""
-    if not isinstance(loader, Sized):
-        return INFINITE
+    """The number of batches of a loader; infinite where it has none to tell."""
     try:
         return len(loader)
     except (TypeError, NotImplementedError):

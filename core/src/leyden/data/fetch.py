@@ -1,4 +1,4 @@
-"""Fetches batches one at a time and tells whether each is the last.
+"""Batches: fetched one at a time, each with the word whether it is the last, and brought to the device.
 
 A loader with a length is read only when a batch is needed, so a checkpoint that is saved after a batch has the random
 state of exactly that point. A loader without a length is read one batch ahead, but not beyond its limit.
@@ -7,10 +7,20 @@ state of exactly that point. A loader without a length is read one batch ahead, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from leyden.data.combined import INFINITE, CombinedLoader, length_of
+from leyden.interfaces.precision import Precision
+from leyden.interfaces.strategy import Strategy
+from leyden.mixins.hooks import DataHooks
+from leyden.plugin_system.hooks import TRANSFER_HOOKS
+from leyden.utilities.batch import move_data_to_device
+from leyden.utilities.overriding import is_overridden
 from leyden.utilities.rng import collect_rng_states
+
+if TYPE_CHECKING:
+    from leyden.trainer.run import Run
 
 END = object()
 
@@ -70,15 +80,12 @@ class Fetcher:
             skip: The number of batches to skip first, since the run that is resumed has trained on them.
             measure: Makes a context in which each batch is read, for a profiler; None for no profiler.
         """
-        self._total, self._measure = self.total(), None
-        self._following, self._iterator = None, iter(())  # so that the last epoch's workers end before new ones start
+        self._total, self._measure, self.ahead_rng = self.total(), None, None
+        self._following, self._iterator = None, iter(())  # the last epoch's workers end before there are new ones
         self._iterator = iter(self.loader)
-        self.ahead_rng = None
-        self.fetched = 0
-        while self.fetched < skip:
+        for _ in range(skip):
             self._pass_over()
-            self.fetched += 1
-        self._measure = measure
+        self.fetched, self._measure = skip, measure
 
     def read_ahead(self, restore: Callable[[], None]) -> None:
         """Call ``restore`` to set the random states and read the first batch, if the loader has no length."""
@@ -112,3 +119,36 @@ class Fetcher:
             self._following = self._next() if self.fetched < self._total else END
             yield Fetched(item[0], item[1], item[2], self._following is END, self.weight)
             item = self._following
+
+
+def transfer_function(run: Run, dataloader_idx: int) -> Callable[[Any], Any]:
+    """A function that takes a batch of one loader and returns it, converted and on the device."""
+    strategy, precision, metrics = run.strategy, run.strategy.precision, run.metrics
+    to_device: Callable[[Any], Any] = strategy.batch_to_device
+    if type(strategy).batch_to_device is Strategy.batch_to_device:
+        non_blocking = strategy.accelerator.non_blocking_transfer
+        to_device = partial(move_data_to_device, device=strategy.root_device, non_blocking=non_blocking)
+    converts = type(precision).convert_input is not Precision.convert_input
+    before, move, after = (_own_hook(run, name) for name in TRANSFER_HOOKS)
+    if not (converts or before or move or after):
+        return to_device
+
+    def transfer(batch: Any) -> Any:
+        with metrics.scope("on_before_batch_transfer"):
+            if converts:
+                batch = precision.convert_input(batch)
+            if before is not None:
+                batch = before(batch, dataloader_idx)
+            batch = move(batch, strategy.root_device, dataloader_idx) if move is not None else to_device(batch)
+            return after(batch, dataloader_idx) if after is not None else batch
+
+    return transfer
+
+
+def _own_hook(run: Run, name: str) -> Callable[..., Any] | None:
+    """A transfer hook that is overridden: the data module's before the module's; None if neither has its own."""
+    for owner in (run.datamodule, run.module):
+        if owner is not None and is_overridden(name, owner, DataHooks):
+            hook: Callable[..., Any] = getattr(owner, name)
+            return hook
+    return None

@@ -20,10 +20,9 @@ from leyden.datamodule import LightningDataModule
 from leyden.interfaces.logger import Logger, agree_on_versions
 from leyden.interfaces.profiler import PassThroughProfiler
 from leyden.interfaces.strategy import Strategy, tear_down
-from leyden.loops.evaluate import EvaluationLoop
+from leyden.loops.evaluate import EvaluationLoop, PredictionLoop
 from leyden.loops.fit import FitLoop
 from leyden.loops.optimizers import LRSchedulerConfig, read_optimizers
-from leyden.loops.predict import PredictionLoop
 from leyden.loops.progress import Progress
 from leyden.loops.step import BatchStep
 from leyden.metrics import Metrics

@@ -25,10 +25,9 @@ from leyden.interfaces.accelerator import Accelerator
 from leyden.interfaces.logger import Logger
 from leyden.interfaces.profiler import Profiler
 from leyden.interfaces.strategy import Strategy
-from leyden.loops.evaluate import EvaluationLoop
+from leyden.loops.evaluate import EvaluationLoop, PredictionLoop
 from leyden.loops.fit import FitLoop
 from leyden.loops.optimizers import LRSchedulerConfig
-from leyden.loops.predict import PredictionLoop
 from leyden.loops.progress import Progress
 from leyden.module import LightningModule
 from leyden.plugin_system.attribution import note_plugin
