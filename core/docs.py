@@ -26,7 +26,7 @@ STUB = Path(__file__).parent / "src/leyden/mixins/observations.pyi"
 INTERFACES = (
     "leyden.interfaces.accelerator:Accelerator",
     "leyden.interfaces.strategy:Strategy",
-    "leyden.interfaces.launcher:Launcher",
+    "leyden.interfaces.strategy:Launcher",
     "leyden.interfaces.precision:Precision",
     "leyden.interfaces.environment:Environment",
     "leyden.interfaces.logger:Logger",

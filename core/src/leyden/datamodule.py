@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from leyden.mixins.hooks import DataHooks
-from leyden.mixins.loading import DataModuleLoading
+from leyden.mixins.hparams import DataModuleLoading
 
 if TYPE_CHECKING:
     from typing_extensions import Self

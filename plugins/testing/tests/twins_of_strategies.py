@@ -4,8 +4,7 @@ import os
 
 import torch
 
-from leyden.interfaces.launcher import Launcher
-from leyden.interfaces.strategy import Strategy
+from leyden.interfaces.strategy import Launcher, Strategy
 from leyden_ddp.strategy import DDPStrategy
 from leyden_testing import StrategyConformance as S
 

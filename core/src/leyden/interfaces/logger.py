@@ -108,15 +108,7 @@ class _DummyExperiment:
 class DummyLogger(_DummyExperiment, Logger):
     """Accepts everything and writes nothing; ``fast_dev_run`` replaces the loggers by it."""
 
-    @property
-    def name(self) -> str:
-        """An empty name."""
-        return ""
-
-    @property
-    def version(self) -> str:
-        """An empty name."""
-        return ""
+    name = version = ""
 
     @property
     def experiment(self) -> Any:

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from leyden.metrics.declaration import declare
 from leyden.metrics.options import LogOptions
-from leyden.metrics.results import Moment, Results, Shown
+from leyden.metrics.records import Moment, Results, Shown
 from leyden.utilities.batch import extract_batch_size
-from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
 
 if TYPE_CHECKING:
@@ -27,14 +25,13 @@ class Metrics:
 
     Attributes:
         hook: The hook or step that runs now; it decides the defaults of ``self.log`` and whether it may be called.
-        results: The records of the loop that runs now.
+        results: The records of the loop that runs now; empty ones where none runs.
     """
 
     def __init__(self, run: Run) -> None:
         self._run, self._trainer = run, run.trainer
-        self.results: Results | None = None
+        self.results = Results(run.trainer)
         self.hook: str | None = None
-        self._told_of_barebones = False
         self._batch: Any = None
         self._batch_size: int | None = None
         self._counts = True
@@ -59,18 +56,14 @@ class Metrics:
         """Take one ``self.log`` call."""
         if self._trainer.barebones:
             return self._warn_of_barebones(name)
-        results, hook = self.results, self.hook
-        if results is None or hook is None:
-            raise MisconfigurationException(
-                f"self.log({name!r}, …) was called outside of a loop; log from a step or hook."
-            )
+        results, hook = self.results, self.hook or ""
         record = results.records.get((hook, name, results.dataloader_idx))
         if record is None or record.asked != asked:
             if isinstance(value, Mapping):
                 for key, member in value.items():
                     self.log(f"{name}/{key}", member, asked, batch_size)
                 return None
-            record = declare(self._trainer, results, hook, name, value, asked)
+            record = results.declare(hook, name, value, asked)
         record.update(value, self.batch_size if batch_size is None else batch_size, self._counts)
 
     def batch_size(self) -> int:
@@ -82,26 +75,24 @@ class Metrics:
         return self._batch_size
 
     def _warn_of_barebones(self, name: str) -> None:
-        if not self._told_of_barebones:
-            self._told_of_barebones = True
+        if "barebones" not in self._run.told:
+            self._run.told.add("barebones")
             rank_zero_warn(f"self.log({name!r}, …) does nothing under Trainer(barebones=True). (Said once.)")
 
     # -- from the loops -------------------------------------------------------------------------------
 
-    def enter(self, results: Results) -> Results | None:
+    def enter(self, results: Results) -> Results:
         """Log into another loop's records from now on; returns the outer loop's, to be given to :meth:`leave`."""
         outer = self.results
-        if outer is not None:
-            self._keep()
-            if outer.moment is Moment.STEP:
-                outer.moment = Moment.STEP_KEPT
+        self._keep()
+        if outer.moment is Moment.STEP:
+            outer.moment = Moment.STEP_KEPT
         self.results = results
         results.reset()  # of what a pass that failed has left
         return outer
 
-    def leave(self, outer: Results | None) -> None:
+    def leave(self, outer: Results) -> None:
         """Forget the inner loop's records and go back to the outer loop's."""
-        assert self.results is not None
         self.results.reset()
         self.results = outer
 
@@ -114,37 +105,31 @@ class Metrics:
             counts: Whether what is logged in it is a part of the epoch.
         """
         self._batch, self._batch_size, self._counts = batch, None, counts
-        results = self.results
-        assert results is not None
-        results.dataloader_idx = dataloader_idx
-        results.moment = Moment.STEP
+        self.results.dataloader_idx = dataloader_idx
+        self.results.moment = Moment.STEP
 
     def end_train_batch(self, accumulating: bool) -> None:
         """Send the step's metrics to the loggers, every ``log_every_n_steps`` optimizer steps."""
-        trainer, run, results = self._trainer, self._run, self.results
-        assert results is not None
+        trainer, run = self._trainer, self._run
         self._batch = None
         if accumulating or not trainer.loggers:
             return
         every = trainer.log_every_n_steps
         due = every and (run.progress.batches_that_stepped + 1) % every == 0
         if due or run.should_stop or trainer.fast_dev_run:
-            self.send(results.metrics().loggers)
+            self.send(self.results.metrics().loggers)
 
     def end_evaluation_batch(self, step: int) -> None:
         """Send what an evaluation step logged with ``on_step=True``, under the batch's number."""
-        assert self.results is not None
         self._batch = None
         if self._trainer.loggers and not self._trainer.sanity_checking:
             self.send(self.results.metrics().loggers, step)
 
     def end_epoch(self) -> dict[str, Any]:
         """The epoch's values are final, of the running dataloader at least; returns what loggers are to see of them."""
-        results = self.results
-        assert results is not None
-        if results.moment is Moment.STEP:
+        if self.results.moment is Moment.STEP:
             self._keep()
-        results.moment = Moment.EPOCH
+        self.results.moment = Moment.EPOCH
         return self._keep()
 
     def send(self, metrics: Mapping[str, Any], step: int | None = None, offset: int = 0) -> None:
@@ -160,20 +145,16 @@ class Metrics:
             return
         self._kept.loggers.update(metrics)
         numbers = _numbers(metrics)
-        if step is None:
-            own_step = numbers.pop("step", None)
-            if own_step is None:
-                numbers.setdefault("epoch", self._run.progress.epoch)
-                step = self._run.progress.batches_that_stepped + offset
-            else:
-                step = int(own_step)
+        if step is None and "step" in numbers:
+            step = int(numbers.pop("step"))
+        elif step is None:
+            numbers.setdefault("epoch", self._run.progress.epoch)
+            step = self._run.progress.batches_that_stepped + offset
         for logger in loggers:
             logger.log_metrics(metrics=dict(numbers), step=step)
 
     def _keep(self) -> dict[str, Any]:
         """Keep what the running loop has to show now; returns what loggers are to see of it."""
-        if self.results is None:
-            return {}
         shown = self.results.metrics()
         for kept, new in zip(self._kept, shown, strict=True):
             kept.update(new)
@@ -182,7 +163,7 @@ class Metrics:
     def to_host(self) -> None:
         """Bring what is kept to the host; the run is over, well or not, and its device may go."""
         self._keep()
-        self.results = None
+        self.results = Results(self._trainer)
         for kept in self._kept:
             kept.update({name: v.cpu() if isinstance(v, Tensor) else v for name, v in kept.items()})
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 import torch.multiprocessing as multiprocessing
 
-from leyden.interfaces.launcher import Launcher
+from leyden.interfaces.strategy import Launcher
 from leyden.trainer.run import Run
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_ddp.failure import ALL, PeerFailedError

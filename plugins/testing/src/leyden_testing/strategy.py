@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from leyden.interfaces.launcher import Launcher
-from leyden.interfaces.strategy import Strategy
+from leyden.interfaces.strategy import Launcher, Strategy
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing import scenarios
 from leyden_testing.component import TrainerPartConformance, sentence
