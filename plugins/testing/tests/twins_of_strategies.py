@@ -144,7 +144,7 @@ class Losing(Launcher):
     def launch(self, function, *args):
         results = function(*args)
         with torch.no_grad():
-            for parameter in function.__self__.lightning_module.parameters():
+            for parameter in function.__self__.module.parameters():
                 parameter.zero_()
         return results
 
