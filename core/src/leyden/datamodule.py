@@ -22,16 +22,13 @@ class LightningDataModule(DataHooks, DataModuleLoading):
 
     Attributes:
         prepare_data_per_node: Whether ``prepare_data`` runs in one process of each node (True) or in one of all.
+        trainer: The Trainer whose run it is or was in; None before.
     """
 
     CHECKPOINT_HYPER_PARAMS_KEY = "datamodule_hyper_parameters"
     CHECKPOINT_HYPER_PARAMS_NAME = "datamodule_hparams_name"
     prepare_data_per_node = True
-    allow_zero_length_dataloader_with_multiple_devices = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trainer: Trainer | None = None
+    trainer: Trainer | None = None
 
     @classmethod
     def from_datasets(

@@ -78,7 +78,6 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Run
         strict_loading: Whether a checkpoint must have exactly the module's keys.
     """
 
-    allow_zero_length_dataloader_with_multiple_devices = False
     automatic_optimization = True
     example_input_array = cast(Any, None)  # no annotation, which TorchScript would hold the value to
     strict_loading = True

@@ -1,7 +1,5 @@
 """Checkpoint files: plain data and tensors only, written so that no kill tears them, checked when they are read."""
 
-from __future__ import annotations
-
 import io
 import os
 import shutil

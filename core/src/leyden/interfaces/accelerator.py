@@ -1,7 +1,5 @@
 """Accelerator: one type of device. To name the device type is enough; PyTorch answers the rest."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any, ClassVar

@@ -5,13 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from leyden.interfaces.strategy import Strategy
 from leyden.utilities.overriding import is_overridden
 from leyden.utilities.rank_zero import rank_zero_only
-
-if TYPE_CHECKING:
-    from leyden.interfaces.strategy import Strategy
 
 T = TypeVar("T")
 

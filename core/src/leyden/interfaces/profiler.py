@@ -1,7 +1,5 @@
 """Profiler: how long each part of a run takes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -68,10 +68,8 @@ class Metrics:
 
     def batch_size(self) -> int:
         """The first dimension of the batch's tensors, found once per batch; 1 between batches."""
-        if self._batch is None:
-            return 1
         if self._batch_size is None:
-            self._batch_size = extract_batch_size(self._batch)
+            self._batch_size = 1 if self._batch is None else extract_batch_size(self._batch)
         return self._batch_size
 
     def _warn_of_barebones(self, name: str) -> None:
@@ -111,7 +109,7 @@ class Metrics:
     def end_train_batch(self, accumulating: bool) -> None:
         """Send the step's metrics to the loggers, every ``log_every_n_steps`` optimizer steps."""
         trainer, run = self._trainer, self._run
-        self._batch = None
+        self._batch = self._batch_size = None
         if accumulating or not trainer.loggers:
             return
         every = trainer.log_every_n_steps
@@ -121,7 +119,7 @@ class Metrics:
 
     def end_evaluation_batch(self, step: int) -> None:
         """Send what an evaluation step logged with ``on_step=True``, under the batch's number."""
-        self._batch = None
+        self._batch = self._batch_size = None
         if self._trainer.loggers and not self._trainer.sanity_checking:
             self.send(self.results.metrics().loggers, step)
 

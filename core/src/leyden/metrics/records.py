@@ -274,10 +274,8 @@ class Results:
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         """Take back what :meth:`state_dict` returned."""
         for state in states:
-            hook, name, dataloader_idx = state["key"]
-            kind = state["kind"]
+            kind, key = state["kind"], tuple(state["key"])
             if kind is not None and not self.trainer.plugin_manager.named("record", kind):
                 continue  # its plugin is not there, which was said
-            record = self.new_record(kind, name, None, LogOptions(**state["options"]))
+            self.records[key] = record = self.new_record(kind, key[1], None, LogOptions(**state["options"]))
             record.load_state_dict(state)
-            self.records[hook, name, dataloader_idx] = record

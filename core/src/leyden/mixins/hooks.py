@@ -3,8 +3,6 @@
 Those that others may implement, too, are listed in :mod:`leyden.plugin_system.hooks` and do nothing here.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Hyperparameters: kept when a module or data module is made, and given back when it is made from a checkpoint."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import os

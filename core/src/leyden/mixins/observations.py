@@ -4,8 +4,6 @@ They are made from :mod:`leyden.plugin_system.hooks`, and do nothing. Editors an
 beside this file, which ``core/docs.py`` writes.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
