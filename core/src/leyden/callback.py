@@ -1,15 +1,10 @@
 """Callback: code that runs beside the model at the points of a run that it asks for."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from leyden.plugin_system.hooks import Observation
 from leyden.utilities.exceptions import MisconfigurationException
-
-if TYPE_CHECKING:
-    from leyden.module import LightningModule
 
 
 class Callback(Observation):
@@ -20,13 +15,12 @@ class Callback(Observation):
     overridden costs nothing.
 
     Attributes:
-        role: What this callback is to the Trainer, where it is one of the things that a Trainer has by
-            default: "checkpoint", "progress_bar", "model_summary", "early_stopping", "timer". The default
-            is left out when a callback with its role is given; checkpoint callbacks run after the others.
+        role: "checkpoint", "progress_bar", "model_summary", "early_stopping", "timer", or None. A Trainer leaves out
+            its default callback of a role if it is given another one of that role. Checkpoint callbacks run last.
     """
 
     role: ClassVar[str | None] = None
-    _logging_module: LightningModule | None = None
+    _logging_module: Any = None  # the LightningModule of the run
 
     @property
     def state_key(self) -> str:

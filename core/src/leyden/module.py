@@ -46,7 +46,7 @@ def _of_runner(path: str, default: Any, doc: str) -> Any:
 class RunnerProperties:
     """What a module shows of whoever runs it."""
 
-    fabric: Any = _of_runner("fabric", None, "The Fabric whose hand-written loop runs this module, or None.")
+    fabric: Any = _of_runner("fabric", None, "What runs the hand-written loop of this module; None under a Trainer.")
     loggers: Sequence[Logger] = _of_runner("loggers", (), "All loggers.")
     current_epoch: int = _of_runner("current_epoch", 0, "Epochs finished so far; 0 without a Trainer.")
     global_step: int = _of_runner("global_step", 0, "Optimizer steps taken so far; 0 without a Trainer.")
@@ -81,8 +81,6 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Run
     automatic_optimization = True
     example_input_array = cast(Any, None)  # no annotation, which TorchScript would hold the value to
     strict_loading = True
-    # TorchScript reads every property of a module: while its exporter sets this, `trainer` may be missing.
-    _is_scripting = False
     # Annotated, since TorchScript looks for annotations up to the first class with some, and can't read `Trainer`.
     __jit_unused_properties__: ClassVar[list[str]]
 
@@ -284,8 +282,6 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Run
         Raises:
             RuntimeError: There is none yet.
         """
-        if self._is_scripting and self._runner is None:
-            return None  # type: ignore[return-value]
         return self._require_runner().trainer  # type: ignore[no-any-return]
 
     @trainer.setter

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Metrics:
     """Knows which hook of which loop logs, and keeps what has been logged for whoever asks.
 
-    Values are kept when somebody asks for them, and when they become final: those of an epoch when it ends, those of
-    a step when an epoch ends or another loop begins.
+    Values are kept when somebody asks for them, and when they become final. The values of an epoch are final when it
+    ends, those of a step when the epoch ends or another loop begins.
 
     Attributes:
         hook: The hook or step that runs now; it decides the defaults of ``self.log`` and whether it may be called.
@@ -47,7 +47,7 @@ class Metrics:
             self.hook = outer
 
     def forget(self) -> None:
-        """Forget every metric: those of a sanity check are nobody's."""
+        """Forget every metric; called after a sanity check, whose metrics nobody is to see."""
         self._kept = Shown({}, {}, {})
 
     # -- from the user's hooks ------------------------------------------------------------------------
@@ -95,12 +95,12 @@ class Metrics:
         self.results = outer
 
     def start_batch(self, batch: Any, dataloader_idx: int | None = None, counts: bool = True) -> None:
-        """A batch begins; its size is taken from it when it is first needed.
+        """Begin a batch; its size is found when it is first needed.
 
         Args:
             batch: The batch.
-            dataloader_idx: Its loader, where there are several.
-            counts: Whether what is logged in it is a part of the epoch.
+            dataloader_idx: The number of its loader; None where there is only one.
+            counts: Whether its values are a part of the epoch's values.
         """
         self._batch, self._batch_size, self._counts = batch, None, counts
         self.results.dataloader_idx = dataloader_idx
@@ -124,7 +124,7 @@ class Metrics:
             self.send(self.results.metrics().loggers, step)
 
     def end_epoch(self) -> dict[str, Any]:
-        """The epoch's values are final, of the running dataloader at least; returns what loggers are to see of them."""
+        """Make the epoch's values of the running dataloader final; returns those that loggers are to see."""
         if self.results.moment is Moment.STEP:
             self._keep()
         self.results.moment = Moment.EPOCH
@@ -152,14 +152,14 @@ class Metrics:
             logger.log_metrics(metrics=dict(numbers), step=step)
 
     def _keep(self) -> dict[str, Any]:
-        """Keep what the running loop has to show now; returns what loggers are to see of it."""
+        """Keep the values that the running loop shows now; returns those that loggers are to see."""
         shown = self.results.metrics()
         for kept, new in zip(self._kept, shown, strict=True):
             kept.update(new)
         return shown.loggers
 
     def to_host(self) -> None:
-        """Bring what is kept to the host; the run is over, well or not, and its device may go."""
+        """Move what is kept to the host, since the run is over and its device may be released."""
         self._keep()
         self.results = Results(self._trainer)
         for kept in self._kept:

@@ -71,7 +71,7 @@ def resolve(name: str, hook: str, asked: LogOptions) -> LogOptions:
 
 
 def require_same(name: str, hook: str, before: LogOptions, now: LogOptions) -> None:
-    """Refuse other arguments than before, but for a function that is written in the call."""
+    """Refuse other arguments than before; a function that is written in the call stays the same."""
     if _comparable(before) != _comparable(now):
         changed = [field for field, old, new in zip(now._fields, before, now, strict=True) if old != new]
         old, new = (", ".join(f"{field}={getattr(asked, field)!r}" for field in changed) for asked in (before, now))
@@ -79,7 +79,7 @@ def require_same(name: str, hook: str, before: LogOptions, now: LogOptions) -> N
 
 
 def _comparable(options: LogOptions) -> LogOptions:
-    """The options with what tells functions apart: one that is written in the call is a new object in every call."""
+    """The options with the code of a function in its place: one written in the call is a new object every time."""
     function: Any = options.reduce_fx
     if isinstance(function, partial):
         function = (function.func, function.args, function.keywords)

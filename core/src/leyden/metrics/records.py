@@ -134,12 +134,12 @@ class Moment(Enum):
     """Whose values are to be seen now."""
 
     STEP = "those of the step that runs, or ran last"
-    STEP_KEPT = "the same, and they have been kept already: values kept since then are newer"
+    STEP_KEPT = "those of the step, which were kept before another loop began; that loop's values are newer"
     EPOCH = "those of the epoch, which is over"
 
 
 class Shown(NamedTuple):
-    """Values by name, as each of those who ask sees them."""
+    """Values by name, for each of those who ask."""
 
     callbacks: dict[str, Any]
     loggers: dict[str, Any]
@@ -151,13 +151,13 @@ class Results:
 
     Args:
         trainer: Whose loop it is.
-        training: Whether callbacks see the values of a step; of an evaluation they see those of the epoch alone.
+        training: Whether the loop trains. Callbacks see the values of its steps then, else those of the epoch alone.
 
     Attributes:
         records: By hook, name and dataloader.
         moment: Whose values are to be seen.
         dataloader_idx: The running dataloader, where there are several; only its records are seen.
-        batches: Batches of each loader in each process, where they have told each other.
+        batches: How many batches each process has of each loader; empty where they have not told each other.
     """
 
     def __init__(self, trainer: Trainer, training: bool = False) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 else:
 
     class _class_only(classmethod):
-        """A class method that refuses an instance, whose state the caller would believe to be loaded."""
+        """A class method that refuses an instance: its caller would believe that the instance was loaded."""
 
         def __get__(self, instance: Any, owner: type | None = None) -> Any:
             if instance is None:
@@ -40,7 +40,7 @@ class HyperparametersMixin:
 
     Attributes:
         CHECKPOINT_HYPER_PARAMS_KEY: Where checkpoints hold the hyperparameters.
-        CHECKPOINT_HYPER_PARAMS_NAME: Where they hold the name of the argument that all of them came in.
+        CHECKPOINT_HYPER_PARAMS_NAME: Where they hold the name of the one argument that held them all.
     """
 
     CHECKPOINT_HYPER_PARAMS_KEY = "hyper_parameters"
@@ -108,7 +108,7 @@ def _copy(values: AttributeDict) -> AttributeDict:
 
 
 def _init_arguments(instance: Any, frame: FrameType | None) -> dict[str, Any]:
-    """The arguments of every ``__init__`` of ``instance`` on the stack; those of the most derived class win."""
+    """The arguments of every ``__init__`` of ``instance`` on the stack; those of a derived class replace its base's."""
     collected: dict[str, Any] = {}
     while frame is not None:
         names, _, keywords, values = inspect.getargvalues(frame)
