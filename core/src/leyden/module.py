@@ -91,10 +91,6 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Run
 
     # -- what a model overrides -------------------------------------------------------------------------
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the model computes when it is called."""
-        return super().forward(*args, **kwargs)
-
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor | Mapping[str, Any] | None:
         """Take ``(batch)`` or ``(batch, batch_idx)``; return the loss, a dict with it, or None to skip the batch."""
         raise NotImplementedError

@@ -100,18 +100,14 @@ class _DummyExperiment:
         return self
 
     def __setitem__(self, *_: Any) -> None:
-        return None
+        """Do nothing."""
 
 
 class DummyLogger(_DummyExperiment, Logger):
     """Accepts everything and writes nothing; ``fast_dev_run`` replaces the loggers by it."""
 
     name = version = ""
-
-    @property
-    def experiment(self) -> Any:
-        """An object on which every call does nothing."""
-        return _DummyExperiment()
+    experiment: Any = _DummyExperiment()
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Write nothing."""
