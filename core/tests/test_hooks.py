@@ -245,7 +245,7 @@ def test_after_an_error_in_a_hook_one_is_outside_of_it(tmp_path):
     model = SmallModel()
     with pytest.raises(ZeroDivisionError):
         quiet_trainer(tmp_path, callbacks=Failing()).fit(model, Batches(1))
-    with pytest.raises(MisconfigurationException, match="was called outside of a loop"):
+    with pytest.raises(MisconfigurationException, match="can't be called outside of a loop"):
         model.log("late", 1.0)
 
 

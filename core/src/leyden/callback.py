@@ -1,15 +1,10 @@
 """Callback: code that runs at chosen points of a run, separate from the model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from leyden.plugin_system.hooks import Observation
 from leyden.utilities.exceptions import MisconfigurationException
-
-if TYPE_CHECKING:
-    from leyden.module import LightningModule
 
 
 class Callback(Observation):
@@ -26,7 +21,7 @@ class Callback(Observation):
     """
 
     role: ClassVar[str | None] = None
-    _logging_module: LightningModule | None = None
+    _logging_module: Any = None  # the LightningModule of the run
 
     @property
     def state_key(self) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from leyden.mixins.hooks import DataHooks
-from leyden.mixins.loading import DataModuleLoading
+from leyden.mixins.hparams import DataModuleLoading
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -27,11 +27,7 @@ class LightningDataModule(DataHooks, DataModuleLoading):
     CHECKPOINT_HYPER_PARAMS_KEY = "datamodule_hyper_parameters"
     CHECKPOINT_HYPER_PARAMS_NAME = "datamodule_hparams_name"
     prepare_data_per_node = True
-    allow_zero_length_dataloader_with_multiple_devices = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trainer: Trainer | None = None
+    trainer: Trainer | None = None
 
     @classmethod
     def from_datasets(

@@ -1,15 +1,12 @@
 """Runner: what a module needs of whoever runs it, a run of a Trainer or a hand-written loop."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from leyden.interfaces.logger import Logger
-    from leyden.interfaces.strategy import Strategy
+from leyden.interfaces.logger import Logger
+from leyden.interfaces.strategy import Strategy
 
 
 class Runner(Protocol):

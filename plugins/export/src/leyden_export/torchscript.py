@@ -46,9 +46,14 @@ def to_torchscript(
 
 @contextmanager
 def _scripting() -> Generator[None, None, None]:
-    """Let ``module.trainer`` return None in the block instead of raising, since TorchScript reads every property."""
-    LightningModule._is_scripting = True
+    """TorchScript reads every property of a module: ``trainer`` must not raise where there is none."""
+    declared: Any = vars(LightningModule)["trainer"]
+    LightningModule.trainer = declared.getter(_trainer_if_any)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        LightningModule._is_scripting = False
+        LightningModule.trainer = declared  # type: ignore[method-assign]
+
+
+def _trainer_if_any(module: LightningModule) -> Any:
+    return module._runner.trainer if module._runner is not None else None
