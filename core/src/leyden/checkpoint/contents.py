@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from leyden.plugin_system.catalogue import UnknownComponentError
 from leyden.utilities.batch import move_data_to_device
-from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.exceptions import MisconfigurationException, UnknownComponentError
 from leyden.utilities.plain import to_plain
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
 

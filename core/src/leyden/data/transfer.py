@@ -11,7 +11,7 @@ from leyden.interfaces.strategy import Strategy
 from leyden.mixins.hooks import DataHooks
 from leyden.plugin_system.hooks import TRANSFER_HOOKS
 from leyden.utilities.batch import move_data_to_device
-from leyden.utilities.overriding import is_overridden
+from leyden.utilities.objects import is_overridden
 
 if TYPE_CHECKING:
     from leyden.trainer.run import Run

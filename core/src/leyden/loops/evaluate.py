@@ -24,7 +24,7 @@ from leyden.loops.progress import MOVES, Phase
 from leyden.loops.single_pass import SinglePass, has_several
 from leyden.metrics import Results
 from leyden.module import LightningModule
-from leyden.utilities.overriding import is_overridden
+from leyden.utilities.objects import is_overridden
 from leyden.utilities.states import RunningStage
 
 if TYPE_CHECKING:

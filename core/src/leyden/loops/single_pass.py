@@ -23,7 +23,7 @@ from leyden.interfaces.precision import Precision
 from leyden.loops.step import takes_any, takes_arguments, takes_named
 from leyden.metrics import Results
 from leyden.module import LightningModule
-from leyden.utilities.overriding import is_overridden
+from leyden.utilities.objects import is_overridden
 from leyden.utilities.states import RunningStage
 
 if TYPE_CHECKING:

@@ -12,9 +12,8 @@ from torch import Tensor
 from leyden.interfaces.record import Record
 from leyden.metrics.options import REDUCTIONS, LogOptions
 from leyden.metrics.results import Results
-from leyden.plugin_system.catalogue import UnknownComponentError
 from leyden.plugin_system.hooks import LOG_RULES
-from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.exceptions import MisconfigurationException, UnknownComponentError
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from types import FrameType
 from typing import Any
 
-from leyden.utilities.attribute_dict import AttributeDict
+from leyden.utilities.objects import AttributeDict
 
 
 class HyperparametersMixin:

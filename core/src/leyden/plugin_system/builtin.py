@@ -25,6 +25,7 @@ def leyden_components() -> Iterable[Component]:
     yield Component(
         "checkpoint_io", "torch", "leyden.checkpoint.file:TorchCheckpointIO", {"aliases": ["TorchCheckpointIO"]}
     )
+    yield Component("utility", "CombinedLoader", "leyden.data.combined:CombinedLoader")
 
 
 @hookimpl(trylast=True)

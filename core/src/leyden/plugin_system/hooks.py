@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from leyden.interfaces.component import Component
-    from leyden.module import LightningModule
+    from leyden.module import LightningModule as Module
     from leyden.trainer import Trainer
 
 PROJECT = "leyden"
@@ -178,184 +178,162 @@ class Observation:
     Nothing that an implementation answers is used, except the -1 of ``on_train_batch_start``.
     """
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: Module, stage: str) -> None:
         """A run begins; ``stage`` is "fit", "validate", "test" or "predict". The model is still where it was built."""
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: Module) -> None:
         """The model is on its device and has its optimizers; before the sanity check."""
 
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: Module) -> None:
         """A few validation batches are about to be tried before training."""
 
-    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: Module) -> None:
         """The sanity check is over; its metrics are forgotten."""
 
     @Hook(logging=LOGS_EPOCH)
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Training is about to begin, after the sanity check."""
 
     @Hook(EACH_EPOCH, LOGS_EPOCH)
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Module) -> None:
         """A training epoch begins."""
 
     @Hook(EACH_BATCH, LOGS_STEPS, Answers.SKIP)
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> int | None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Module, batch: Any, batch_idx: int) -> int | None:
         """A batch, already on the device, is about to be trained on. Return -1 to skip the rest of the epoch."""
 
     @Hook(EACH_BATCH, LOGS_STEPS)
-    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+    def on_before_zero_grad(self, trainer: Trainer, pl_module: Module, optimizer: Optimizer) -> None:
         """Gradients are about to be cleared."""
 
     @Hook(EACH_BATCH, LOGS_STEPS)
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+    def on_before_backward(self, trainer: Trainer, pl_module: Module, loss: Tensor) -> None:
         """Before ``loss.backward()``; ``loss`` is divided by ``accumulate_grad_batches`` already."""
 
     @Hook(EACH_BATCH, LOGS_STEPS)
-    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_after_backward(self, trainer: Trainer, pl_module: Module) -> None:
         """Gradients exist; under mixed precision they are still scaled."""
 
     @Hook(EACH_BATCH, LOGS_STEPS)
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Module, optimizer: Optimizer) -> None:
         """Gradients are unscaled and not yet clipped; the optimizer is about to step."""
 
     @Hook(EACH_BATCH, LOGS_STEPS)
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Module, outputs: Any, batch: Any, batch_idx: int) -> None:
         """A batch has been trained on; ``outputs`` is ``{"loss": …}`` and what the step's dict held, detached."""
 
     @Hook(EACH_EPOCH, LOGS_EPOCH)
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
         """A training epoch ends. Implementations that read epoch metrics mark themselves ``trylast``."""
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Training is over."""
 
     @Hook(EACH_EPOCH, LOGS_EPOCH)
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Validation begins; the model is in evaluation mode."""
 
     @Hook(EACH_EPOCH, LOGS_EPOCH)
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: Module) -> None:
         """The pass over the validation loaders begins."""
 
     @Hook(EACH_BATCH, LOGS_EVALUATION)
     def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Trainer, pl_module: Module, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A validation batch, already on the device, is about to be evaluated."""
 
     @Hook(EACH_BATCH, LOGS_EVALUATION)
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Module, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A validation batch has been evaluated; ``outputs`` is what ``validation_step`` returned."""
 
     @Hook(EACH_EPOCH, LOGS_EPOCH)
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
         """The pass over the validation loaders is over; the last place to log from."""
 
     @Hook(EACH_EPOCH)
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Validation is over and ``trainer.callback_metrics`` holds its results."""
 
     @Hook(logging=LOGS_EPOCH)
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Testing begins; the model is in evaluation mode."""
 
     @Hook(EACH_EPOCH, LOGS_EPOCH)
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: Module) -> None:
         """The pass over the test loaders begins."""
 
     @Hook(EACH_BATCH, LOGS_EVALUATION)
     def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Trainer, pl_module: Module, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A test batch, already on the device, is about to be evaluated."""
 
     @Hook(EACH_BATCH, LOGS_EVALUATION)
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Module, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A test batch has been evaluated; ``outputs`` is what ``test_step`` returned."""
 
     @Hook(EACH_EPOCH, LOGS_EPOCH)
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
         """The pass over the test loaders is over; the last place to log from."""
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Testing is over and ``trainer.callback_metrics`` holds its results."""
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Prediction begins; the model is in evaluation mode."""
 
     @Hook(EACH_EPOCH)
-    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: Module) -> None:
         """The pass over the prediction loaders begins."""
 
     @Hook(EACH_BATCH)
     def on_predict_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Trainer, pl_module: Module, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A batch, already on the device, is about to be predicted."""
 
     @Hook(EACH_BATCH)
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Module, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A batch has been predicted; ``outputs`` is what ``predict_step`` returned."""
 
     @Hook(EACH_EPOCH)
-    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
         """The pass over the prediction loaders is over."""
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Prediction is over."""
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: Module) -> None:
         """A fit is over; the last hook of a fit before ``teardown``."""
 
-    def on_asked_to_end(self, trainer: Trainer, pl_module: LightningModule, reason: str) -> None:
+    def on_asked_to_end(self, trainer: Trainer, pl_module: Module, reason: str) -> None:
         """A fit ends at a step boundary, as something set ``trainer.asked_to_end``; save what is needed.
 
         All processes are at the same boundary, and ``reason`` is what one of them was given. ``on_exception`` follows,
         with the ``SIGTERMException`` that ends the fit.
         """
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: Module, stage: str) -> None:
         """A run is over and went well; after an error there is ``on_exception``."""
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
         """A run is ending because of ``exception`` (Ctrl-C included), which is raised again afterwards."""
 
     @Hook(EACH_EPOCH)
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
         """A checkpoint is complete and about to be written; add to it or change it in place.
 
         For one of weights alone, which has no "optimizer_states", only plugins and the module are called.
         """
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
         """A checkpoint has been read and nothing is restored from it yet; change it in place."""
 
 
@@ -363,9 +341,7 @@ class Behaviour:
     """How one thing is done. The first answer that is not None wins."""
 
     @Hook(EACH_BATCH, answers=Answers.FIRST)
-    def leyden_optimize_batch(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> dict[str, Any]:
+    def leyden_optimize_batch(self, trainer: Trainer, pl_module: Module, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Train on one batch that is already on the device and return the outputs (``{}`` for a skipped batch).
 
         The core's implementation is ``trylast``; a plugin that returns a dict replaces it, one that
@@ -374,9 +350,7 @@ class Behaviour:
         """
 
     @Hook(EACH_EPOCH, answers=Answers.FIRST)
-    def leyden_wrap_batches(
-        self, trainer: Trainer, pl_module: LightningModule, batches: Iterable[Any]
-    ) -> Iterable[Any]:
+    def leyden_wrap_batches(self, trainer: Trainer, pl_module: Module, batches: Iterable[Any]) -> Iterable[Any]:
         """Return an iterable of the same items in the place of an epoch's training batches, or None.
 
         Asked at the start of each training epoch. An item has the batch first; the rest is Leyden's own.
@@ -386,6 +360,7 @@ class Behaviour:
 GROUPS = (Registration, Observation, Behaviour)
 REGISTRATION, OBSERVATION, BEHAVIOUR = ([name for name in vars(group) if not name.startswith("_")] for group in GROUPS)
 RUN_HOOKS = (*OBSERVATION, *BEHAVIOUR)  # those that the participants of a run implement, too
+ALL = (*REGISTRATION, *RUN_HOOKS)
 RUN_ARGUMENTS = ("trainer", "pl_module")  # those that are the same in every call of a run
 # The methods of a module or data module through which a batch goes to the device, in their order.
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")

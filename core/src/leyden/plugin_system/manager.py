@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from itertools import count
 from typing import Any, Literal
 
@@ -13,8 +16,7 @@ import pluggy
 
 from leyden.interfaces.component import Component
 from leyden.plugin_system import hooks
-from leyden.plugin_system.catalogue import UnknownComponentError, catalogue, published_by
-from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.exceptions import MisconfigurationException, UnknownComponentError
 
 State = Literal["active", "disabled", "set aside"]
 
@@ -49,12 +51,13 @@ class PluginInfo:
     @property
     def reason(self) -> str:
         """Why it is out of use: "disabled" or "set aside" with what did it; "" where it is active."""
-        reasons = {
-            "active": "",
-            "disabled": f"disabled by {self.disabled_by}",
-            "set aside": f"set aside: {type(self.error).__name__}: {str(self.error).rstrip('.')}",
-        }
-        return reasons[self.state]
+        if self.error is not None:
+            return f"set aside: {type(self.error).__name__}: {str(self.error).rstrip('.')}"
+        return f"disabled by {self.disabled_by}" if self.state == "disabled" else ""
+
+    def answers_to(self, names: Iterable[str]) -> bool:
+        """Whether its name, or that of its distribution, is one of these."""
+        return not {self.name, self.distribution}.isdisjoint(names)
 
     def __str__(self) -> str:
         source = f" of {self.distribution} {self.version}" if self.distribution else ""
@@ -66,8 +69,7 @@ class PluginManager(pluggy.PluginManager):
 
     def __init__(self) -> None:
         super().__init__(hooks.PROJECT)
-        names = (*hooks.REGISTRATION, *hooks.RUN_HOOKS)
-        self.add_hookspecs(type("Specifications", (), {name: hooks.specification(name) for name in names}))
+        self.add_hookspecs(type("Specifications", (), {name: hooks.specification(name) for name in hooks.ALL}))
         self.infos: list[PluginInfo] = []
 
     @property
@@ -87,36 +89,26 @@ class PluginManager(pluggy.PluginManager):
             raise MisconfigurationException(f"{info.plugin!r} is no plugin, or is registered already.")
         try:
             self.register(info.plugin, info.name)
-            own = self._implementations_of(info)
+            callers = self.get_hookcallers(info.plugin) or ()
+            own = {c.name: impl for c in callers for impl in c.get_hookimpls() if impl.plugin is info.plugin}
             self._refuse_unknown_hooks(own)
-            info.components = self._components_of(own)
+            brings: Any = own["leyden_components"].function if "leyden_components" in own else tuple
+            info.components = tuple(brings() or ())
+            for part in info.components:
+                if not isinstance(part, Component):
+                    raise MisconfigurationException(f"its leyden_components yields {part!r}, which is no Component.")
         except BaseException:
             if self.has_plugin(info.name):  # some versions of pluggy keep what they could not register
                 self.unregister(name=info.name)
             raise
         self.infos.append(info)
 
-    def _implementations_of(self, info: PluginInfo) -> dict[str, pluggy.HookImpl]:
-        """What a registered plugin implements, by the hook's name."""
-        callers = self.get_hookcallers(info.plugin) or ()
-        return {c.name: impl for c in callers for impl in c.get_hookimpls() if impl.plugin is info.plugin}
-
-    def _components_of(self, own: dict[str, pluggy.HookImpl]) -> tuple[Component, ...]:
-        brings: Any = own["leyden_components"].function if "leyden_components" in own else tuple
-        components = tuple(brings() or ())
-        for part in components:
-            if not isinstance(part, Component):
-                raise MisconfigurationException(f"its leyden_components yields {part!r}, which is no Component.")
-        return components
-
     def _refuse_unknown_hooks(self, own: dict[str, pluggy.HookImpl]) -> None:
         for name, impl in own.items():
-            if getattr(self.hook, name).spec is None and not impl.optionalhook:
-                known = [hook for hook in vars(self.hook) if getattr(self.hook, hook).spec is not None]
-                near = difflib.get_close_matches(name, known, n=1)
-                raise MisconfigurationException(
-                    f"it implements {name!r}, which is no hook" + (f"; did it mean {near[0]!r}?" if near else ".")
-                )
+            if name not in hooks.ALL and not impl.optionalhook:
+                near = difflib.get_close_matches(name, hooks.ALL, n=1)
+                advice = f"; did it mean {near[0]!r}?" if near else "."
+                raise MisconfigurationException(f"it implements {name!r}, which is no hook{advice}")
 
     def extended(self, plugins: list[Any]) -> PluginManager:
         """A manager of the same plugins and more; those that can't be registered raise."""
@@ -278,3 +270,19 @@ class PluginManager(pluggy.PluginManager):
         """The plugin, set aside or disabled, that would have brought ``name``."""
         idle = [info for info in self.infos if info.state != "active"]
         return next((r for r in idle if r.name == name or r.distribution == distribution != ""), None)
+
+
+@cache
+def catalogue() -> dict[str, dict[str, dict[str, str]]]:
+    """Which published or planned distribution brings which name: data, so that the code knows no plugin."""
+    text = files("leyden.plugin_system").joinpath("catalogue.json").read_text(encoding="utf-8")
+    sections: dict[str, dict[str, dict[str, str]]] = json.loads(text)
+    return sections
+
+
+def published_by(kind: str, name: str) -> tuple[str, bool]:
+    """The distribution that is known to bring a name, or ""; and whether it is published already."""
+    for section in ("published", "planned"):
+        if distribution := catalogue()[section].get(kind, {}).get(name):
+            return distribution, section == "published"
+    return "", False

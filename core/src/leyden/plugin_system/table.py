@@ -8,11 +8,11 @@ for each hook: a callable that takes the hook's arguments without ``trainer`` an
 from __future__ import annotations
 
 import inspect
-import warnings
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
-from typing import Any, NoReturn
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from traceback import walk_tb
+from typing import Any
 
 import pluggy
 
@@ -20,9 +20,8 @@ from leyden.plugin_system import hooks
 from leyden.plugin_system.hooks import RUN_ARGUMENTS, RUN_HOOKS, Answers
 from leyden.plugin_system.manager import PluginInfo, PluginManager
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.overriding import is_overridden
-
-MARKS = ("tryfirst", "trylast", "wrapper", "hookwrapper")
+from leyden.utilities.objects import is_overridden
+from leyden.utilities.rank_zero import rank_zero_warn
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +35,9 @@ class Implementation:
         target: The plugin or the participant.
         kind: "Plugin", or the base class of the participant, as "Callback".
         info: What is known of the plugin; None for a participant.
-        tryfirst: Whether it goes before those that are not so marked.
-        trylast: Whether it goes after those that are not so marked.
-        wrapper: Whether it runs around the others: a generator that yields once.
-        hookwrapper: The same in pluggy's old style: the generator gets a ``pluggy.Result``.
+        opts: The options of its ``@hookimpl`` by name: with "tryfirst" it goes before those without, with "trylast"
+            after them, and with "wrapper" it runs around the others: a generator that yields once. With "hookwrapper"
+            it does so in pluggy's old style: the generator gets a ``pluggy.Result``.
     """
 
     hook: str
@@ -48,15 +46,12 @@ class Implementation:
     target: Any
     kind: str = "Plugin"
     info: PluginInfo | None = None
-    tryfirst: bool = False
-    trylast: bool = False
-    wrapper: bool = False
-    hookwrapper: bool = False
+    opts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def wraps(self) -> bool:
         """Whether it runs around the others, in pluggy's new style or the old."""
-        return self.wrapper or self.hookwrapper
+        return bool(self.opts.get("wrapper") or self.opts.get("hookwrapper"))
 
     @property
     def name(self) -> str:
@@ -91,24 +86,22 @@ class Participant:
         """
         if name not in self.names or not is_overridden(name, self.target, self.base):
             return None
-        method, marks = getattr(self.target, name), _marks(self.target, name)
+        method, opts = getattr(self.target, name), _options(self.target, name)
         takes_run = issubclass(self.base or object, hooks.Observation)
         offered = [a for a in hooks.arguments(name) if takes_run or a not in RUN_ARGUMENTS]
         taken = tuple(_arguments_taken(method, name, offered))
         kind = self.base.__name__ if self.base is not None else "Plugin"
         if name in self.first:
-            marks["tryfirst"] = True
-        implementation = Implementation(name, method, taken, self.target, kind, **marks)
+            opts = {**opts, "tryfirst": True}
+        implementation = Implementation(name, method, taken, self.target, kind, opts=opts)
         _tell_of_deprecation(implementation)
         return implementation
 
 
-def _marks(target: Any, name: str) -> dict[str, Any]:
-    """The options of ``@hookimpl`` on the method or on the one that it overrides, e.g. ``trylast``."""
-    for owner in type(target).__mro__:
-        if opts := getattr(owner.__dict__.get(name), f"{hooks.PROJECT}_impl", None):
-            return {mark: bool(opts.get(mark)) for mark in MARKS}
-    return {}
+def _options(target: Any, name: str) -> Mapping[str, Any]:
+    """The options of ``@hookimpl`` on a method or on the one that it overrides, e.g. ``trylast``."""
+    marked = (getattr(vars(owner).get(name), f"{hooks.PROJECT}_impl", None) for owner in type(target).__mro__)
+    return next(filter(None, marked), {})
 
 
 def _arguments_taken(method: Callable[..., Any], name: str, offered: list[str]) -> list[str]:
@@ -133,17 +126,12 @@ def _arguments_taken(method: Callable[..., Any], name: str, offered: list[str]) 
 
 
 def _tell_of_deprecation(one: Implementation) -> None:
-    """Warn of a hook or argument that is going to go, as pluggy does for plugins: at the method, once."""
+    """Warn of a hook or argument that is going to go, as pluggy does for plugins."""
     marks = hooks.specification(one.hook).leyden_spec
     found = [marks["warn_on_impl"], *map((marks["warn_on_impl_args"] or {}).get, one.arguments)]
     for warning in filter(None, found):
-        code = getattr(one.function, "__code__", None)
-        place = ("<unknown>", 1) if code is None else (code.co_filename, code.co_firstlineno)
         owner = f"{one.kind} {type(one.target).__module__}.{type(one.target).__qualname__}"
-        _warn_once(f"The {owner} implements {one.hook!r}: {warning}", type(warning), *place)
-
-
-_warn_once: Callable[..., None] = cache(warnings.warn_explicit)
+        rank_zero_warn(f"The {owner} implements {one.hook!r}: {warning}", type(warning))
 
 
 def implementations(
@@ -158,20 +146,18 @@ def implementations(
         manager: The plugins.
         participants: Who else takes part in a run.
     """
-    return {name: _in_order(name, manager, participants) for name in (*hooks.REGISTRATION, *RUN_HOOKS)}
+    return {name: _in_order(name, manager, participants) for name in hooks.ALL}
 
 
 def _in_order(name: str, manager: PluginManager, participants: Sequence[Participant]) -> list[Implementation]:
-    registered = {id(impl.plugin): impl for impl in getattr(manager.hook, name).get_hookimpls()}
-    plugins = [(info, registered[id(info.plugin)]) for info in manager.active if id(info.plugin) in registered]
-    found = [_of_plugin(info, impl, name) for info, impl in plugins]
+    registered = {impl.plugin_name: impl for impl in getattr(manager.hook, name).get_hookimpls()}
+    found = [
+        Implementation(name, impl.function, tuple(impl.argnames), info.plugin, info=info, opts=impl.opts)
+        for info in manager.active
+        if (impl := registered.get(info.name)) is not None
+    ]
     found += filter(None, (participant.implementation(name) for participant in participants))
-    return sorted(found, key=lambda one: one.trylast - one.tryfirst)
-
-
-def _of_plugin(info: PluginInfo, impl: pluggy.HookImpl, name: str) -> Implementation:
-    marks: dict[str, Any] = {mark: bool(getattr(impl, mark)) for mark in MARKS}
-    return Implementation(name, impl.function, tuple(impl.argnames), info.plugin, info=info, **marks)
+    return sorted(found, key=lambda one: one.opts.get("trylast", False) - one.opts.get("tryfirst", False))
 
 
 def nothing(*values: Any) -> None:
@@ -228,10 +214,6 @@ class HookTable:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"There is no hook {name!r}.")
-
-    def implementations(self, name: str) -> list[Implementation]:
-        """Who implements a hook, in calling order."""
-        return self.by_hook[name]
 
     def has(self, name: str) -> bool:
         """Whether anybody implements a hook."""
@@ -308,9 +290,6 @@ def _action(implementation: Implementation) -> str:
     return f"[{implementation.kind}]{key or implementation.name}.{implementation.hook}"
 
 
-# -- wrappers ---------------------------------------------------------------------------------------------
-
-
 def _around(start: Callable[..., Generator[Any, Any, Any]], inside: Callable[..., Any], wrapper: Implementation) -> Any:
     """One callable that runs a wrapper around what it wraps, as pluggy does.
 
@@ -318,17 +297,19 @@ def _around(start: Callable[..., Generator[Any, Any, Any]], inside: Callable[...
     any more; one that it lets through is raised as it was. One of pluggy's old style is given both in a
     ``pluggy.Result``.
     """
+    rule = f"The wrapper {wrapper.hook!r} of {wrapper.name} has to yield once, and "
+    old = wrapper.opts.get("hookwrapper")
 
     def call(*values: Any) -> Any:
         generator = start(*values)
         try:
             next(generator)
         except StopIteration:
-            _refuse(wrapper, "did not yield")
+            raise RuntimeError(f"{rule}did not.") from None
         outcome = pluggy.Result.from_call(partial(inside, *values))
         error, answer = outcome.exception, None
         try:
-            if wrapper.hookwrapper:
+            if old:
                 generator.send(outcome)
             elif error is None:
                 generator.send(outcome.get_result())
@@ -342,11 +323,34 @@ def _around(start: Callable[..., Generator[Any, Any, Any]], inside: Callable[...
             raise
         else:
             generator.close()
-            _refuse(wrapper, "yielded a second time")
-        return outcome.get_result() if wrapper.hookwrapper else answer
+            raise RuntimeError(f"{rule}yielded a second time.")
+        return outcome.get_result() if old else answer
 
     return call
 
 
-def _refuse(wrapper: Implementation, what: str) -> NoReturn:
-    raise RuntimeError(f"The wrapper {wrapper.hook!r} of {wrapper.name} {what}; it has to yield once.")
+def note_plugin(
+    error: BaseException, by_hook: Mapping[str, Sequence[Implementation]], participants: Iterable[Any] = ()
+) -> None:
+    """Add a note that names plugin, distribution and version, where a hook of a plugin raised ``error``.
+
+    It is found from the traceback when it has happened: nothing is wrapped around the hooks for it, and the exception
+    keeps its type and traceback. What a method of the module, the data module, a callback or the strategy raised is
+    not a plugin's, even where a plugin's hook called it.
+
+    Args:
+        error: What was raised; before Python 3.11, whose tracebacks do not print notes, it only has them.
+        by_hook: Who implements each hook.
+        participants: The run's module, data module, callbacks and strategy.
+    """
+    by_code = {getattr(one.function, "__code__", None): one for ones in by_hook.values() for one in ones}
+    own = [id(participant) for participant in participants if participant is not None]
+    for frame in reversed([frame for frame, _ in walk_tb(error.__traceback__)]):
+        one = by_code.get(frame.f_code)
+        if one is not None and one.info is not None:
+            notes = vars(error).setdefault("__notes__", [])  # add_note came with Python 3.11
+            note = f"Raised within {frame.f_code.co_name!r} of the {one.info}."
+            if note not in notes:
+                notes.append(note)
+        if one is not None or id(frame.f_locals.get("self")) in own:
+            return

@@ -24,8 +24,7 @@ from leyden.interfaces.logger import Logger
 from leyden.interfaces.profiler import Profiler
 from leyden.interfaces.strategy import Strategy
 from leyden.module import LightningModule
-from leyden.plugin_system.attribution import note_plugin
-from leyden.plugin_system.table import implementations
+from leyden.plugin_system.table import implementations, note_plugin
 from leyden.trainer.arguments import PARTS, settle
 from leyden.trainer.checks import prepare
 from leyden.trainer.properties import TrainerProperties

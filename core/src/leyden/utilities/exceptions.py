@@ -9,6 +9,10 @@ class MisconfigurationException(ValueError, TypeError, RuntimeError):
     """
 
 
+class UnknownComponentError(MisconfigurationException, ImportError):
+    """No installed plugin brings a component of that kind and name."""
+
+
 class CheckpointCorruptedError(RuntimeError):
     """A checkpoint is there but damaged: torn, or with a byte that is not the one that was written."""
 

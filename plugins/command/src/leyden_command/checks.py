@@ -13,10 +13,8 @@ from typing import Any
 import torch
 from importlib_metadata import PackageNotFoundError, distribution, version
 
-from leyden.plugin_system.catalogue import published_by
-from leyden.plugin_system.compatibility import CORE_DISTRIBUTION, normalized
-from leyden.plugin_system.discovery import names_in
-from leyden.plugin_system.manager import PluginManager
+from leyden.plugin_system.discovery import CORE_DISTRIBUTION, names_in, normalized
+from leyden.plugin_system.manager import PluginManager, published_by
 from leyden.trainer import Trainer
 from leyden.trainer.parts import ROLES
 from leyden_command import distributions

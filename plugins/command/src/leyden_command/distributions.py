@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leyden.plugin_system.catalogue import catalogue
+from leyden.plugin_system.manager import catalogue
 
 WITHOUT_PLUGIN = ("leyden", "leyden-testing")  # of which the catalogue, that of plugins, knows nothing
 

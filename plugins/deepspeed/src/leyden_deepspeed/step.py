@@ -11,7 +11,7 @@ from leyden.interfaces.precision import Precision
 from leyden.loops.step import BatchStep
 from leyden.module import LightningModule
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.overriding import is_overridden
+from leyden.utilities.objects import is_overridden
 
 if TYPE_CHECKING:
     from leyden.trainer.run import Run

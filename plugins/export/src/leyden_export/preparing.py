@@ -11,7 +11,7 @@ import torch
 from leyden import LightningModule
 from leyden.mixins.hooks import DataHooks
 from leyden.utilities import MisconfigurationException
-from leyden.utilities.overriding import is_overridden
+from leyden.utilities.objects import is_overridden
 
 
 def example_call(

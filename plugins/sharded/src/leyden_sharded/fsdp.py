@@ -20,7 +20,7 @@ from leyden.checkpoint.contents import OWN_KEY
 from leyden.interfaces.precision import Precision
 from leyden.utilities.empty_init import EmptyInit
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.overriding import is_overridden
+from leyden.utilities.objects import is_overridden
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from leyden_sharded import gradients
 from leyden_sharded.checkpoints import ShardedCheckpoints

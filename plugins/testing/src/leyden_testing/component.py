@@ -19,8 +19,7 @@ import torch
 
 import leyden as pl
 from leyden.interfaces.component import Component
-from leyden.plugin_system.compatibility import CORE_DISTRIBUTION
-from leyden.plugin_system.discovery import discover
+from leyden.plugin_system.discovery import CORE_DISTRIBUTION, discover
 from leyden.plugin_system.manager import PluginInfo
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
