@@ -1,7 +1,5 @@
 """Making modules without filling their parameters, which a checkpoint is going to do."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch.overrides import TorchFunctionMode

@@ -1,7 +1,5 @@
 """What is said where a metric that something monitors is not there."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

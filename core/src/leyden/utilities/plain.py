@@ -1,7 +1,5 @@
 """Values as plain data, which ``torch.load(weights_only=True)`` takes back."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping

@@ -1,14 +1,12 @@
 """Saying and doing things once, on the process of rank 0, however many processes there are."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,17 +27,12 @@ if not logging.getLogger().hasHandlers():  # speak without being configured, but
     log.propagate = False
 
 
-def _rank_from_environment() -> int:
-    """The rank that a launcher announced before any strategy could; 0 without one."""
-    rank = os.environ.get("RANK", "")
-    return int(rank) if rank.isdigit() else 0
-
-
 class _RankZeroOnly:
     """The decorator :data:`rank_zero_only`; its ``rank`` is set by the strategy once it knows."""
 
     def __init__(self) -> None:
-        self.rank = _rank_from_environment()
+        announced = os.environ.get("RANK", "")  # by a launcher, before any strategy could
+        self.rank = int(announced) if announced.isdigit() else 0
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R | None]:
         """Make ``function`` do nothing and return None on ranks other than 0."""
@@ -52,18 +45,8 @@ class _RankZeroOnly:
 
 
 rank_zero_only = _RankZeroOnly()
-
-
-def rank_zero_debug(message: str, *args: Any) -> None:
-    """Log a detail on rank 0."""
-    if rank_zero_only.rank == 0:
-        log.debug(message, *args)
-
-
-def rank_zero_info(message: str, *args: Any) -> None:
-    """Log an information on rank 0."""
-    if rank_zero_only.rank == 0:
-        log.info(message, *args)
+rank_zero_debug = rank_zero_only(log.debug)
+rank_zero_info = rank_zero_only(log.info)
 
 
 def rank_zero_warn(message: str, category: type[Warning] = UserWarning, stacklevel: int = 2) -> None:

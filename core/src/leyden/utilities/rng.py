@@ -1,7 +1,5 @@
 """Random states: seeding them all, keeping them aside, putting them back."""
 
-from __future__ import annotations
-
 import os
 import random
 from collections.abc import Generator, Iterable
@@ -67,33 +65,26 @@ def collect_rng_states(
     """The random states of this process, and of the generators of its loaders, as plain data."""
     numpys: Any = numpy.random.get_state()
     name, keys, position, has_gauss, gauss = numpys
-    states: dict[str, Any] = {
+    loaders = list(loaders)
+    states = {
         "python": random.getstate(),
         "torch": torch.get_rng_state(),
         "numpy": (str(name), torch.from_numpy(keys.astype("int64")), int(position), int(has_gauss), float(gauss)),
+        "device": accelerator.get_rng_state(device) if accelerator is not None else None,
+        "generators": [generator.get_state() for generator in _generators(loaders)] or None,
+        "workers": [_keeps_workers(loader) and loader._iterator is not None for loader in loaders] or None,
     }
-    if accelerator is not None and device is not None:
-        state = accelerator.get_rng_state(device)
-        if state is not None:
-            states["device"] = state
-    loaders = list(loaders)
-    if generators := _generators(loaders):
-        states["generators"] = [generator.get_state() for generator in generators]
-    if any(map(_keeps_workers, loaders)):
-        states["workers"] = [_keeps_workers(loader) and loader._iterator is not None for loader in loaders]
-    return states
+    return {name: state for name, state in states.items() if state is not None}
 
 
 def _generators(loaders: Iterable[Any]) -> list[torch.Generator]:
     """The generators that the user gave to loaders and their samplers, each once."""
-    found: dict[int, torch.Generator] = {}
+    found: list[Any] = []
     for loader in loaders:
         batch_sampler = getattr(loader, "batch_sampler", None)
-        for owner in (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)):
-            generator = getattr(owner, "generator", None)
-            if isinstance(generator, torch.Generator):
-                found[id(generator)] = generator
-    return list(found.values())
+        owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
+        found += [getattr(owner, "generator", None) for owner in owners]
+    return list(dict.fromkeys(one for one in found if isinstance(one, torch.Generator)))
 
 
 def _keeps_workers(loader: Any) -> bool:
@@ -101,32 +92,25 @@ def _keeps_workers(loader: Any) -> bool:
     return bool(getattr(loader, "persistent_workers", False) and getattr(loader, "num_workers", 0))
 
 
-def _set_workers(loaders: Iterable[Any], running: Iterable[bool]) -> None:
-    """Persistent workers draw their seed when they start and only then: have those run that ran, and no others."""
-    for loader, runs in zip(loaders, running, strict=False):
-        if not _keeps_workers(loader):
-            continue
-        if not runs:
-            loader._iterator = None
-        elif loader._iterator is None:
-            iter(loader)
-
-
 def set_rng_states(
-    states: dict[str, Any],
-    accelerator: Any = None,
-    device: torch.device | None = None,
-    loaders: Iterable[Any] = (),
+    states: dict[str, Any], accelerator: Any = None, device: torch.device | None = None, loaders: Iterable[Any] = ()
 ) -> None:
-    """Put back what :func:`collect_rng_states` returned."""
+    """Put back what :func:`collect_rng_states` returned.
+
+    Persistent workers draw their seed when they start and only then: those run afterwards that ran, and no others.
+    """
     loaders = list(loaders)
-    _set_workers(loaders, states.get("workers", ()))
+    for loader, ran in zip(loaders, states.get("workers", ()), strict=False):
+        if _keeps_workers(loader) and not ran:
+            loader._iterator = None
+        elif _keeps_workers(loader) and loader._iterator is None:
+            iter(loader)
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     torch.set_rng_state(states["torch"])
     name, keys, *rest = states["numpy"]
     numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
-    if accelerator is not None and device is not None and "device" in states:
+    if accelerator is not None and "device" in states:
         accelerator.set_rng_state(states["device"], device)
     for generator, state in zip(_generators(loaders), states.get("generators", ()), strict=False):
         generator.set_state(state)

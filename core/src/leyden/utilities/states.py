@@ -1,7 +1,5 @@
 """Where a Trainer stands: what it was asked to do, which stage runs, and how it ended."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import Enum
 
@@ -9,12 +7,7 @@ from enum import Enum
 class _StrEnum(str, Enum):
     """Members compare equal to their values and print as them."""
 
-    def __str__(self) -> str:
-        return str(self.value)
-
-    def __format__(self, spec: str) -> str:
-        return format(self.value, spec)
-
+    __str__ = str.__str__
     __hash__ = str.__hash__
 
 
