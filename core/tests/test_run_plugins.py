@@ -103,9 +103,9 @@ def test_plugins_and_parts_go_together(tmp_path):
 
 SAME = plugin(on_fit_start=lambda: None)
 REFUSED = {
-    "no hooks": (object(), "has no function marked @leyden.hookimpl"),
-    "an undecorated hook": (SimpleNamespace(on_fit_start=lambda: None), "has no function marked @leyden.hookimpl"),
-    "a callback": (pl.Callback(), "has no function marked @leyden.hookimpl"),
+    "no hooks": (object(), "has no function marked @hookimpl"),
+    "an undecorated hook": (SimpleNamespace(on_fit_start=lambda: None), "has no function marked @hookimpl"),
+    "a callback": (pl.Callback(), "has no function marked @hookimpl"),
     "a misspelt hook": (
         plugin(on_train_strat=lambda: None),
         "'on_train_strat', which is no hook; did it mean 'on_train_s",

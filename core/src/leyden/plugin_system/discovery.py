@@ -24,7 +24,6 @@ from leyden.plugin_system.manager import PluginInfo, PluginManager
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
 
-GROUP = "leyden"
 CORE_DISTRIBUTION = "leyden-core"
 
 
@@ -42,14 +41,13 @@ def discover() -> PluginManager:
     manager = PluginManager()
     autoload = os.environ.get("LEYDEN_PLUGINS_AUTOLOAD", "1") != "0"
     disabled, wanted = names_in("LEYDEN_PLUGINS_DISABLED"), names_in("LEYDEN_PLUGINS")
-    for point in sorted(entry_points(group=GROUP), key=_discovery_order):
+    for point in sorted(entry_points(group="leyden"), key=_discovery_order):
         info, needs = _read_metadata(point)
-        if not (autoload or info.answers_to(wanted)):
-            info.disabled_by = "LEYDEN_PLUGINS_AUTOLOAD=0"
-        if info.answers_to(disabled):
+        is_core = info.distribution == CORE_DISTRIBUTION
+        if info.answers_to(disabled) and not is_core:
             info.disabled_by = "LEYDEN_PLUGINS_DISABLED"
-        if info.disabled_by and info.distribution != CORE_DISTRIBUTION:
-            info.state = "disabled"
+        elif not (autoload or is_core or info.answers_to(wanted)):
+            info.disabled_by = "LEYDEN_PLUGINS_AUTOLOAD=0"
         else:
             _load(manager, info, point, needs)
         if info.state != "active":
@@ -93,7 +91,7 @@ def _load(manager: PluginManager, info: PluginInfo, point: EntryPoint, needs: li
         info.plugin = point.load()
         manager.admit(info)
     except (Exception, SystemExit) as error:
-        info.state, info.error = "set aside", error
+        info.error = error
         shared = any(other.name == info.name for other in manager.infos)
         handle = info.distribution if shared else info.name
         rank_zero_warn(

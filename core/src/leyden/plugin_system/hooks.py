@@ -390,8 +390,6 @@ def specification(name: str) -> Any:
     """A hook as pluggy takes it: marked, and without the defaults, which are for those who call a callback's method."""
     declared = _declared(name)
     function = FunctionType(declared.__code__, {}, name)
-    function.__qualname__ = declared.__qualname__
-    function.__dict__.update(declared.__dict__)
     marks = {**declared.__dict__.get(f"{PROJECT}_spec", {}), "firstresult": facts(name).answers is Answers.FIRST}
     return hookspec(function, **marks)
 

@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import count
-from typing import Any, Literal
+from typing import Any
 
 import pluggy
 
 from leyden.interfaces.component import Component
 from leyden.plugin_system import hooks
 from leyden.utilities.exceptions import MisconfigurationException, UnknownComponentError
-
-State = Literal["active", "disabled", "set aside"]
 
 
 @dataclass
@@ -29,8 +27,10 @@ class PluginInfo:
         name: The entry point's name, or the name under which ``Trainer(plugins=...)`` registered it.
         distribution: The distribution that it came with; "" for one that was not installed.
         version: That distribution's version.
-        state: "active", "disabled" by the user, or "set aside" because of ``error``.
+        plugin: Its module or object.
+        components: The parts that it brings.
         load_time: Seconds that importing and registering it took.
+        error: Because of which it is set aside.
         disabled_by: The environment variable by which it is disabled.
         given: Whether ``Trainer(plugins=...)`` or a run got it, not discovery.
         mend: The command that mends what set it aside.
@@ -39,7 +39,6 @@ class PluginInfo:
     name: str
     distribution: str = ""
     version: str = ""
-    state: State = "active"
     plugin: Any = None
     components: tuple[Component, ...] = ()
     load_time: float = 0.0
@@ -49,11 +48,16 @@ class PluginInfo:
     mend: str = ""
 
     @property
+    def state(self) -> str:
+        """Whether it takes part: "active", "disabled" by the user, or "set aside" because of an error."""
+        return "set aside" if self.error is not None else "disabled" if self.disabled_by else "active"
+
+    @property
     def reason(self) -> str:
         """Why it is out of use: "disabled" or "set aside" with what did it; "" where it is active."""
         if self.error is not None:
             return f"set aside: {type(self.error).__name__}: {str(self.error).rstrip('.')}"
-        return f"disabled by {self.disabled_by}" if self.state == "disabled" else ""
+        return f"disabled by {self.disabled_by}" if self.disabled_by else ""
 
     def answers_to(self, names: Iterable[str]) -> bool:
         """Whether its name, or that of its distribution, is one of these."""
@@ -130,8 +134,7 @@ class PluginManager(pluggy.PluginManager):
         """
         if not any(hasattr(getattr(plugin, name, None), f"{hooks.PROJECT}_impl") for name in dir(plugin)):
             raise MisconfigurationException(
-                f"plugins: {plugin!r} has no function marked @leyden.hookimpl and is no component such as a Precision "
-                "or a CheckpointIO."
+                f"plugins: {plugin!r} is no component and has no function marked @hookimpl."
             )
         own = getattr(plugin, "__name__", type(plugin).__name__)
         names = (own if number == 1 else f"{own}-{number}" for number in count(1))
@@ -210,9 +213,8 @@ class PluginManager(pluggy.PluginManager):
             return make(**arguments)
         except TypeError as error:
             name = value if isinstance(value, str) else value.__name__
-            raise MisconfigurationException(
-                f"The {kind} {name!r} can't be built: {error}; give an instance."
-            ) from error
+            message = f"The {kind} {name!r} can't be built: {error}; give an instance."
+            raise MisconfigurationException(message) from error
 
     def unknown(self, kinds: Sequence[str], name: str) -> Exception:
         """The error for a name that nothing answers to; caused by the plugin's own where one was set aside for it.

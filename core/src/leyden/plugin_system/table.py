@@ -59,6 +59,9 @@ class Implementation:
         return self.info.name if self.info is not None else type(self.target).__name__
 
 
+ByHook = dict[str, list[Implementation]]  # who implements each hook, in calling order
+
+
 @dataclass(frozen=True)
 class Participant:
     """One who takes part in a run with the methods that it overrides.
@@ -134,9 +137,7 @@ def _tell_of_deprecation(one: Implementation) -> None:
         rank_zero_warn(f"The {owner} implements {one.hook!r}: {warning}", type(warning))
 
 
-def implementations(
-    manager: PluginManager, participants: Sequence[Participant] = ()
-) -> dict[str, list[Implementation]]:
+def implementations(manager: PluginManager, participants: Sequence[Participant] = ()) -> ByHook:
     """Who implements each hook, in calling order; of those who wrap the others, the first is outermost.
 
     What is marked ``tryfirst`` goes before all that is not so marked, and ``trylast`` after it; beyond that the order
@@ -146,18 +147,17 @@ def implementations(
         manager: The plugins.
         participants: Who else takes part in a run.
     """
-    return {name: _in_order(name, manager, participants) for name in hooks.ALL}
-
-
-def _in_order(name: str, manager: PluginManager, participants: Sequence[Participant]) -> list[Implementation]:
-    registered = {impl.plugin_name: impl for impl in getattr(manager.hook, name).get_hookimpls()}
-    found = [
-        Implementation(name, impl.function, tuple(impl.argnames), info.plugin, info=info, opts=impl.opts)
-        for info in manager.active
-        if (impl := registered.get(info.name)) is not None
-    ]
-    found += filter(None, (participant.implementation(name) for participant in participants))
-    return sorted(found, key=lambda one: one.opts.get("trylast", False) - one.opts.get("tryfirst", False))
+    by_hook: ByHook = {}
+    for name in hooks.ALL:
+        registered = {impl.plugin_name: impl for impl in getattr(manager.hook, name).get_hookimpls()}
+        plugins = [(info, registered[info.name]) for info in manager.active if info.name in registered]
+        found = [
+            Implementation(name, impl.function, tuple(impl.argnames), info.plugin, info=info, opts=impl.opts)
+            for info, impl in plugins
+        ]
+        found += filter(None, (participant.implementation(name) for participant in participants))
+        by_hook[name] = sorted(found, key=lambda one: bool(one.opts.get("trylast")) - bool(one.opts.get("tryfirst")))
+    return by_hook
 
 
 def nothing(*values: Any) -> None:
@@ -329,9 +329,7 @@ def _around(start: Callable[..., Generator[Any, Any, Any]], inside: Callable[...
     return call
 
 
-def note_plugin(
-    error: BaseException, by_hook: Mapping[str, Sequence[Implementation]], participants: Iterable[Any] = ()
-) -> None:
+def note_plugin(error: BaseException, by_hook: ByHook, participants: Iterable[Any] = ()) -> None:
     """Add a note that names plugin, distribution and version, where a hook of a plugin raised ``error``.
 
     It is found from the traceback when it has happened: nothing is wrapped around the hooks for it, and the exception

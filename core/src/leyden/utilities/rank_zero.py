@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,8 +45,18 @@ class _RankZeroOnly:
 
 
 rank_zero_only = _RankZeroOnly()
-rank_zero_debug = rank_zero_only(log.debug)
-rank_zero_info = rank_zero_only(log.info)
+
+
+def rank_zero_debug(message: str, *args: Any) -> None:
+    """Log a detail on rank 0."""
+    if rank_zero_only.rank == 0:
+        log.debug(message, *args)
+
+
+def rank_zero_info(message: str, *args: Any) -> None:
+    """Log an information on rank 0."""
+    if rank_zero_only.rank == 0:
+        log.info(message, *args)
 
 
 def rank_zero_warn(message: str, category: type[Warning] = UserWarning, stacklevel: int = 2) -> None:
