@@ -32,8 +32,8 @@ class PluginInfo:
         load_time: Seconds that importing and registering it took.
         error: Because of which it is set aside.
         disabled_by: The environment variable by which it is disabled.
-        given: Whether ``Trainer(plugins=...)`` or a run got it, not discovery.
-        mend: The command that mends what set it aside.
+        given: Whether it was given to a Trainer or a run, and not discovered.
+        mend: The command that repairs it, where it is set aside.
     """
 
     name: str
@@ -243,14 +243,14 @@ class PluginManager(pluggy.PluginManager):
         return error
 
     def advice(self, name: str, kind: str = "role") -> str:
-        """What to do where no plugin has a default for a role of the Trainer's, "timer" say.
+        """What to do where no plugin brings something, such as a default for the Trainer's role "timer".
 
         Args:
-            name: The role, or what else the catalogue knows.
-            kind: Where the catalogue has it.
+            name: The role, or another name of the catalogue.
+            kind: The kind under which the catalogue lists it.
 
         Returns:
-            A clause: the command that installs a plugin that has one, or why the installed one is out of use.
+            A clause: the command that installs a plugin which brings it, or why the installed one is out of use.
         """
         distribution = published_by(kind, name)[0]
         missing = self._out_of_use("", distribution)

@@ -108,9 +108,13 @@ def _options(target: Any, name: str) -> Mapping[str, Any]:
 
 
 def _arguments_taken(method: Callable[..., Any], name: str, offered: list[str]) -> list[str]:
-    """Which of the arguments that a hook offers a method wants: by position, or by their names where it takes fewer.
+    """Which of the arguments that a hook offers a method takes.
 
-    By position as long as no argument of the hook stands in another one's place.
+    They are taken by position, since a method may give them names of its own. Where it requires more than there are,
+    or uses the name of one in the place of another, they are taken by name.
+
+    Raises:
+        MisconfigurationException: It requires one that the hook does not offer.
     """
     parameters = list(inspect.signature(method).parameters.values())
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
@@ -140,8 +144,8 @@ def _tell_of_deprecation(one: Implementation) -> None:
 def implementations(manager: PluginManager, participants: Sequence[Participant] = ()) -> ByHook:
     """Who implements each hook, in calling order; of those who wrap the others, the first is outermost.
 
-    What is marked ``tryfirst`` goes before all that is not so marked, and ``trylast`` after it; beyond that the order
-    is that in which plugins were found, and then that of the participants.
+    Those marked ``tryfirst`` come before all others, those marked ``trylast`` after them. Otherwise the plugins come
+    first, in the order in which they were found, and then the participants in theirs.
 
     Args:
         manager: The plugins.
@@ -173,7 +177,7 @@ class HookTable:
         participants: Who else takes part.
         run: The values of ``trainer`` and ``pl_module``.
         scope: Its attribute ``hook`` is the name of the running hook; ``self.log`` asks it where it is.
-        timed: Makes of an action's name and a function one that is timed; or the same, where nothing is measured.
+        timed: Takes an action's name and a function, and returns the function; timed, where a profiler measures.
 
     Attributes:
         by_hook: Who implements each hook, in calling order.
@@ -196,7 +200,10 @@ class HookTable:
         return table
 
     def register(self, plugin: Any) -> None:
-        """Add a plugin to this run: its hooks are called from now on, in a loop over batches that runs from the next.
+        """Add a plugin to this run.
+
+        Its hooks are called from now on. In an evaluation or prediction that has begun, those of its batches are called
+        from the next one.
 
         Args:
             plugin: An object with functions marked ``@hookimpl``.
@@ -220,12 +227,12 @@ class HookTable:
         return bool(self.by_hook[name])
 
     def of(self, name: str, targets: Iterable[Any]) -> Callable[..., Any]:
-        """What calls a hook of some of the participants alone."""
+        """A callable that calls a hook of these participants and of nobody else."""
         wanted = [id(target) for target in targets]
         return self._compiled(name, [one for one in self.by_hook[name] if id(one.target) in wanted])
 
     def _compiled(self, name: str, called: list[Implementation]) -> Callable[..., Any]:
-        """One callable for those who implement a hook: they are called directly, and wrappers around all the others."""
+        """One callable for all who implement a hook. Wrappers run around all the others."""
         if not called:
             return nothing
         calls = [self.timed(self.action(one), self._bound(one)) for one in called if not one.wraps]
@@ -250,7 +257,7 @@ class HookTable:
         return some
 
     def _joined(self, name: str, calls: list[Callable[..., Any]]) -> Callable[..., Any]:
-        """One callable for several, which makes of their answers what the hook's rule says."""
+        """One callable for several, which combines their answers by the hook's rule."""
         scope, answers = self.scope, hooks.facts(name).answers
         skips = answers is Answers.SKIP
 
