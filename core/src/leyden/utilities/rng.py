@@ -5,7 +5,7 @@ import random
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import numpy
 import torch
@@ -63,8 +63,7 @@ def collect_rng_states(
     accelerator: Any = None, device: torch.device | None = None, loaders: Iterable[Any] = ()
 ) -> dict[str, Any]:
     """The random states of this process, and of the generators of its loaders, as plain data."""
-    numpys: Any = numpy.random.get_state()
-    name, keys, position, has_gauss, gauss = numpys
+    name, keys, position, has_gauss, gauss = cast(Any, numpy.random.get_state())
     loaders = list(loaders)
     states = {
         "python": random.getstate(),
