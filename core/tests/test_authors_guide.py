@@ -62,7 +62,7 @@ def test_a_deprecated_hook_is_listed_as_one(monkeypatch):
     monkeypatch.setattr(hooks.Observation, "on_test_start", old)
     line = next(line for line in docs.hook_lines() if line.startswith("- `on_test_start("))
     said = "Deprecated: on_test_start goes; implement on_test_epoch_start. Deprecated (trainer): trainer goes."
-    assert line.endswith(f"Testing begins. {said}")
+    assert line.endswith(f"Testing begins. (`self.log` may be called.) {said}")
 
 
 def test_every_interface_is_listed():

@@ -10,7 +10,7 @@ import torch
 import leyden as pl
 from leyden.loops.progress import MOVES, Phase
 from leyden.utilities import MisconfigurationException
-from leyden.utilities.stash import StashKey
+from leyden.utilities.objects import StashKey
 from leyden_testing.models import SmallModel
 from leyden_testing.training import quiet_trainer
 

@@ -21,11 +21,9 @@ from leyden.loops.step import BatchStep
 from leyden.metrics import LogOptions, Results, TensorRecord
 from leyden.mixins.hooks import CheckpointHooks, DataHooks, ModelHooks
 from leyden.mixins.hparams import HyperparametersMixin
-from leyden.plugin_system.catalogue import UnknownComponentError, catalogue, published_by
-from leyden.plugin_system.compatibility import CORE_DISTRIBUTION
-from leyden.plugin_system.discovery import discover, names_in
+from leyden.plugin_system.discovery import CORE_DISTRIBUTION, discover, names_in
 from leyden.plugin_system.hooks import HOOKS_VERSION, OBSERVATION, REGISTRATION, RUN_HOOKS, facts
-from leyden.plugin_system.manager import PluginInfo, PluginManager
+from leyden.plugin_system.manager import PluginInfo, PluginManager, catalogue, published_by
 from leyden.plugin_system.table import HookTable, Implementation, Participant
 from leyden.plugin_system.windows import window
 from leyden.trainer.parts import (
@@ -37,7 +35,8 @@ from leyden.trainer.parts import (
     sort_plugins,
 )
 from leyden.trainer.run import Run
-from leyden.utilities.stash import StashKey
+from leyden.utilities.exceptions import UnknownComponentError
+from leyden.utilities.objects import StashKey
 
 # Bases of parts; those of the others are in the windows where users find the parts.
 __all__ = ["CheckpointIO", "Environment", "Precision", "Record"]

@@ -28,7 +28,7 @@ from leyden.loops.progress import MOVES, Phase
 from leyden.loops.step import argument_count
 from leyden.metrics import Results
 from leyden.module import LightningModule
-from leyden.utilities.overriding import is_overridden
+from leyden.utilities.objects import is_overridden
 from leyden.utilities.states import RunningStage
 
 if TYPE_CHECKING:

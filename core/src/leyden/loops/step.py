@@ -22,7 +22,7 @@ from leyden.module import LightningModule
 from leyden.plugin_system.hooks import hookimpl
 from leyden.plugin_system.table import nothing
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.overriding import is_overridden
+from leyden.utilities.objects import is_overridden
 from leyden.utilities.rank_zero import rank_zero_warn
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from leyden.interfaces.record import Record
 from leyden.metrics.options import REDUCTIONS, LogOptions, refused, require_same, resolve
-from leyden.plugin_system.catalogue import UnknownComponentError
 from leyden.plugin_system.hooks import LOG_RULES
+from leyden.utilities.exceptions import UnknownComponentError
 
 if TYPE_CHECKING:
     from leyden.trainer import Trainer

@@ -22,7 +22,7 @@ from leyden.interfaces.strategy import Strategy
 from leyden.plugin_system.discovery import discover
 from leyden.plugin_system.manager import PluginManager
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.overriding import is_overridden
+from leyden.utilities.objects import is_overridden
 from leyden.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 if TYPE_CHECKING:

@@ -27,16 +27,15 @@ from leyden.loops.progress import Progress
 from leyden.loops.step import BatchStep
 from leyden.metrics import Metrics
 from leyden.module import LightningModule
-from leyden.plugin_system.attribution import note_plugin
 from leyden.plugin_system.hooks import RUN_HOOKS
 from leyden.plugin_system.manager import PluginManager
-from leyden.plugin_system.table import HookTable, Participant
+from leyden.plugin_system.table import HookTable, Participant, note_plugin
 from leyden.trainer.parts import as_list, order_callbacks
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.forwarding import forward, is_at
+from leyden.utilities.objects import Stash
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_only
 from leyden.utilities.rng import isolate_rng
-from leyden.utilities.stash import Stash
 from leyden.utilities.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
 
 if TYPE_CHECKING:

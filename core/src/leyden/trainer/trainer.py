@@ -30,8 +30,7 @@ from leyden.loops.fit import FitLoop
 from leyden.loops.optimizers import LRSchedulerConfig
 from leyden.loops.progress import Progress
 from leyden.module import LightningModule
-from leyden.plugin_system.attribution import note_plugin
-from leyden.plugin_system.table import HookTable, implementations
+from leyden.plugin_system.table import HookTable, implementations, note_plugin
 from leyden.trainer.arguments import Settings, check_arguments
 from leyden.trainer.checks import check_call
 from leyden.trainer.run import Run

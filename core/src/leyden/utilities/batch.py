@@ -1,7 +1,5 @@
 """Functions for batches of nested collections: moving them to a device and finding their size."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -68,13 +66,11 @@ def extract_batch_size(batch: Any) -> int:
     size = next(sizes, None)
     if size is None:
         raise MisconfigurationException(
-            f"No batch size could be found in a batch of type {type(batch).__name__}; pass it: "
-            "self.log(..., batch_size=n)."
+            f"No batch size was found in a batch of type {type(batch).__name__}; say it: self.log(..., batch_size=n)."
         )
     if type(batch) in (tuple, list, dict) and any(other != size for other in sizes):
         rank_zero_warn(
-            f"The tensors of the batch have different first dimensions; {size} is used to weight epoch means. "
-            "Pass the batch size to be sure: self.log(..., batch_size=n)."
+            f"The batch's tensors disagree about its size; {size} is taken. Say it: self.log(..., batch_size=n)."
         )
     return size
 
@@ -84,11 +80,8 @@ def _sizes(value: Any) -> Iterator[int]:
         yield value.size(0) if value.dim() else 1
     elif isinstance(value, str):
         yield len(value)
-    elif isinstance(value, Mapping):
-        for member in value.values():
-            yield from _sizes(member)
-    elif isinstance(value, (tuple, list)):
-        for member in value:
+    elif isinstance(value, (Mapping, tuple, list)):
+        for member in value.values() if isinstance(value, Mapping) else value:
             yield from _sizes(member)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         yield from _sizes(vars(value))

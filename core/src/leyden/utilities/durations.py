@@ -1,7 +1,6 @@
 """Reads durations that users write."""
 
-from __future__ import annotations
-
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -24,20 +23,13 @@ def parse_duration(value: Any, name: str) -> timedelta | None:
     """
     if value is None:
         return None
-    duration = value if isinstance(value, timedelta) else _read_duration(value)
-    if duration is None or duration < timedelta(0):
-        raise MisconfigurationException(
-            f'{name}={value!r} is not a duration; write "DD:HH:MM:SS", a timedelta or a dict of its arguments.'
-        )
-    return duration
-
-
-def _read_duration(value: Any) -> timedelta | None:
-    """Return the duration that a text or a dict describes; None if it describes none."""
-    parts = value.split(":") if isinstance(value, str) else []
-    if len(parts) == 4 and all(part.strip().isdecimal() for part in parts):
-        value = dict(zip(("days", "hours", "minutes", "seconds"), map(int, parts), strict=True))
-    try:
-        return timedelta(**value)
-    except (TypeError, ValueError, OverflowError):
-        return None
+    duration = value
+    if isinstance(value, str) and len(parts := value.split(":")) == 4 and all(p.strip().isdecimal() for p in parts):
+        duration = dict(zip(("days", "hours", "minutes", "seconds"), map(int, parts), strict=True))
+    with suppress(TypeError, ValueError, OverflowError):
+        duration = duration if isinstance(duration, timedelta) else timedelta(**duration)
+        if duration >= timedelta(0):
+            return duration
+    raise MisconfigurationException(
+        f'{name}={value!r} is no duration; write "DD:HH:MM:SS", a timedelta or a dict of its arguments.'
+    )

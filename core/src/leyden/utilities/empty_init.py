@@ -1,7 +1,5 @@
 """Makes modules without initialising their parameters, if a checkpoint is loaded into them anyway."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch.overrides import TorchFunctionMode

@@ -9,6 +9,10 @@ class MisconfigurationException(ValueError, TypeError, RuntimeError):
     """
 
 
+class UnknownComponentError(MisconfigurationException, ImportError):
+    """No installed plugin brings a component of that kind and name."""
+
+
 class CheckpointCorruptedError(RuntimeError):
     """Raised if a checkpoint exists but is damaged: parts are missing or some bytes have changed."""
 

@@ -1,7 +1,5 @@
 """The error text for a monitored metric that was not logged."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

@@ -1,14 +1,12 @@
 """Converts values to plain data, which ``torch.load(weights_only=True)`` can load."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import date, time, timedelta
 from enum import Enum
-from operator import methodcaller
+from operator import attrgetter, methodcaller
 from pathlib import PurePath
 from typing import Any
 
@@ -26,11 +24,11 @@ _PLAIN_BASES: dict[type, Callable[[Any], Any]] = {
     str: str.__str__,
     bytes: lambda value: bytes(value) or bytearray(),
 }
-# functions that convert an instance of the class to a simpler type
-_SIMPLER: dict[type, Callable[[Any], Any]] = {
+# what makes the same of one of these in simpler types
+_SIMPLER: dict[type | tuple[type, ...], Callable[[Any], Any]] = {
+    Enum: attrgetter("value"),
     PurePath: str,
-    date: methodcaller("isoformat"),
-    time: methodcaller("isoformat"),
+    (date, time): methodcaller("isoformat"),
     timedelta: timedelta.total_seconds,
     bytearray: bytes,
     Namespace: vars,
@@ -60,8 +58,6 @@ def to_plain(value: Any, where: str = "", dropped: list[str] | None = None, with
     """
     if type(value) in _PLAIN:
         return value
-    if isinstance(value, Enum):
-        return to_plain(value.value, where, dropped, within)
     if isinstance(value, tuple(_PLAIN_BASES)):
         return _plain_subclass(value, where)
     if isinstance(value, Tensor):

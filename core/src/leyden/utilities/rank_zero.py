@@ -1,7 +1,5 @@
 """Logs, warns and calls functions only once, on rank 0, even with several processes."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys
@@ -29,17 +27,12 @@ if not logging.getLogger().hasHandlers():  # print messages without configuratio
     log.propagate = False
 
 
-def _rank_from_environment() -> int:
-    """Return the rank from the launcher's environment variable, for use before there is a strategy; by default 0."""
-    rank = os.environ.get("RANK", "")
-    return int(rank) if rank.isdigit() else 0
-
-
 class _RankZeroOnly:
     """The decorator :data:`rank_zero_only`; the strategy sets its attribute ``rank``."""
 
     def __init__(self) -> None:
-        self.rank = _rank_from_environment()
+        announced = os.environ.get("RANK", "")  # by a launcher, before any strategy could
+        self.rank = int(announced) if announced.isdigit() else 0
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R | None]:
         """Make ``function`` do nothing and return None on ranks other than 0."""

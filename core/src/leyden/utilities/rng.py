@@ -1,13 +1,11 @@
 """Random states: seeds them, collects them and restores them."""
 
-from __future__ import annotations
-
 import os
 import random
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import numpy
 import torch
@@ -64,42 +62,28 @@ def seed_host(seed: int) -> None:
 def collect_rng_states(
     accelerator: Any = None, device: torch.device | None = None, loaders: Iterable[Any] = ()
 ) -> dict[str, Any]:
-    """Return the random states of this process as plain data.
-
-    Args:
-        accelerator: The accelerator, with ``device``; without it no device's state is collected.
-        device: The device whose random state to collect.
-        loaders: Loaders whose generators' states to collect.
-    """
-    numpys: Any = numpy.random.get_state()
-    name, keys, position, has_gauss, gauss = numpys
-    states: dict[str, Any] = {
+    """The random states of this process, and of the generators of its loaders, as plain data."""
+    name, keys, position, has_gauss, gauss = cast(Any, numpy.random.get_state())
+    loaders = list(loaders)
+    states = {
         "python": random.getstate(),
         "torch": torch.get_rng_state(),
         "numpy": (str(name), torch.from_numpy(keys.astype("int64")), int(position), int(has_gauss), float(gauss)),
+        "device": accelerator.get_rng_state(device) if accelerator is not None else None,
+        "generators": [generator.get_state() for generator in _generators(loaders)] or None,
+        "workers": [_keeps_workers(loader) and loader._iterator is not None for loader in loaders] or None,
     }
-    if accelerator is not None and device is not None:
-        state = accelerator.get_rng_state(device)
-        if state is not None:
-            states["device"] = state
-    loaders = list(loaders)
-    if generators := _generators(loaders):
-        states["generators"] = [generator.get_state() for generator in generators]
-    if any(map(_keeps_workers, loaders)):
-        states["workers"] = [_keeps_workers(loader) and loader._iterator is not None for loader in loaders]
-    return states
+    return {name: state for name, state in states.items() if state is not None}
 
 
 def _generators(loaders: Iterable[Any]) -> list[torch.Generator]:
-    """Return the generators that the user gave to loaders and their samplers, without duplicates."""
-    found: dict[int, torch.Generator] = {}
+    """The generators that the user gave to loaders and their samplers, each once."""
+    found: list[Any] = []
     for loader in loaders:
         batch_sampler = getattr(loader, "batch_sampler", None)
-        for owner in (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)):
-            generator = getattr(owner, "generator", None)
-            if isinstance(generator, torch.Generator):
-                found[id(generator)] = generator
-    return list(found.values())
+        owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
+        found += [getattr(owner, "generator", None) for owner in owners]
+    return list(dict.fromkeys(one for one in found if isinstance(one, torch.Generator)))
 
 
 def _keeps_workers(loader: Any) -> bool:
@@ -107,35 +91,25 @@ def _keeps_workers(loader: Any) -> bool:
     return bool(getattr(loader, "persistent_workers", False) and getattr(loader, "num_workers", 0))
 
 
-def _set_workers(loaders: Iterable[Any], running: Iterable[bool]) -> None:
-    """Start the persistent workers of loaders that had running workers, and drop those of the others.
-
-    Persistent workers draw their seed only when they start, so a restored random state must include whether they ran.
-    """
-    for loader, runs in zip(loaders, running, strict=False):
-        if not _keeps_workers(loader):
-            continue
-        if not runs:
-            loader._iterator = None
-        elif loader._iterator is None:
-            iter(loader)
-
-
 def set_rng_states(
-    states: dict[str, Any],
-    accelerator: Any = None,
-    device: torch.device | None = None,
-    loaders: Iterable[Any] = (),
+    states: dict[str, Any], accelerator: Any = None, device: torch.device | None = None, loaders: Iterable[Any] = ()
 ) -> None:
-    """Restore what :func:`collect_rng_states` returned; the other arguments are the same as there."""
+    """Put back what :func:`collect_rng_states` returned.
+
+    Persistent workers draw their seed when they start and only then: those run afterwards that ran, and no others.
+    """
     loaders = list(loaders)
-    _set_workers(loaders, states.get("workers", ()))
+    for loader, ran in zip(loaders, states.get("workers", ()), strict=False):
+        if _keeps_workers(loader) and not ran:
+            loader._iterator = None
+        elif _keeps_workers(loader) and loader._iterator is None:
+            iter(loader)
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     torch.set_rng_state(states["torch"])
     name, keys, *rest = states["numpy"]
     numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
-    if accelerator is not None and device is not None and "device" in states:
+    if accelerator is not None and "device" in states:
         accelerator.set_rng_state(states["device"], device)
     for generator, state in zip(_generators(loaders), states.get("generators", ()), strict=False):
         generator.set_state(state)

@@ -1,7 +1,5 @@
 """The state of a Trainer: the method that the user called, the stage that runs, and how the run ended."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import Enum
 
@@ -9,12 +7,7 @@ from enum import Enum
 class _StrEnum(str, Enum):
     """An enum whose members compare equal to their values and print as them."""
 
-    def __str__(self) -> str:
-        return str(self.value)
-
-    def __format__(self, spec: str) -> str:
-        return format(self.value, spec)
-
+    __str__ = str.__str__
     __hash__ = str.__hash__
 
 

@@ -1,7 +1,5 @@
 """Files and directories, local or behind a URL that fsspec understands; only URLs need fsspec."""
 
-from __future__ import annotations
-
 import errno
 import io
 import os
@@ -23,21 +21,20 @@ def replacing(path: str | os.PathLike[str], mode: str, storage_options: Any = No
         mode: "w" or "wb".
         storage_options: Arguments for the URL's file system.
     """
-    encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     if is_remote(path):
         import fsspec
 
-        buffer = io.BytesIO() if encoding is None else io.StringIO(newline=newline)
-        yield buffer
-        options = storage_options or {}
-        with fsspec.open(str(path), mode, encoding=encoding, newline=newline, **options) as remote:
-            remote.write(buffer.getvalue())
+        whole = io.StringIO(newline="") if text else io.BytesIO()
+        yield whole
+        with fsspec.open(str(path), mode, **text, **(storage_options or {})) as remote:
+            remote.write(whole.getvalue())
         return
     target = local_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.part")  # always the same name, so killed runs leave at most one file
     try:
-        with temporary.open(mode, encoding=encoding, newline=newline) as file:
+        with temporary.open(mode, **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

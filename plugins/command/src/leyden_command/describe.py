@@ -25,7 +25,7 @@ def describe_hooks(trainer: Trainer) -> str:
     lines = []
     for hook in RUN_HOOKS:
         costs = _costs(table, hook, durations)
-        for place, (one, cost) in enumerate(zip(table.implementations(hook), costs, strict=True), 1):
+        for place, (one, cost) in enumerate(zip(table.by_hook[hook], costs, strict=True), 1):
             label = f"{place}. {one.name}{order_mark(one)}"
             module = type(one.target).__module__ if one.info is None else getattr(one.target, "__name__", "")
             lines.append((hook if place == 1 else "", label, module, facts(hook).frequency.value, cost))
@@ -37,8 +37,13 @@ def describe_hooks(trainer: Trainer) -> str:
 
 def order_mark(one: Implementation | pluggy.HookImpl) -> str:
     """Return an implementation's order options in parentheses, such as `` (tryfirst)``; "" if it has none."""
-    marks = {"wrapper": one.wrapper or one.hookwrapper, "tryfirst": one.tryfirst, "trylast": one.trylast}
-    return f" ({', '.join(mark for mark, given in marks.items() if given)})" if any(marks.values()) else ""
+    given = one.opts.get
+    marks = {
+        "wrapper": given("wrapper") or given("hookwrapper"),
+        "tryfirst": given("tryfirst"),
+        "trylast": given("trylast"),
+    }
+    return f" ({', '.join(mark for mark, on in marks.items() if on)})" if any(marks.values()) else ""
 
 
 def _costs(table: HookTable, hook: str, durations: Mapping[str, Sequence[float]]) -> list[str]:
@@ -48,7 +53,7 @@ def _costs(table: HookTable, hook: str, durations: Mapping[str, Sequence[float]]
     """
     costs: list[str] = []
     inside = 0.0
-    for one in reversed(table.implementations(hook)):
+    for one in reversed(table.by_hook[hook]):
         calls = durations.get(table.action(one), ())
         seconds = sum(calls)
         own = seconds - inside if one.wraps else seconds

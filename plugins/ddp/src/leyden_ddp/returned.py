@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from leyden.loggers import Logger
-from leyden.utilities.overriding import is_overridden
+from leyden.utilities.objects import is_overridden
 
 if TYPE_CHECKING:
     from leyden.plugins import Run

@@ -10,7 +10,7 @@ from torch import Tensor
 from leyden import LightningModule
 from leyden.plugins import BatchStep, Precision
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.overriding import is_overridden
+from leyden.utilities.objects import is_overridden
 
 if TYPE_CHECKING:
     from leyden.plugins import Run

@@ -10,7 +10,7 @@ import torch
 
 from leyden import LightningDataModule, LightningModule
 from leyden.utilities import MisconfigurationException
-from leyden.utilities.overriding import is_overridden
+from leyden.utilities.objects import is_overridden
 
 
 def example_call(

@@ -89,7 +89,7 @@ PATHS = {
     "utilities.model_summary": "utility:ModelSummary",
     "utilities.model_summary.model_summary": "utility:ModelSummary",
     "utilities.parameter_tying": "utility:find_shared_parameters",
-    "utilities.parsing": "leyden.utilities.attribute_dict",
+    "utilities.parsing": "leyden.utilities.objects",
     "utilities.seed": "leyden.utilities.rng",
     "utilities.types": "leyden_lightning.types",
 }

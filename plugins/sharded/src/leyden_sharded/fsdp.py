@@ -19,7 +19,7 @@ from torch.nn import Module
 from leyden.plugins import CHECKPOINT_KEY, Precision
 from leyden.utilities.empty_init import EmptyInit
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.overriding import is_overridden
+from leyden.utilities.objects import is_overridden
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from leyden_sharded import gradients
 from leyden_sharded.checkpoints import ShardedCheckpoints

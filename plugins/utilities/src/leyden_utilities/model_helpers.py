@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from leyden import Callback, LightningDataModule, LightningModule
-from leyden.utilities import overriding
+from leyden.utilities import objects
 
 
 def is_overridden(method_name: str, instance: object | None, parent: type[object] | None = None) -> bool:
@@ -26,4 +26,4 @@ def is_overridden(method_name: str, instance: object | None, parent: type[object
         raise ValueError(f"is_overridden({method_name!r}, {instance!r}) does not know the base class; give parent=...")
     if not hasattr(base, method_name):
         raise ValueError(f"{base.__name__} has no method {method_name!r} that could be overridden.")
-    return overriding.is_overridden(method_name, instance, base)
+    return objects.is_overridden(method_name, instance, base)
