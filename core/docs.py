@@ -24,17 +24,17 @@ from leyden.plugin_system import hooks
 README = Path(__file__).with_name("README.md")
 STUB = Path(__file__).parent / "src/leyden/mixins/observations.pyi"
 INTERFACES = (
-    "leyden.interfaces.accelerator:Accelerator",
-    "leyden.interfaces.strategy:Strategy",
-    "leyden.interfaces.launcher:Launcher",
-    "leyden.interfaces.precision:Precision",
-    "leyden.interfaces.environment:Environment",
-    "leyden.interfaces.logger:Logger",
-    "leyden.interfaces.profiler:Profiler",
-    "leyden.interfaces.checkpoint_io:CheckpointIO",
-    "leyden.interfaces.record:Record",
-    "leyden.interfaces.runner:Runner",
-    "leyden.callback:Callback",
+    "leyden.accelerators:Accelerator",
+    "leyden.strategies:Strategy",
+    "leyden.strategies:Launcher",
+    "leyden.plugins:Precision",
+    "leyden.plugins:Environment",
+    "leyden.loggers:Logger",
+    "leyden.profilers:Profiler",
+    "leyden.plugins:CheckpointIO",
+    "leyden.plugins:Record",
+    "leyden.plugins:Runner",
+    "leyden.callbacks:Callback",
 )
 
 

@@ -1,15 +1,15 @@
-"""Train a classifier on real images, stop when it stops improving, and use the best of it.
+"""Train a classifier on real images, stop when it no longer improves, and use its best weights.
 
     python examples/digits.py
 
 The data are scikit-learn's digits: 1,797 scans of handwritten digits, 8 × 8 pixels with 16 levels of
-grey, which come in scikit-learn's wheel. Read on from top to bottom:
+grey, which are part of scikit-learn. Read the file from top to bottom:
 
-1. ``Digits`` says where the data come from; it knows nothing of the model.
-2. ``DigitClassifier`` says what the model is and what happens to one batch; it knows nothing of devices,
+1. ``Digits`` loads the data; it does not depend on the model.
+2. ``DigitClassifier`` defines the model and what to do with one batch; it does not depend on devices,
    loops, files or logs.
-3. ``main`` brings them together with a ``Trainer``: the loop, the validation after each epoch, early
-   stopping, the best checkpoint, the logs for TensorBoard and for a spreadsheet.
+3. ``main`` passes both to a ``Trainer``, which has the training loop, validation after each epoch, early
+   stopping, the best checkpoint, and logs for TensorBoard and for a spreadsheet.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ LOGS = Path("logs")
 
 
 class Digits(pl.LightningDataModule):
-    """The digits, split into 1,197 images to train on, 300 to validate with and 300 to test with.
+    """The digits, split into 1,197 images for training, 300 for validation and 300 for testing.
 
     Args:
-        batch_size: Images per batch.
+        batch_size: The number of images in a batch.
     """
 
     def __init__(self, batch_size: int = 32) -> None:
@@ -43,43 +43,43 @@ class Digits(pl.LightningDataModule):
         self.batch_size = batch_size
 
     def setup(self, stage: str) -> None:
-        """Load and split; called before each of fit, test and predict, on every process."""
+        """Load and split the data; called in every process before fit, test and predict."""
         digits = load_digits()
         images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
         labels = torch.tensor(digits.target)
-        # A generator of its own: the split is the same in every run, whatever else was drawn before.
+        # With its own generator the split is the same in every run, whatever random numbers were drawn before.
         self.train, self.val, self.test = random_split(
             TensorDataset(images, labels), [1197, 300, 300], torch.Generator().manual_seed(0)
         )
 
     def train_dataloader(self) -> DataLoader:
-        """Only the training images are shuffled: evaluation does not depend on their order."""
+        """Return the training images, which are shuffled; the others are not, since their order does not matter."""
         return DataLoader(self.train, batch_size=self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader:
-        """The images that decide when to stop and which checkpoint is best."""
+        """Return the images that decide when to stop and which checkpoint is best."""
         return DataLoader(self.val, batch_size=self.batch_size)
 
     def test_dataloader(self) -> DataLoader:
-        """The images that decided nothing."""
+        """Return images that were not used in any decision."""
         return DataLoader(self.test, batch_size=self.batch_size)
 
     def predict_dataloader(self) -> DataLoader:
-        """The test images again; ``predict_step`` looks at the pixels alone."""
+        """Return the test images again; ``predict_step`` uses only the pixels, not the labels."""
         return DataLoader(self.test, batch_size=self.batch_size)
 
 
 class DigitClassifier(pl.LightningModule):
-    """A small convolutional network: images of shape (batch, 1, 8, 8) to scores of shape (batch, 10).
+    """A small convolutional network from images of shape (batch, 1, 8, 8) to scores of shape (batch, 10).
 
     Args:
-        channels: Width of the first convolution; the second has twice as many.
-        lr: Learning rate of AdamW.
+        channels: The number of channels of the first convolution; the second has twice as many.
+        lr: The learning rate of AdamW.
     """
 
     def __init__(self, channels: int = 16, lr: float = 3e-3) -> None:
         super().__init__()
-        self.save_hyperparameters()  # into self.hparams, every checkpoint and the logs
+        self.save_hyperparameters()  # to self.hparams, every checkpoint and the logs
         self.net = nn.Sequential(
             nn.Conv2d(1, channels, kernel_size=3, padding=1),
             nn.ReLU(),
@@ -90,25 +90,25 @@ class DigitClassifier(pl.LightningModule):
             nn.Dropout(0.2),
             nn.Linear(2 * channels * 4 * 4, 10),
         )
-        self.example_input_array = torch.zeros(1, 1, 8, 8)  # gives the summary its column of shapes
+        self.example_input_array = torch.zeros(1, 1, 8, 8)  # lets the model's summary show shapes
 
     def forward(self, images: Tensor) -> Tensor:
-        """What the model computes, apart from what training does with it."""
+        """Return the model's scores for a batch of images."""
         return self.net(images)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """One batch to one loss; zeroing, backward and the optimizer's step follow by themselves."""
+        """Return the loss of a batch; the Trainer zeroes gradients, calls backward and steps the optimizer."""
         images, labels = batch
         loss = F.cross_entropy(self(images), labels)
         self.log("train_loss", loss, prog_bar=True, on_step=True, on_epoch=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Gradients are off here and dropout rests; what is logged becomes the mean over epoch and processes."""
+        """Log loss and accuracy, as means over epoch and processes; gradients and dropout are off here."""
         self._evaluate(batch, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """The same on the test images."""
+        """Log the same for the test images."""
         self._evaluate(batch, "test")
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
@@ -119,12 +119,12 @@ class DigitClassifier(pl.LightningModule):
         self.log_dict(metrics, prog_bar=True, sync_dist=True)
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The digit that the model sees in each image."""
+        """Return the predicted digit for each image."""
         images, _ = batch
         return self(images).argmax(dim=1)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Which parameters are trained, and how."""
+        """Return the optimizer and its parameters."""
         return torch.optim.AdamW(self.parameters(), lr=self.hparams.lr)
 
 
@@ -142,14 +142,14 @@ def main() -> None:
     trainer.fit(model, datamodule=data)
 
     [metrics] = trainer.test(model, datamodule=data, ckpt_path="best")
-    seen = torch.cat(trainer.predict(model, datamodule=data, ckpt_path="best"))
-    written = torch.stack([label for _, label in data.test])
+    predicted = torch.cat(trainer.predict(model, datamodule=data, ckpt_path="best"))
+    labels = torch.stack([label for _, label in data.test])
 
     print(f"\nThe best of {trainer.current_epoch} epochs is {best.best_model_path}")
-    print(f"written  {' '.join(str(digit) for digit in written[:20].tolist())}")
-    print(f"seen     {' '.join(str(digit) for digit in seen[:20].tolist())}")
+    print(f"labels       {' '.join(str(digit) for digit in labels[:20].tolist())}")
+    print(f"predictions  {' '.join(str(digit) for digit in predicted[:20].tolist())}")
     print(f"test accuracy {metrics['test_acc']:.4f}")
-    print("\nThe curves, in a browser:")
+    print("\nTo see the curves in a browser, run:")
     print(shlex.join([sys.executable, "-m", "tensorboard.main", "--logdir", str(LOGS.resolve())]))
 
 

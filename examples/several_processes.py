@@ -1,16 +1,16 @@
-"""The digits again, in several processes: the model and the data stay as they are, the Trainer gets a strategy.
+"""Train the digits model in several processes; model and data are unchanged, only the Trainer gets a strategy.
 
     python examples/several_processes.py --strategy ddp_spawn
     torchrun --standalone --nproc-per-node 2 examples/several_processes.py --strategy ddp
     python examples/several_processes.py --strategy zero_3
 
-- ``ddp`` keeps the model in every process and averages gradients. Started as a plain script it starts the script
-  again for the other processes; under ``torchrun`` or a cluster's launcher all processes are there already.
-- ``ddp_spawn`` starts functions instead of scripts and brings everything back into this process.
-- ``zero_3`` keeps parameters, gradients and optimizer states in parts, one in each process.
+- ``ddp`` has the whole model in every process and averages gradients. A plain script starts itself again for the
+  other processes; with ``torchrun`` or a cluster's launcher all processes exist already.
+- ``ddp_spawn`` starts processes that run a function instead of the script, and returns the results to this process.
+- ``zero_3`` divides parameters, gradients and optimizer states among the processes.
 
-Each process takes its part of the data, as many batches as every other. What is logged with ``sync_dist=True``
-is the mean over all.
+Each process gets the same number of batches of the data. Values logged with ``sync_dist=True`` are means over all
+processes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from leyden.callbacks import ModelCheckpoint
 
 
 def main(arguments: Namespace) -> None:
-    """Train, and test the best weights; every process runs this, or, with ``ddp_spawn``, this one alone."""
+    """Train, then test the best weights. Every process runs this function; with ``ddp_spawn`` only this one does."""
     pl.seed_everything(7, verbose=False)
     best = ModelCheckpoint(dirpath="several/checkpoints", monitor="val_loss")
     trainer = pl.Trainer(**vars(arguments), callbacks=best, logger=False, enable_model_summary=False)

@@ -374,7 +374,7 @@ def faults_in_data(case: Case, call: str) -> list[str]:
     if any(0 in case.data[stage].counts for stage in stages if stage in case.data):
         faults.append("no batches")  # a loader that does not know its length turns out to be empty
     if any(case.data[stage].form == "opaque" for stage in stages if stage in case.data):
-        faults.append("No batch size could be found")
+        faults.append("No batch size was found")
     if call != "fit":
         return faults
     if shape.output in WRONG_OUTPUTS:

@@ -55,12 +55,12 @@ class TestDigits:
         command = f"{sys.executable} -m tensorboard.main --logdir {folder / 'logs'}"
         assert printed.splitlines()[-1] == command
 
-    def test_it_predicts_what_is_written(self, digits: tuple[Path, str]) -> None:
+    def test_it_predicts_the_labels(self, digits: tuple[Path, str]) -> None:
         _, printed = digits
-        written, seen = (
-            re.findall(rf"^{word}\s+([\d ]+)$", printed, re.MULTILINE)[0].split() for word in ("written", "seen")
+        labels, predictions = (
+            re.findall(rf"^{word}\s+([\d ]+)$", printed, re.MULTILINE)[0].split() for word in ("labels", "predictions")
         )
-        assert sum(a == b for a, b in zip(written, seen, strict=True)) >= 18
+        assert sum(a == b for a, b in zip(labels, predictions, strict=True)) >= 18
 
 
 def test_the_script_of_the_readme_trains(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -54,10 +55,17 @@ def test_every_hook_says_when_it_is_called(name):
 def test_what_is_made_of_answers_is_declared_in_one_way():
     for group in hooks.GROUPS:
         marked = [name for name, hook in vars(group).items() if getattr(hook, "leyden_spec", {}).get("firstresult")]
-        assert marked == [], "write @Hook(answers=Answers.FIRST), which pluggy is told of"
+        assert marked == [], "write Hook(answers=Answers.FIRST) in FACTS, which pluggy is told of"
     for name in (*REGISTRATION, *OBSERVATION, *BEHAVIOUR):
         first = hooks.facts(name).answers is hooks.Answers.FIRST
         assert hooks.specification(name).leyden_spec["firstresult"] is first
+
+
+def test_every_hook_has_one_line_of_facts_at_most_and_every_line_is_of_a_hook():
+    used = [pattern for name in hooks.ALL for pattern in hooks.FACTS if re.fullmatch(pattern, name)]
+    by_line = {pattern: [name for name in hooks.ALL if re.fullmatch(pattern, name)] for pattern in hooks.FACTS}
+    assert all(by_line.values())
+    assert len(used) == len({name for names in by_line.values() for name in names})
 
 
 def test_a_callback_s_methods_can_be_called_without_the_number_of_the_loader_and_plugins_ask_for_it():
@@ -245,7 +253,7 @@ def test_after_an_error_in_a_hook_one_is_outside_of_it(tmp_path):
     model = SmallModel()
     with pytest.raises(ZeroDivisionError):
         quiet_trainer(tmp_path, callbacks=Failing()).fit(model, Batches(1))
-    with pytest.raises(MisconfigurationException, match="was called outside of a loop"):
+    with pytest.raises(MisconfigurationException, match="can't be called outside of a loop"):
         model.log("late", 1.0)
 
 

@@ -318,7 +318,7 @@ def test_a_file_of_hyperparameters_is_read_by_what_an_installed_plugin_brings(tm
     (tmp_path / "hparams.yaml").write_text("width: 9")
     loaded = All.load_from_checkpoint(path, hparams_file=tmp_path / "hparams.yaml")
     assert dict(loaded.hparams) == {"width": 9, "depth": 2, "rate": 0.1}
-    monkeypatch.setattr("leyden.mixins.loading.discover", PluginManager)
+    monkeypatch.setattr("leyden.mixins.hparams.discover", PluginManager)
     with pytest.raises(ImportError, match=r"There is no logger part 'load_hparams'; .*pip install leyden-logfiles\.$"):
         All.load_from_checkpoint(path, hparams_file=tmp_path / "hparams.yaml")
 

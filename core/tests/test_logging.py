@@ -451,7 +451,7 @@ def test_sizes_that_disagree_are_told(tmp_path):
         self.log("value", 1.0, on_step=False, on_epoch=True)
         return self.layer.weight.sum()
 
-    with pytest.warns(UserWarning, match="disagree about its size; 2"):
+    with pytest.warns(UserWarning, match="different first dimensions; 2"):
         logged_fit(tmp_path, model_that(training_step=training_step), Given((torch.zeros(2), torch.zeros(3))))
 
 
@@ -525,14 +525,16 @@ def test_log_dict(tmp_path):
 
 
 def test_log_dict_passes_on_every_option(monkeypatch):
-    """In the order of ``log``, and each to the argument of its name."""
-    options = {name: object() for name in inspect.signature(pl.LightningModule.log_dict).parameters}
-    del options["self"], options["dictionary"]
+    """By name, and in the order of ``log``."""
+    options = {name: object() for name in inspect.signature(pl.LightningModule.log).parameters}
+    del options["self"], options["name"], options["value"]
     seen = {}
     monkeypatch.setattr(pl.LightningModule, "log", recorded(pl.LightningModule.log, seen))
-    pl.LightningModule().log_dict({"a": 1.0}, **options)
-    assert {name: seen[name] for name in options} == options
-    assert (seen["name"], seen["value"]) == ("a", 1.0)
+    for args, named in [((), options), (tuple(options.values()), {})]:
+        seen.clear()
+        pl.LightningModule().log_dict({"a": 1.0}, *args, **named)
+        assert {name: seen[name] for name in options} == options
+        assert (seen["name"], seen["value"]) == ("a", 1.0)
 
 
 def recorded(function, seen):

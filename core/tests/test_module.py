@@ -136,7 +136,7 @@ def test_buffers_and_tensors_made_in_a_step(tmp_path):
 def test_without_a_trainer():
     model = LoggingModel()
     assert (model.current_epoch, model.global_step, model.global_rank, model.local_rank) == (0, 0, 0, 0)
-    assert (model.logger, model.loggers) == (None, [])
+    assert (model.logger, model.loggers) == (None, ())
     with pytest.raises(RuntimeError, match="LoggingModel is not attached to a Trainer"):
         model.trainer
 
@@ -375,6 +375,6 @@ def test_before_a_run_a_trainer_has_no_module_and_divides_nothing(tmp_path):
 
 @pytest.mark.parametrize("name", ["onnx", "torchscript"])
 def test_an_export_without_its_exporter_names_the_distribution(monkeypatch, name):
-    monkeypatch.setattr("leyden.mixins.export.discover", PluginManager)
+    monkeypatch.setattr("leyden.module.discover", PluginManager)
     with pytest.raises(ImportError, match=rf"There is no exporter '{name}'; .*pip install leyden-export\.$"):
         getattr(pl.LightningModule(), f"to_{name}")()

@@ -121,12 +121,12 @@ def test_the_distribution_that_has_known_paths_is_named_where_it_is_not_installe
         ModuleNotFoundError, match=rf"^No module named '{asked}'; .* is disabled by LEYDEN_PLUGINS_DISAB"
     ):
         importlib.import_module(asked)
-    discover().records[:] = [record for record in discover().records if record.state == "active"]
+    discover().infos[:] = [info for info in discover().infos if info.state == "active"]
     said = rf"^No module named '{asked}'; if the path is lightning's: pip install leyden-lightning\.$"
     with pytest.raises(ModuleNotFoundError, match=said):
         importlib.import_module(asked)
     with pytest.raises(AttributeError, match="if the path is lightning's: pip install leyden-lightning"):
-        _ = pl.core
+        _ = pl.a_path_of_some_framework
     with pytest.raises(ImportError, match=r"There is no callback 'Nope'; installed: "):
         exec("from leyden.callbacks import Nope")
 

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 import leyden as pl
-from leyden.plugin_system.catalogue import UnknownComponentError
 from leyden.plugin_system.discovery import discover
 from leyden.plugins import Record
-from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.exceptions import MisconfigurationException, UnknownComponentError
 from leyden_testing.models import LoggingModel, RecordingLogger, rows
 from leyden_testing.training import SaveAmid, quiet_trainer
 
@@ -193,6 +192,6 @@ def test_the_component_of_a_class(plugin):
 
 def test_a_class_whose_record_is_published_says_by_whom(monkeypatch):
     known = {"published": {"record": {name_of(Tally): "tally-logs"}}, "planned": {}}
-    monkeypatch.setattr("leyden.plugin_system.catalogue.catalogue", lambda: known)
+    monkeypatch.setattr("leyden.plugin_system.manager.catalogue", lambda: known)
     with pytest.raises(UnknownComponentError, match=r"It comes with tally-logs: pip install tally-logs\.$"):
         discover().component_for("record", SmallTally)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from leyden import Component, hookimpl
-from leyden.plugin_system.catalogue import UnknownComponentError
 from leyden.plugin_system.manager import PluginInfo, PluginManager
 from leyden.utilities import MisconfigurationException
+from leyden.utilities.exceptions import UnknownComponentError
 
 
 class Lamp:

@@ -10,7 +10,7 @@ import torch
 import leyden as pl
 from leyden.loops.progress import MOVES, Phase
 from leyden.utilities import MisconfigurationException
-from leyden.utilities.stash import StashKey
+from leyden.utilities.objects import StashKey
 from leyden_testing.models import SmallModel
 from leyden_testing.training import quiet_trainer
 
@@ -78,6 +78,25 @@ def test_each_fit_is_told_that_its_minimum_keeps_it_going(tmp_path, caplog):
         trainer.fit(Stopping(), Batches())
         assert caplog.text.count("Something asked to stop, but min_epochs") == fits
         trainer.max_epochs, trainer.min_epochs = 4, 4
+
+
+def test_a_fit_says_once_which_limit_ended_it(tmp_path, caplog):
+    trainer = quiet_trainer(tmp_path, max_epochs=2)
+    trainer.fit(SmallModel(), Batches())
+    assert caplog.text.count("stopped: ") == caplog.text.count("`Trainer.fit` stopped: `max_epochs=2` reached.") == 1
+    trainer.fit(SmallModel(), Batches())  # which has nothing left to do
+    assert caplog.text.count("`Trainer.fit` stopped: `max_epochs=2` reached.") == 2
+
+
+def test_a_minimum_that_is_met_before_the_epoch_ends_is_not_worth_a_word(tmp_path, caplog):
+    class Stopping(SmallModel):
+        def on_train_batch_start(self, batch, batch_idx):
+            self.trainer.should_stop = True
+
+    trainer = quiet_trainer(tmp_path, max_epochs=2, min_steps=3)
+    trainer.fit(Stopping(), Batches(4))
+    assert trainer.current_epoch == 1
+    assert "asked to stop" not in caplog.text
 
 
 def test_a_second_fit_counts_on_and_an_evaluation_shows_the_counters_of_the_fit(tmp_path):
@@ -154,7 +173,7 @@ def test_the_scope_of_logging_ends_with_an_error(tmp_path):
     model, trainer = LogsAfterError(), quiet_trainer(tmp_path)
     with pytest.raises(ArithmeticError):
         trainer.fit(model, Batches())
-    with pytest.raises(MisconfigurationException, match="was called outside of a loop"):
+    with pytest.raises(MisconfigurationException, match="can't be called outside of a loop"):
         model.log("late", 1.0)
     assert trainer.run.metrics.hook is None
 

@@ -177,7 +177,7 @@ def test_without_workers_asked_for_no_function_is_put_in(tmp_path):
     ("workers", "said"),
     [
         ("samples", "There is no worker seeding 'samples'; installed: sample. Did you mean 'sample'?"),
-        (2, 'workers=2: write True, False or a name such as "sample".'),
+        (2, 'workers=2 is not known; write True, False or a name such as "sample".'),
     ],
 )
 def test_workers_takes_what_is_documented(workers, said):

@@ -5,8 +5,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from leyden.data.fetch import Fetcher
-from leyden.interfaces.launcher import Launcher
-from leyden.interfaces.strategy import Strategy
+from leyden.interfaces.strategy import Launcher, Strategy
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing.models import Batches, EveryStep, SmallModel
 from leyden_testing.training import quiet_trainer

@@ -121,7 +121,7 @@ def test_a_batch_whose_size_nobody_can_tell(tmp_path):
             self.log("loss", 1.0, on_epoch=True)
             return self.layer.weight.sum()
 
-    with pytest.raises(MisconfigurationException, match=r"No batch size could be found in a batch of type object; say"):
+    with pytest.raises(MisconfigurationException, match=r"No batch size was found in a batch of type object; say"):
         quiet_trainer(tmp_path).fit(Model(), Given(object()))
 
 

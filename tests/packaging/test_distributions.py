@@ -111,8 +111,10 @@ def test_the_import_contracts_know_every_plugin() -> None:
     linter = settings(".")["tool"]["importlinter"]
     packages = {f"leyden_{name}" for name in PLUGINS}
     by_type = {contract["type"]: contract for contract in linter["contracts"]}
+    forbidden = {contract["name"]: contract for contract in linter["contracts"] if contract["type"] == "forbidden"}
     assert set(linter["root_packages"]) == {"leyden", *packages}
-    assert set(by_type["forbidden"]["forbidden_modules"]) == packages
+    assert set(forbidden["The core imports no plugin"]["forbidden_modules"]) == packages
+    assert set(forbidden["A plugin imports from the core what is public"]["source_modules"]) == packages
     assert set(by_type["independence"]["modules"]) == packages
     assert set(by_type["acyclic_siblings"]["ancestors"]) == {"leyden", *packages}
 

@@ -7,31 +7,16 @@ from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.interfaces.component import Component
 from leyden.module import LightningModule
-from leyden.plugin_system.catalogue import published_by
 from leyden.plugin_system.hooks import hookimpl
+from leyden.plugin_system.manager import published_by
 from leyden.plugin_system.windows import submodule
 from leyden.trainer import Trainer
 from leyden.utilities.rng import seed_everything
 
 __version__ = "0.1.0"
-__all__ = [
-    "Callback",
-    "Component",
-    "LightningDataModule",
-    "LightningModule",
-    "Trainer",
-    "__version__",
-    "accelerators",
-    "callbacks",
-    "fabric",
-    "hookimpl",
-    "loggers",
-    "plugins",
-    "profilers",
-    "seed_everything",
-    "strategies",
-    "utilities",
-]
+__all__ = ["Callback", "Component", "LightningDataModule", "LightningModule", "Trainer"]
+__all__ += ["__version__", "hookimpl", "seed_everything"]
+__all__ += ["accelerators", "callbacks", "fabric", "loggers", "plugins", "profilers", "strategies", "utilities"]
 
 
 def __getattr__(name: str) -> Any:

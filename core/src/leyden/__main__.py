@@ -1,7 +1,5 @@
 """``python -m leyden`` is the command ``leyden``, which an installed distribution brings."""
 
-from __future__ import annotations
-
 import sys
 
 from importlib_metadata import entry_points

@@ -1,47 +1,42 @@
-"""Callback: code that runs beside the model at the points of a run that it asks for."""
-
-from __future__ import annotations
+"""Callback: code that runs at chosen points of a run, separate from the model."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from leyden.plugin_system.hooks import Observation
 from leyden.utilities.exceptions import MisconfigurationException
 
-if TYPE_CHECKING:
-    from leyden.module import LightningModule
-
 
 class Callback(Observation):
-    """Base class of callbacks: override the hooks you need, keep state in the instance.
+    """Base class of callbacks: override the hooks that you need, and keep state in the instance.
 
-    An author *must* write nothing and *may* override every hook, :meth:`state_dict` and :meth:`load_state_dict`.
-    The hooks are the methods of :class:`leyden.plugin_system.hooks.Observation`; one that is not
-    overridden costs nothing.
+    An author *must* implement nothing and *may* override every hook, :meth:`state_dict` and :meth:`load_state_dict`.
+    The hooks are the methods of :class:`leyden.plugin_system.hooks.Observation`; a hook that is not overridden costs
+    nothing.
 
     Attributes:
-        role: What this callback is to the Trainer, where it is one of the things that a Trainer has by
-            default: "checkpoint", "progress_bar", "model_summary", "early_stopping", "timer". The default
-            is left out when a callback with its role is given; checkpoint callbacks run after the others.
+        role: "checkpoint", "progress_bar", "model_summary", "early_stopping" or "timer", if the callback can replace
+            that default callback of the Trainer; else None. A Trainer that gets a callback with a role does not make
+            the default one. Checkpoint callbacks run after the others.
     """
 
     role: ClassVar[str | None] = None
-    _logging_module: LightningModule | None = None
+    _logging_module: Any = None  # the LightningModule of the run
 
     @property
     def state_key(self) -> str:
-        """The key of this callback's state in a checkpoint; unique among the Trainer's callbacks that have state."""
+        """The key of this callback's state in a checkpoint; it must be unique among callbacks that have state."""
         return type(self).__qualname__
 
     def _generate_state_key(self, **kwargs: Any) -> str:
-        """A state key from the class's name and the arguments that tell two instances apart."""
+        """Return a state key made of the class's name and the arguments in which instances differ."""
         return f"{type(self).__qualname__}{kwargs!r}"
 
     def log(self, name: str, value: Any, *args: Any, **options: Any) -> None:
-        """Log as the module does; the arguments are those of ``LightningModule.log``.
+        """Log a value; the arguments are those of ``LightningModule.log``.
 
         Raises:
-            MisconfigurationException: No run is under way, or it has no meaning in the hook that runs.
+            MisconfigurationException: There is no run, or the running hook does not allow logging.
         """
         if self._logging_module is None:
             raise MisconfigurationException(
@@ -58,8 +53,8 @@ class Callback(Observation):
         return {name: value for name, value in self.__dict__.items() if name != "_logging_module"}
 
     def state_dict(self) -> dict[str, Any]:
-        """State to keep in checkpoints: plain data and tensors."""
+        """Return the state to keep in checkpoints: plain data and tensors."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""

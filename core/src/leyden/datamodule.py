@@ -1,4 +1,4 @@
-"""LightningDataModule: everything about the data of a run in one object, usable with or without a Trainer."""
+"""LightningDataModule: everything about a run's data in one object, for use with or without a Trainer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from leyden.mixins.hooks import DataHooks
-from leyden.mixins.loading import DataModuleLoading
+from leyden.mixins.hparams import DataModuleLoading
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -18,20 +18,16 @@ if TYPE_CHECKING:
 
 
 class LightningDataModule(DataHooks, DataModuleLoading):
-    """Override ``setup`` and the loaders that are needed.
+    """Base class of data modules: override ``setup`` and the dataloader methods that you need.
 
     Attributes:
-        prepare_data_per_node: Whether ``prepare_data`` runs in one process of each node (True) or in one of all.
+        prepare_data_per_node: True calls ``prepare_data`` in one process of each node, False in one process of all.
     """
 
     CHECKPOINT_HYPER_PARAMS_KEY = "datamodule_hyper_parameters"
     CHECKPOINT_HYPER_PARAMS_NAME = "datamodule_hparams_name"
     prepare_data_per_node = True
-    allow_zero_length_dataloader_with_multiple_devices = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trainer: Trainer | None = None
+    trainer: Trainer | None = None
 
     @classmethod
     def from_datasets(
@@ -44,16 +40,16 @@ class LightningDataModule(DataHooks, DataModuleLoading):
         num_workers: int = 0,
         **datamodule_kwargs: Any,
     ) -> Self:
-        """Make a data module from datasets; the training data are shuffled.
+        """Make a data module from datasets; only training data are shuffled.
 
         Args:
-            train_dataset: A dataset, or a collection of them for a collection of loaders.
-            val_dataset: As above.
-            test_dataset: As above.
-            predict_dataset: As above.
-            batch_size: Samples in a batch.
-            num_workers: Processes that load.
-            datamodule_kwargs: Passed to ``__init__``.
+            train_dataset: A dataset, or a collection of datasets, which makes a collection of loaders.
+            val_dataset: The same for validation.
+            test_dataset: The same for testing.
+            predict_dataset: The same for prediction.
+            batch_size: The number of samples in a batch.
+            num_workers: The number of worker processes that load data.
+            datamodule_kwargs: Arguments for ``__init__``.
         """
         given = {"train": train_dataset, "val": val_dataset, "test": test_dataset, "predict": predict_dataset}
         options = {"batch_size": batch_size, "num_workers": num_workers}
@@ -65,18 +61,18 @@ class LightningDataModule(DataHooks, DataModuleLoading):
         return datamodule
 
     def state_dict(self) -> dict[str, Any]:
-        """State to keep in checkpoints: plain data and tensors."""
+        """Return the state to keep in checkpoints: plain data and tensors."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "trainer": None}
 
 
 def _loaders(given: Any, shuffle: bool, **options: Any) -> Any:
-    """A loader of a dataset, or a collection of loaders from one of datasets, which may be lists themselves."""
+    """Make a loader for a dataset, or a list or dict of loaders for a list or dict of datasets."""
 
     def loader(dataset: Any) -> DataLoader[Any]:
         return DataLoader(dataset, shuffle=shuffle and not isinstance(dataset, IterableDataset), **options)

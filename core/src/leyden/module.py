@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import getmembers
 from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
@@ -15,9 +17,9 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from leyden.metrics import LogOptions
-from leyden.mixins.export import ModuleExport
 from leyden.mixins.hooks import CheckpointHooks, DataHooks, ModelHooks
-from leyden.mixins.loading import ModuleLoading
+from leyden.mixins.hparams import ModuleLoading
+from leyden.plugin_system.discovery import discover
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
 
@@ -29,7 +31,30 @@ if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
 
-class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, ModuleExport, Module):
+def _of_runner(path: str, default: Any, doc: str) -> Any:
+    """A property of a module that is an attribute of whoever runs it.
+
+    Args:
+        path: Where it is, from the runner: "strategy.global_rank".
+        default: What it is for a module that nobody runs.
+        doc: What it is.
+    """
+    find = attrgetter(path)
+    return property(lambda module: find(module._runner) if module._runner is not None else default, doc=doc)
+
+
+class RunnerProperties:
+    """What a module shows of whoever runs it."""
+
+    fabric: Any = _of_runner("fabric", None, "What runs the hand-written loop of this module; None under a Trainer.")
+    loggers: Sequence[Logger] = _of_runner("loggers", (), "All loggers.")
+    current_epoch: int = _of_runner("current_epoch", 0, "Epochs finished so far; 0 without a Trainer.")
+    global_step: int = _of_runner("global_step", 0, "Optimizer steps taken so far; 0 without a Trainer.")
+    global_rank: int = _of_runner("strategy.global_rank", 0, "This process among all; 0 without a Trainer.")
+    local_rank: int = _of_runner("strategy.local_rank", 0, "This process on its node; 0 without a Trainer.")
+
+
+class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, RunnerProperties, Module):
     """Override ``training_step`` and ``configure_optimizers``, and whatever else should differ.
 
     Example::
@@ -53,7 +78,6 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
         strict_loading: Whether a checkpoint must have exactly the module's keys.
     """
 
-    allow_zero_length_dataloader_with_multiple_devices = False
     automatic_optimization = True
     example_input_array = cast(Any, None)  # no annotation, which TorchScript would hold the value to
     strict_loading = True
@@ -66,10 +90,6 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
         self._toggled: dict[Tensor, bool] = {}
 
     # -- what a model overrides -------------------------------------------------------------------------
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the model computes when it is called."""
-        return super().forward(*args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor | Mapping[str, Any] | None:
         """Take ``(batch)`` or ``(batch, batch_idx)``; return the loss, a dict with it, or None to skip the batch."""
@@ -100,11 +120,7 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
         loss.backward(*args, **kwargs)
 
     def optimizer_step(
-        self,
-        epoch: int,
-        batch_idx: int,
-        optimizer: Any,
-        optimizer_closure: Callable[[], Any] | None = None,
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
         """Step the optimizer. The closure runs forward and backward: an override must pass it on or call it."""
         optimizer.step(closure=optimizer_closure)
@@ -177,27 +193,16 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
         )  # fmt: skip
         self._runner.log(name, value, options, batch_size)
 
-    def log_dict(
-        self,
-        dictionary: Mapping[str, Any],
-        prog_bar: bool = False,
-        logger: bool | None = None,
-        on_step: bool | None = None,
-        on_epoch: bool | None = None,
-        reduce_fx: str | Callable[[Any], Any] = "mean",
-        enable_graph: bool = False,
-        sync_dist: bool = False,
-        sync_dist_group: Any | None = None,
-        add_dataloader_idx: bool = True,
-        batch_size: int | None = None,
-        rank_zero_only: bool = False,
-    ) -> None:
-        """Log several values with the same options; see :meth:`log`."""
+    def log_dict(self, dictionary: Mapping[str, Any], *args: Any, **options: Any) -> None:
+        """Log several values with the same options, which are those of :meth:`log`.
+
+        Args:
+            dictionary: The values by name.
+            args: Options in the order of :meth:`log`.
+            options: Options by name.
+        """
         for name, value in dictionary.items():
-            self.log(
-                name, value, prog_bar, logger, on_step, on_epoch, reduce_fx, enable_graph, sync_dist,
-                sync_dist_group, add_dataloader_idx, batch_size, rank_zero_only=rank_zero_only,
-            )  # fmt: skip
+            self.log(name, value, *args, **options)
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print once, on rank 0, without tearing the progress bar."""
@@ -273,8 +278,6 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
         Raises:
             RuntimeError: There is none yet.
         """
-        if self._is_scripting and self._runner is None:
-            return None  # type: ignore[return-value]
         return self._require_runner().trainer  # type: ignore[no-any-return]
 
     @trainer.setter
@@ -306,44 +309,58 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Mod
         return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.get_default_dtype())
 
     @property
-    def fabric(self) -> Any:
-        """The Fabric whose hand-written loop runs this module; None under a Trainer."""
-        return self._runner.fabric if self._runner is not None else None
-
-    @property
     def device_mesh(self) -> Any:
         """The ``DeviceMesh`` of the run's strategy, for ``configure_model``; None where it has none."""
         return getattr(self._runner.strategy, "device_mesh", None) if self._runner is not None else None
-
-    @property
-    def current_epoch(self) -> int:
-        """Epochs finished so far; 0 without a Trainer."""
-        return self._runner.current_epoch if self._runner is not None else 0
-
-    @property
-    def global_step(self) -> int:
-        """Optimizer steps taken so far; 0 without a Trainer."""
-        return self._runner.global_step if self._runner is not None else 0
-
-    @property
-    def global_rank(self) -> int:
-        """This process among all; 0 without a Trainer."""
-        return self._runner.strategy.global_rank if self._runner is not None else 0
-
-    @property
-    def local_rank(self) -> int:
-        """This process on its node; 0 without a Trainer."""
-        return self._runner.strategy.local_rank if self._runner is not None else 0
 
     @property
     def logger(self) -> Logger | None:
         """The first logger, or None."""
         return next(iter(self.loggers), None)
 
-    @property
-    def loggers(self) -> Sequence[Logger]:
-        """All loggers."""
-        return self._runner.loggers if self._runner is not None else []
+    # -- export: in evaluation mode, after which every submodule is in the mode that it was in -----------------
+
+    def to_onnx(self, file_path: str | os.PathLike[str] | None = None, input_sample: Any = None, **kwargs: Any) -> Any:
+        """Export the module as ONNX, by ``torch.onnx.export``.
+
+        Args:
+            file_path: Where to write it; None writes nothing.
+            input_sample: An example of the inputs; ``example_input_array`` by default.
+            kwargs: For ``torch.onnx.export``, such as ``dynamic_shapes`` for a batch of any size.
+
+        Returns:
+            The ``ONNXProgram``, or None from PyTorch's older exporter.
+
+        Raises:
+            MisconfigurationException: There is no example.
+            ModuleNotFoundError: A package that PyTorch exports with is not installed.
+            UnknownComponentError: The exporter is not installed.
+        """
+        return discover().component("exporter", "onnx").load()(self, file_path, input_sample, **kwargs)
+
+    def to_torchscript(
+        self,
+        file_path: str | os.PathLike[str] | None = None,
+        method: str | None = "script",
+        example_inputs: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Export the module as TorchScript.
+
+        Args:
+            file_path: Where to write it, a path or a URL; None writes nothing.
+            method: "script" compiles ``forward``, "trace" records what it does with an example.
+            example_inputs: The example for "trace"; ``example_input_array`` by default.
+            kwargs: For ``torch.jit.script`` or ``torch.jit.trace``.
+
+        Returns:
+            The ``torch.jit.ScriptModule``, in evaluation mode.
+
+        Raises:
+            MisconfigurationException: The method is another one, or there is no example to trace.
+            UnknownComponentError: The exporter is not installed.
+        """
+        return discover().component("exporter", "torchscript").load()(self, file_path, method, example_inputs, **kwargs)
 
     # -- the rest ---------------------------------------------------------------------------------------
 

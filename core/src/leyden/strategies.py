@@ -1,7 +1,6 @@
 """The strategies that installed plugins bring, by class name, and what they and their launchers derive from."""
 
-from leyden.interfaces.launcher import Launcher
-from leyden.interfaces.strategy import Strategy
+from leyden.interfaces.strategy import Launcher, Strategy
 from leyden.plugin_system.windows import window
 
 __all__ = ["Launcher", "Strategy"]

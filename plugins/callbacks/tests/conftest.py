@@ -1,4 +1,4 @@
-"""The small run that the tests of this distribution make, in Leyden and, for comparison, in pytorch-lightning."""
+"""The small run that the tests use, in Leyden and, for comparison, in pytorch-lightning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import leyden
-from leyden.interfaces.logger import Logger
+from leyden.loggers import Logger
 from leyden_testing.training import quiet_trainer
 
 BATCHES = 6
@@ -22,12 +22,12 @@ BATCHES = 6
 def make_model(
     library: ModuleType, scores: list[float] | None = None, fail_at: int | None = None, validates: bool = True
 ) -> Any:
-    """A linear model that logs ``train_loss`` by step, ``train_end`` by epoch, and ``score`` in each validation.
+    """Make a linear model that logs ``train_loss`` by step, ``train_end`` by epoch, and ``score`` in each validation.
 
     Args:
         library: ``leyden`` or ``pytorch_lightning``.
-        scores: The values of ``score``, one for each validation; none are logged without them.
-        fail_at: The batch (over all epochs) in which ``training_step`` raises.
+        scores: The values of ``score``, one for each validation; without them ``score`` is not logged.
+        fail_at: The batch, counted over all epochs, in which ``training_step`` raises.
         validates: Whether it has a ``validation_step``.
     """
 
@@ -78,7 +78,7 @@ def make_loader(batches: int = BATCHES, batch_size: int = 2) -> Any:
 
 
 class MemoryLogger(Logger):
-    """Keeps what it is given, in Leyden and in pytorch-lightning."""
+    """A logger for both libraries that keeps all metrics in memory."""
 
     def __init__(self, save_dir: str | None = None, name: str = "runs", version: int | str = 0) -> None:
         self._save_dir, self._name, self._version = save_dir, name, version
@@ -118,7 +118,7 @@ def fit(
     ckpt_path: Any = None,
     **arguments: Any,
 ) -> SimpleNamespace:
-    """Train and return the trainer, the model, the checkpoints written (name and global step), and what it raised."""
+    """Train; return the trainer, the model, the written checkpoints (name, global step) and the exception or None."""
     written: list[tuple[str, int]] = []
 
     class Recording(library.Trainer):  # type: ignore[name-defined,misc]
@@ -141,7 +141,7 @@ def fit(
 
 
 def plain(value: Any) -> Any:
-    """A state without tensors and with NaN as text, so that it compares."""
+    """Return a state with numbers in place of tensors and NaN as text, so that ``==`` works."""
     if isinstance(value, torch.Tensor):
         value = value.item()
     if isinstance(value, dict):
@@ -151,7 +151,7 @@ def plain(value: Any) -> Any:
 
 @pytest.fixture
 def said() -> Iterator[list[str]]:
-    """The messages that were logged, growing while the test runs."""
+    """A list of logged messages, which grows while the test runs."""
     messages: list[str] = []
 
     class Keep(logging.Handler):

@@ -1,6 +1,6 @@
-"""Each callback is one, by the conformance kit.
+"""The conformance kit's checks of each callback.
 
-``BasePredictionWriter`` is not among them: it is a base, which refuses to run before something is written.
+``BasePredictionWriter`` is left out: it is a base class and can't run without the methods of a subclass.
 """
 
 import pytest

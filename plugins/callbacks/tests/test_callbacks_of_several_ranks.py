@@ -1,4 +1,4 @@
-"""Decisions that all ranks must take alike. A strategy that answers for an absent second rank stands for it."""
+"""Decisions that all ranks must make alike. There is one process; its strategy answers for the other rank."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 
 import leyden
 from leyden.callbacks import EarlyStopping, ModelCheckpoint, Timer
-from leyden.interfaces.strategy import Strategy
+from leyden.strategies import Strategy
 
 
 class Paired(Strategy):
-    """Rank 0 of two; the other one's vote is ``vote``."""
+    """Rank 0 of two; the other rank's vote is ``vote``."""
 
     vote = False
 
@@ -27,7 +27,7 @@ class Paired(Strategy):
 
 
 class Second(Paired):
-    """Rank 1 of two; rank 0 sends what is in ``sent``, by type."""
+    """Rank 1 of two; ``sent`` has what rank 0 broadcasts, by the value's type."""
 
     def __init__(self, sent: dict[type, Any]) -> None:
         super().__init__()

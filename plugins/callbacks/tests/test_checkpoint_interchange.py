@@ -1,4 +1,4 @@
-"""A run of one framework goes on in the other, with the state of its callbacks, as it goes on in its own."""
+"""A run that is resumed in the other framework, Leyden or Lightning, continues just as in its own."""
 
 from __future__ import annotations
 

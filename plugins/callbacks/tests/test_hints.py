@@ -1,4 +1,4 @@
-"""Hints at what may be a mistake: each once in a run, none where all is well or under barebones."""
+"""Warnings of possible mistakes: each once in a run, none if all is well or with ``barebones=True``."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from leyden_testing.training import quiet_trainer
 
 
 class Model(leyden.LightningModule):
-    """Logs nothing.
+    """A model that logs its loss as it is told.
 
     Args:
-        **logged: How it logs its loss; not at all without them.
+        **logged: Arguments of ``self.log`` for the loss; without them nothing is logged.
     """
 
     def __init__(self, **logged: Any) -> None:
@@ -51,12 +51,12 @@ class Model(leyden.LightningModule):
 
 @pytest.fixture
 def trainer(tmp_path: Path) -> Callable[..., leyden.Trainer]:
-    """Makes a quiet Trainer."""
+    """A function that makes a quiet Trainer."""
     return partial(quiet_trainer, tmp_path)
 
 
 def said(run: Callable[[], Any]) -> list[str]:
-    """The hints that a run gives."""
+    """Run a function and return the texts of its warnings of possible mistakes."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         run()
@@ -108,8 +108,8 @@ BY_STEP = {"on_step": True}
 def test_steps_of_which_no_logger_sees_any_in_an_epoch_are_said_once(trainer: Any, logged: dict[str, Any]) -> None:
     (text,) = said(lambda: trainer(logger="csv", max_epochs=3).fit(Model(**logged), rows(4), rows(1)))
     assert text == (
-        "An epoch has 4 batches and log_every_n_steps=50, so that its steps are logged seldom or never; write a "
-        "smaller number to see them."
+        "An epoch has 4 batches, fewer than log_every_n_steps=50: some epochs log no step at all; "
+        "set a smaller log_every_n_steps."
     )
 
 
@@ -145,7 +145,7 @@ def test_the_step_with_which_a_run_ends_early_is_logged(trainer: Any) -> None:
 
 # -- shuffling --------------------------------------------------------------------------------------------
 
-SHUFFLED = "dataloaders that were passed gave a DataLoader with shuffling enabled: each pass takes its batches in"
+SHUFFLED = "dataloaders that were passed gave a DataLoader with shuffling enabled: each pass sees the batches in"
 
 
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
@@ -164,7 +164,7 @@ def test_it_is_said_once_in_a_fit(trainer: Any, options: dict[str, Any]) -> None
 
 
 def test_what_may_be_shuffled(trainer: Any) -> None:
-    """Training data, what barebones measures, and what a sampler of the user's own draws."""
+    """Training data, any data with ``barebones=True``, and data drawn by the user's own sampler."""
 
     class Own(RandomSampler):
         pass
@@ -180,7 +180,7 @@ def test_what_may_be_shuffled(trainer: Any) -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A clock that only moves when it is told to, and a machine of four processors."""
+    """A clock that moves only when a test changes it, on a machine with four processors."""
     now = [100.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     monkeypatch.setattr("os.cpu_count", lambda: 4)
@@ -188,12 +188,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 class Slow(TensorDataset):
-    """Rows that take so many seconds each.
+    """A dataset of rows that each take some time to load.
 
     Args:
-        clock: Where they take them.
-        seconds: How many; of the first row another number may be said.
-        first: That number.
+        clock: The clock to move.
+        seconds: The seconds that a row takes.
+        first: The seconds that the first row takes; by default the same.
     """
 
     def __init__(self, clock: list[float], seconds: float, first: float | None = None) -> None:
@@ -206,7 +206,7 @@ class Slow(TensorDataset):
 
 
 def model_of(clock: list[float], seconds: float) -> Model:
-    """A model whose step takes so long."""
+    """Return a model whose training step takes that many seconds of the clock."""
 
     class Steps(Model):
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
@@ -217,7 +217,7 @@ def model_of(clock: list[float], seconds: float) -> Model:
 
 
 def test_training_that_waits_for_its_data(trainer: Any, clock: list[float]) -> None:
-    """Where Lightning says of every loader with few workers that they may be too few, Leyden measures."""
+    """Lightning warns of every loader with few workers; Leyden measures whether training waits."""
     run = trainer(max_epochs=2)
     (text,) = said(lambda: run.fit(model_of(clock, 0.2), DataLoader(Slow(clock, 0.3), 2), rows(1)))
     assert "does not have many workers (num_workers=0), and training waits 75% of its time for batches" in text
@@ -243,7 +243,7 @@ def test_one_slow_loader_among_several_is_found(trainer: Any, clock: list[float]
     ],
     ids=["long steps", "short epoch", "a worker", "one processor", "barebones"],
 )  # fmt: skip
-def test_training_that_does_not_wait_or_can_not_help_it(
+def test_no_warning_if_training_does_not_wait_or_workers_would_not_help(
     trainer: Any,
     clock: list[float],
     monkeypatch: pytest.MonkeyPatch,
@@ -260,7 +260,7 @@ def test_training_that_does_not_wait_or_can_not_help_it(
 
 
 def test_the_first_batch_may_take_its_time(trainer: Any, clock: list[float]) -> None:
-    """Files are opened and indices read with it."""
+    """Loading it may open files or read an index."""
     loader = DataLoader(Slow(clock, 0.1, first=60), 2)
     assert said(lambda: trainer().fit(model_of(clock, 0.3), loader, rows(1))) == []
 

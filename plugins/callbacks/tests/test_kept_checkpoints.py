@@ -1,4 +1,4 @@
-"""Which checkpoint ``ckpt_path`` means by "best", "last" and nothing, for any callback with a checkpoint's role."""
+"""``ckpt_path="best"``, ``ckpt_path="last"`` and no ``ckpt_path``, for any callback with the role "checkpoint"."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_without_a_model_the_best_weights_are_taken_and_that_is_said(
     assert trainer.ckpt_path is None
     trainer.test(dataloaders=small.make_loader(1), verbose=False)
     assert torch.equal(model.layer.weight, kept.weights["best"])
-    assert f"takes the best weights of the last fit, '{kept.paths['best']}'" in said[-1]
+    assert f"uses the best weights of the last fit, '{kept.paths['best']}'" in said[-1]
 
 
 def test_without_a_model_and_a_best_the_weights_stay_as_they_are(tmp_path: Path, small: Any) -> None:
@@ -86,7 +86,7 @@ def test_of_several_callbacks_the_first_one_s_best_is_taken_and_that_is_said(
     tmp_path: Path, small: Any, kept: Any
 ) -> None:
     trainer = make_trainer(tmp_path, Keeper(kept.paths["best"]), Keeper(kept.paths["last"]))
-    with pytest.warns(UserWarning, match="of 2 checkpoint callbacks, the first one's best is taken"):
+    with pytest.warns(UserWarning, match="uses the first of 2 checkpoint callbacks"):
         trainer.test(small.make_model(leyden), small.make_loader(1), ckpt_path="best", verbose=False)
     assert trainer.ckpt_path == str(kept.paths["best"])
 
@@ -96,8 +96,8 @@ def test_of_several_callbacks_the_first_one_s_best_is_taken_and_that_is_said(
     ("callbacks", "options", "said"),
     [
         ([], {}, "needs a checkpoint callback, and this Trainer has none"),
-        ([Keeper()], {}, "has saved nothing yet; fit first"),
-        ([Keeper("x")], {"fast_dev_run": True}, "means nothing after fast_dev_run"),
+        ([Keeper()], {}, "has saved nothing yet; call fit first"),
+        ([Keeper("x")], {"fast_dev_run": True}, "can't be used with fast_dev_run"),
     ],
     ids=["no callback", "nothing saved", "fast_dev_run"],
 )

@@ -69,7 +69,7 @@ def test_characters_of_names_can_be_changed(tmp_path: Path, small: Any) -> None:
         ({"save_top_k": 2}, "needs monitor="),
         ({"every_n_epochs": -1}, "every_n_epochs=-1"),
         ({"every_n_train_steps": -3}, "every_n_train_steps=-3"),
-        ({"every_n_train_steps": 1, "every_n_epochs": 1}, "one of every_n_train_steps and every_n_epochs"),
+        ({"every_n_train_steps": 1, "every_n_epochs": 1}, "only one of every_n_train_steps and every_n_epochs"),
         (
             {"train_time_interval": timedelta(minutes=1), "every_n_epochs": 2},
             "one of every_n_epochs and train_time_interval",
@@ -215,7 +215,7 @@ def test_the_link_points_to_a_file_at_any_moment(tmp_path: Path, small: Any) -> 
 
     trainer = quiet_trainer(tmp_path, Watching, callbacks=[checkpoint], max_epochs=3, enable_checkpointing=True)
     trainer.fit(small.make_model(leyden, validates=False), small.make_loader())
-    assert whole[0] is False  # the very first checkpoint is there before there is a link to it
+    assert whole[0] is False  # the first checkpoint is written before the link to it
     assert len(whole) >= 5
     assert all(whole[1:])
     assert os.readlink(link) == "epoch=2-step=18.ckpt"
@@ -300,7 +300,7 @@ def test_resuming_goes_on_with_the_ranking(tmp_path: Path, small: Any) -> None:
             max_epochs=4, ckpt_path=first.last_model_path,
         )  # fmt: skip
     assert [score.item() for score in second.best_k_models.values()] == [2.0, 1.0]
-    # last.ckpt is what the second run began with, and is overwritten only by its own newest state
+    # the second run resumed from last.ckpt; it overwrites that file only with its own newest state
     assert files(tmp_path / "kept") == ["epoch=0-step=6.ckpt", "epoch=3-step=24.ckpt", "last.ckpt"]
 
 
@@ -355,7 +355,7 @@ def test_verbose_says_what_was_saved_and_what_was_not(tmp_path: Path, small: Any
 
 
 def test_epoch_metrics_logged_last_are_seen(tmp_path: Path, small: Any) -> None:
-    """The module's ``on_train_epoch_end`` runs after callbacks, and checkpoints still see what it logs."""
+    """The module's ``on_train_epoch_end`` runs after those of callbacks; checkpoints still see what it logs."""
     checkpoint = ModelCheckpoint(tmp_path / "kept", monitor="train_end", mode="max", filename="{train_end:.0f}")
     small.fit(leyden, tmp_path, [checkpoint], max_epochs=3)
     assert files(tmp_path / "kept") == ["train_end=2.ckpt"]

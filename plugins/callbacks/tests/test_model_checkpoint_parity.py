@@ -112,7 +112,7 @@ def run(library: Any, checkpoint: Any, root: Path, small: Any, arguments: dict[s
 
 
 def tree(root: Path) -> dict[str, Any]:
-    """Every file under a directory with the counters in it; a link with where it points."""
+    """Return every file under a directory with the counters in it, and every link with its target."""
     found: dict[str, Any] = {}
     for path in sorted(root.rglob("*.ckpt")):
         name = str(path.relative_to(root))
@@ -125,7 +125,7 @@ def tree(root: Path) -> dict[str, Any]:
 
 
 def relative(state: Any, root: Path) -> Any:
-    """A state with the paths as seen from ``root``."""
+    """Return a state with paths relative to ``root``."""
     if isinstance(state, dict):
         return {relative(key, root): relative(value, root) for key, value in state.items()}
     return os.path.relpath(state, root) if isinstance(state, str) and state.startswith(str(root)) else state

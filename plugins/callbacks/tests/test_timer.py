@@ -1,4 +1,4 @@
-"""Timer: durations, time limits by step and by epoch, measuring, resuming. A clock of its own stands for the time."""
+"""Timer: durations, time limits by step and by epoch, measuring, resuming. A fake clock replaces the real time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MINUTE = 60.0
 
 
 class Clock:
-    """Stands still but for a minute in every training batch and a second in every evaluation batch."""
+    """A clock that advances by a minute in every training batch and by a second in every evaluation batch."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -65,7 +65,7 @@ def test_a_duration_may_be_written_as_that_of_the_trainer() -> None:
 
 @pytest.mark.parametrize("duration", ["1:00", "an hour", 3600, {"fortnights": 1}])
 def test_durations_that_are_not_understood(duration: Any) -> None:
-    with pytest.raises(MisconfigurationException, match=r"^Timer: duration=.* is no duration; write"):
+    with pytest.raises(MisconfigurationException, match=r"^Timer: duration=.* is not a duration; write"):
         Timer(duration)
 
 

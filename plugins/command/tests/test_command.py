@@ -1,7 +1,4 @@
-"""The command ``leyden``: what it lists of the installed plugins, and what it tells of a script's hooks.
-
-``leyden doctor`` and ``leyden new`` have files of their own.
-"""
+"""``leyden plugins`` and ``leyden hooks``; ``leyden doctor`` and ``leyden new`` have test files of their own."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from textwrap import dedent
 import pytest
 
 import leyden as pl
-from leyden.plugin_system.discovery import discover
+from leyden.plugins import discover
 from leyden_command.main import COMMANDS, main
 from leyden_testing.fake_plugins import PluginSite, new_plugin_site
 
@@ -141,7 +138,7 @@ def test_as_a_program(plugin_site: PluginSite, tmp_path):
 
 @pytest.mark.parametrize("command", [["plugins"], ["plugins", "--json"], ["doctor"]])
 def test_a_reader_that_has_gone_ends_it_quietly(plugin_site: PluginSite, monkeypatch, command):
-    """What ``leyden plugins | head -2`` comes to; the stream's second flush is that of Python's own end."""
+    """As in ``leyden plugins | head -2``; the second flush of the stream is the one that Python makes when it exits."""
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as stdout:
@@ -199,7 +196,7 @@ SCRIPT = """
 
 @pytest.fixture
 def script(tmp_path: Path, plugin_site: PluginSite) -> Iterator[Path]:
-    """A script that trains, with a module beside it; what running it adds to the path goes before the site does."""
+    """A script that trains, and a module beside it. Its changes to ``sys.path`` are undone before ``plugin_site``'s."""
     folder = tmp_path / "work"
     folder.mkdir()
     (folder / "beside.py").write_text("COLOUR = 'blue'", encoding="utf-8")
@@ -262,7 +259,7 @@ def test_hooks_behind_wrappers_are_timed_each_by_itself(script, plugin_site: Plu
     assert [row[1] for row in rows[at + 1 : at + 3]] == ["Painter", "Model"]
     costs = [float(row[-4]) for row in rows[at : at + 3]]
     assert costs[0] > 1500  # its own pause of 2 ms
-    assert 0 < costs[2] < 1500  # what it wraps is not in it, nor it in what it wraps
+    assert 0 < costs[2] < 1500  # the wrapped implementation's time does not include the wrapper's
     start = next(row for row in rows if row[:1] == ["on_train_start"])
     assert start[1:5] == ["1.", "around", "(wrapper,", "tryfirst)"]
 

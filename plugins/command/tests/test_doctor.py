@@ -1,4 +1,4 @@
-"""``leyden doctor``: what it says of an installation, what it finds broken, and the command that it gives for it."""
+"""``leyden doctor``: its report of an installation, the problems that it finds, and the command that fixes each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import leyden as pl
-from leyden.plugin_system.discovery import discover
+from leyden.plugins import discover
 from leyden_command import checks, distributions
 from leyden_command.checks import Device, Problem
 from leyden_command.main import main
@@ -32,13 +32,13 @@ def plugin_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plu
 
 
 def report(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
-    """The exit status and what was printed as JSON."""
+    """Return the exit status and the report that was printed as JSON."""
     status = main(["doctor", "--json", *arguments])
     return status, json.loads(capsys.readouterr().out)
 
 
 def found(check: Any) -> list[Problem]:
-    """What one check finds."""
+    """Return the problems that one check finds."""
     return list(check(discover()))
 
 
@@ -59,7 +59,7 @@ def test_the_report_as_text(plugin_site: PluginSite, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"python {platform.python_version()}, torch {torch.__version__}")
     assert any(line.startswith("  cpu: 1 device: ") and "32-true" in line for line in lines)
-    at = lines.index("Broken (1):")
+    at = lines.index("Problems (1):")
     assert lines[at + 1] == (
         "  The plugin 'broken' of acme-broken 1.2.3 is set aside: RuntimeError: no flux capacitor."
     )
@@ -72,17 +72,17 @@ def test_as_a_program_without_a_plugin_that_is_broken(plugin_site: PluginSite, t
     command = [sys.executable, "-W", "error", "-m", "leyden", "doctor", "-p", "no:broken"]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("Nothing is broken.\n")
+    assert done.stdout.endswith("No problems were found.\n")
 
 
 def test_a_plugin_for_another_core(plugin_site: PluginSite):
     plugin_site.add("acme-future", "", requires=["leyden-core>=99"])
     with pytest.warns(RuntimeWarning, match="set aside"):
         (problem,) = found(checks.set_aside)
-    assert f"leyden-core>=99, and leyden-core is {pl.__version__}" in problem.what
-    assert problem.mend == "pip install --upgrade leyden-core acme-future"
+    assert f"leyden-core>=99, and leyden-core is {pl.__version__}" in problem.description
+    assert problem.fix == "pip install --upgrade leyden-core acme-future"
     (problem,) = found(checks.requirements)
-    assert problem.mend == "pip install --upgrade leyden-core acme-future"
+    assert problem.fix == "pip install --upgrade leyden-core acme-future"
 
 
 def test_requirements_that_are_not_met(plugin_site: PluginSite):
@@ -92,13 +92,13 @@ def test_requirements_that_are_not_met(plugin_site: PluginSite):
         requires=["acme-nowhere>=2", "pluggy<1", "torch", "acme-nowhere ; extra == 'more'", "torch at least one"],
     )
     problems = found(checks.requirements)
-    assert [problem.mend for problem in problems] == [
+    assert [problem.fix for problem in problems] == [
         'pip install "acme-nowhere>=2"',
         'pip install "pluggy<1"',
         "pip install --upgrade acme-needy",
     ]
-    assert problems[0].what == "acme-needy 1.2.3 needs acme-nowhere>=2, and acme-nowhere is not installed"
-    assert "and pluggy is 1." in problems[1].what
+    assert problems[0].description == "acme-needy 1.2.3 needs acme-nowhere>=2, but acme-nowhere is not installed"
+    assert "but pluggy is 1." in problems[1].description
 
 
 def test_leyden_s_own_distributions_are_of_one_version_and_have_their_entry_points(monkeypatch):
@@ -108,17 +108,17 @@ def test_leyden_s_own_distributions_are_of_one_version_and_have_their_entry_poin
     installed = {**checks.installed_distributions(discover()), name: "0.0.1"}
     monkeypatch.setattr(checks, "installed_distributions", lambda manager: installed)
     (problem,) = found(checks.versions)
-    assert problem.what.startswith(f"{name} is 0.0.1 and leyden-core is {pl.__version__}")
-    assert problem.mend == f'pip install --upgrade "{name}=={pl.__version__}"'
+    assert problem.description.startswith(f"{name} is 0.0.1, but leyden-core is {pl.__version__}")
+    assert problem.fix == f'pip install --upgrade "{name}=={pl.__version__}"'
 
     infos = [info for info in discover().infos if info.distribution != name]
     monkeypatch.setattr(discover(), "infos", infos)
     (problem,) = found(checks.entry_points)
-    assert problem.mend == f"pip install --force-reinstall --no-deps {name}"
+    assert problem.fix == f"pip install --force-reinstall --no-deps {name}"
 
 
 def component(kind: str, name: str, target: str, options: str = "{}") -> str:
-    """A plugin's source with one component."""
+    """Return the source of a plugin with one component."""
     return f"""
     @hookimpl
     def leyden_components():
@@ -129,11 +129,11 @@ def component(kind: str, name: str, target: str, options: str = "{}") -> str:
 def test_a_part_that_can_not_be_imported(plugin_site: PluginSite):
     plugin_site.add("acme-parts", component("logger", "tape", "acme_nowhere:Tape"))
     (problem,) = found(checks.parts)
-    assert problem.what == (
+    assert problem.description == (
         "The logger 'tape' of the plugin 'acme' of acme-parts 1.2.3 can't be imported: "
         "ModuleNotFoundError: No module named 'acme_nowhere'"
     )
-    assert problem.mend == "pip install --upgrade acme-parts"
+    assert problem.fix == "pip install --upgrade acme-parts"
 
 
 def test_two_plugins_with_the_same_parts(plugin_site: PluginSite):
@@ -141,11 +141,11 @@ def test_two_plugins_with_the_same_parts(plugin_site: PluginSite):
         options = "{'aliases': ['Tape']}"
         plugin_site.add(f"acme-{name}", component("logger", "tape", f"acme_{name}:Tape", options), plugin=name)
     (problem,) = found(checks.clashes)
-    assert problem.what == (
-        "The plugin 'one' of acme-one 1.2.3 and the plugin 'two' of acme-two 1.2.3 bring the same logger 'tape', "
+    assert problem.description == (
+        "The plugin 'one' of acme-one 1.2.3 and the plugin 'two' of acme-two 1.2.3 have the same logger 'tape', "
         "logger 'Tape'"
     )
-    assert problem.mend == "export LEYDEN_PLUGINS_DISABLED=two"
+    assert problem.fix == "export LEYDEN_PLUGINS_DISABLED=two"
 
 
 def test_two_plugins_with_the_same_name(plugin_site: PluginSite):
@@ -153,7 +153,7 @@ def test_two_plugins_with_the_same_name(plugin_site: PluginSite):
         plugin_site.add(f"acme-{name}", "", plugin="twin")
     with pytest.warns(RuntimeWarning, match="acme-one has a plugin of that name"):
         (problem,) = found(checks.set_aside)
-    assert problem.mend == "pip uninstall acme-two"
+    assert problem.fix == "pip uninstall acme-two"
 
 
 DEFAULT_LOGGER = """
@@ -168,10 +168,10 @@ def test_several_default_loggers(plugin_site: PluginSite):
     discover.cache_clear()
     plugin_site.add("acme-zzz", DEFAULT_LOGGER, plugin="zzz")
     (problem,) = found(checks.equal_defaults)
-    assert problem.what.startswith("The plugins 'zzz', ")
-    assert problem.what.endswith("all bring a default logger; 'zzz' is taken")
-    assert problem.mend.startswith("export LEYDEN_PLUGINS_DISABLED=")
-    assert "zzz" not in problem.mend
+    assert problem.description.startswith("The plugins 'zzz', ")
+    assert problem.description.endswith("all have a default logger; 'zzz' is used")
+    assert problem.fix.startswith("export LEYDEN_PLUGINS_DISABLED=")
+    assert "zzz" not in problem.fix
 
 
 ACCELERATOR = """
@@ -199,9 +199,9 @@ def test_accelerators(plugin_site: PluginSite, capsys):
     assert devices["old"] == {"name": "old", "count": 0, "precisions": [], "error": "OSError: the driver is asleep"}
     broken, equal = found(checks.accelerators)
     assert broken == Problem(
-        "The accelerator 'old' can't be asked: OSError: the driver is asleep", "pip install --upgrade acme-old"
+        "The accelerator 'old' raises an error: OSError: the driver is asleep", "pip install --upgrade acme-old"
     )
-    assert equal.what == "accelerator='auto' could be any of npu, cpu, which have one priority"
+    assert equal.description == "accelerator='auto' could be any of npu, cpu, which have the same priority"
     assert main(["doctor"]) == 1
     assert "  old: OSError: the driver is asleep" in capsys.readouterr().out
 
@@ -217,10 +217,10 @@ def test_defaults_that_nobody_brings(plugin_site: PluginSite, monkeypatch):
     monkeypatch.setenv("LEYDEN_PLUGINS_AUTOLOAD", "0")
     monkeypatch.setenv("LEYDEN_PLUGINS", "cpu")
     monkeypatch.setattr(checks, "devices", lambda manager: [Device("cpu", 2, ["32-true"])])
-    assert {problem.mend for problem in found(checks.roles)} == {"unset LEYDEN_PLUGINS_AUTOLOAD"}
+    assert {problem.fix for problem in found(checks.roles)} == {"unset LEYDEN_PLUGINS_AUTOLOAD"}
     discover().infos[:] = discover().active  # as if the others were not installed
-    mends = {problem.what.rpartition("default ")[2]: problem.mend for problem in found(checks.roles)}
-    assert mends == {
+    fixes = {problem.description.rpartition("default ")[2]: problem.fix for problem in found(checks.roles)}
+    assert fixes == {
         "checkpoint": "pip install leyden-callbacks",
         "progress bar": "pip install leyden-progress",
         "model summary": "pip install leyden-progress",
@@ -232,13 +232,13 @@ def test_defaults_that_nobody_brings(plugin_site: PluginSite, monkeypatch):
 def test_a_default_that_is_disabled(plugin_site: PluginSite, monkeypatch):
     monkeypatch.setenv("LEYDEN_PLUGINS_DISABLED", "leyden-callbacks,csv")
     (problem,) = found(checks.roles)
-    assert problem == Problem("No plugin brings a default checkpoint", "export LEYDEN_PLUGINS_DISABLED=csv")
+    assert problem == Problem("No plugin provides a default checkpoint", "export LEYDEN_PLUGINS_DISABLED=csv")
 
 
 def test_a_plugin_that_refuses_every_trainer(plugin_site: PluginSite):
     plugin_site.add("acme-no", "@hookimpl\ndef leyden_configure(trainer):\n    raise ValueError('I do not like it')")
     (problem,) = found(checks.roles)
-    assert problem.what == "A Trainer with nothing but defaults can't be made: ValueError: I do not like it"
+    assert problem.description == "A Trainer without arguments can't be made: ValueError: I do not like it"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the mode of a directory means something else here")
@@ -247,17 +247,17 @@ def test_a_working_directory_that_can_not_be_written_to(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.chdir(folder)
     assert found(checks.root_directory) == []
-    shutil.rmtree(folder)  # root may write anywhere, but not to where nothing is
+    shutil.rmtree(folder)  # root may write anywhere, but not into a directory that does not exist
     monkeypatch.setattr(checks.Path, "cwd", lambda: folder)
     (problem,) = found(checks.root_directory)
-    assert str(folder) in problem.what
-    assert problem.mend == 'cd "$HOME"'
+    assert str(folder) in problem.description
+    assert problem.fix == 'cd "$HOME"'
 
 
-@pytest.mark.parametrize(("value", "said"), [("many", "is no number of threads"), ("0", "is no number"), ("2,1", "")])
+@pytest.mark.parametrize(("value", "said"), [("many", "not a number of threads"), ("0", "not a number"), ("2,1", "")])
 def test_the_variable_of_threads(monkeypatch, value, said):
     monkeypatch.setenv("OMP_NUM_THREADS", value)
-    assert [said in problem.what for problem in found(checks.threads)] == ([True] if said else [])
+    assert [said in problem.description for problem in found(checks.threads)] == ([True] if said else [])
 
 
 def test_more_threads_than_processors(monkeypatch):
@@ -267,7 +267,7 @@ def test_more_threads_than_processors(monkeypatch):
     assert 1 <= allowed <= (os.cpu_count() or 1)
     assert found(checks.threads) == [
         Problem(
-            f"PyTorch uses 1000 threads, and this process has {allowed} processors",
+            f"PyTorch uses 1000 threads, but this process has {allowed} processors",
             f"export OMP_NUM_THREADS={allowed}",
         )
     ]
@@ -277,7 +277,7 @@ def test_variables_that_name_nothing(plugin_site: PluginSite, monkeypatch):
     plugin_site.add("acme-sound", "", plugin="sound")
     monkeypatch.setenv("LEYDEN_PLUGINS_DISABLED", "sond,acme-sound")
     monkeypatch.setenv("LEYDEN_PLUGINS_AUTOLOAD", "yes")
-    assert [problem.mend for problem in found(checks.variables)] == [
+    assert [problem.fix for problem in found(checks.variables)] == [
         "export LEYDEN_PLUGINS_DISABLED=acme-sound",
         "unset LEYDEN_PLUGINS_AUTOLOAD",
     ]

@@ -1,4 +1,4 @@
-"""``leyden new``: every kind of package that it writes passes its own tests as it is; what it can't write it says."""
+"""``leyden new``: every package that it writes passes its own tests; unusable names and folders are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from leyden.plugin_system.hooks import HOOKS_VERSION
+from leyden.plugins import HOOKS_VERSION
 from leyden_command import new
 from leyden_command.main import main
 
@@ -24,7 +24,7 @@ else:
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A package of each kind, as ``leyden new`` writes it, by kind."""
+    """For each kind, a package as ``leyden new`` writes it."""
     folder = tmp_path_factory.mktemp("packages")
     for kind in new.KINDS:
         assert main(["new", kind, f"my-{kind}", "--directory", str(folder)]) == 0
@@ -69,7 +69,7 @@ PUBLIC = ("leyden", *(f"leyden.{n}" for n in (
 
 @pytest.mark.parametrize("kind", new.KINDS)
 def test_its_code_uses_public_names_and_says_what_it_is(packages, kind):
-    """Modules, classes and functions have docstrings; of Leyden only the windows and utilities are imported."""
+    """Modules, classes and functions have docstrings; from Leyden only modules for users are imported."""
     for path in (packages[kind] / "src").rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
@@ -83,7 +83,7 @@ def test_its_code_uses_public_names_and_says_what_it_is(packages, kind):
 
 
 def install(packages: dict[str, Path], site: Path) -> dict[str, str]:
-    """Put the metadata of the packages into a folder, and return an environment that finds them."""
+    """Write the packages' metadata to a folder; return environment variables with which Python finds them."""
     for package in packages.values():
         described = project(package)
         info = site / f"{described['name'].replace('-', '_')}-{described['version']}.dist-info"
@@ -99,7 +99,7 @@ def install(packages: dict[str, Path], site: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_every_package_passes_its_own_tests(packages, tmp_path):
-    """All of them in one process, which starts and imports once; what needs a device that is not there is skipped."""
+    """All tests run in one process, to start and import once; tests that need a missing device are skipped."""
     environment = install(packages, tmp_path / "site")
     settings = packages["logger"] / "pyproject.toml"  # all have the same
     tests = [str(package / "tests") for package in packages.values()]
@@ -115,7 +115,7 @@ def test_every_package_passes_its_own_tests(packages, tmp_path):
 
 @pytest.mark.slow
 def test_every_package_is_typed(packages, tmp_path):
-    """By mypy's strict rules; PyTorch is left out, whose types cost it half a minute."""
+    """By mypy's strict rules. PyTorch's types are left out, since they cost half a minute."""
     pytest.importorskip("mypy")
     settings = tmp_path / "mypy.ini"
     settings.write_text("[mypy]\nstrict = True\nwarn_return_any = False\n[mypy-torch.*]\nfollow_imports = skip\n")
@@ -139,12 +139,12 @@ def test_a_name_becomes_an_identifier(given, name):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("", "makes no name for a Python package"),
-        ("9lives", "makes no name for a Python package"),
-        ("naïve", "makes no name for a Python package"),
-        ("../npu", "makes no name for a Python package"),
-        ("class", "makes no name for a Python package"),
-        ("json", "is the name of a module of Python's own"),
+        ("", "can't be the name of a Python package"),
+        ("9lives", "can't be the name of a Python package"),
+        ("naïve", "can't be the name of a Python package"),
+        ("../npu", "can't be the name of a Python package"),
+        ("class", "can't be the name of a Python package"),
+        ("json", "is the name of a module of Python itself"),
         ("torch", "is taken: torch is installed here"),
         ("import-linter", "is taken: import_linter is installed here"),
         ("cpu", "leyden-cpu is one of Leyden's own distributions"),
@@ -165,7 +165,7 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path, capsys):
     folder.mkdir()
     (folder / "README.md").write_text("mine", encoding="utf-8")
     assert main(["new", "logger", "tape", "--directory", str(tmp_path)]) == 2
-    assert f"{folder} is there already" in capsys.readouterr().err
+    assert f"{folder} exists already" in capsys.readouterr().err
     assert [path.read_text(encoding="utf-8") for path in folder.iterdir()] == ["mine"]
 
 

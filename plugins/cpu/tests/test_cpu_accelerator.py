@@ -28,7 +28,7 @@ def test_what_is_no_number_of_processes_is_refused(devices):
     with pytest.raises(MisconfigurationException) as raised:
         CPUAccelerator.parse_devices(devices)
     assert f"devices={devices!r}" in str(raised.value)
-    assert "int of at least 1" in str(raised.value)
+    assert "the number of processes, at least 1" in str(raised.value)
 
 
 def test_it_runs_on_the_cpu_alone():

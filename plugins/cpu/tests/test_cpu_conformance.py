@@ -1,4 +1,4 @@
-"""The CPU accelerator is one, by the conformance kit."""
+"""The conformance kit's checks of the CPU accelerator."""
 
 import pytest
 

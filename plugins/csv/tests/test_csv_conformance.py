@@ -1,4 +1,4 @@
-"""The CSV logger is a logger, by the conformance kit."""
+"""The conformance kit's checks of the CSV logger."""
 
 import csv
 from pathlib import Path
@@ -10,7 +10,7 @@ from leyden_testing import LoggerConformance
 
 
 def read_metrics(logger):
-    """Metric to its (step, value) in the rows of metrics.csv."""
+    """Return each metric's (step, value) pairs from the rows of metrics.csv."""
     path = Path(logger.log_dir, "metrics.csv")
     found = {}
     for row in csv.DictReader(path.read_text().splitlines()) if path.exists() else ():

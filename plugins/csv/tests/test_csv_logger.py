@@ -1,4 +1,4 @@
-"""The CSV logger by itself: its files read back by the csv module, and beside pytorch-lightning's."""
+"""The CSV logger alone: its files are read back and compared with those of pytorch-lightning's logger."""
 
 import copy
 import csv
@@ -21,7 +21,7 @@ from leyden_csv.logger import CSVLogger
 
 
 def rows(logger):
-    """The rows of a logger's file without their empty cells."""
+    """Return the rows of a logger's file, without empty cells."""
     with open(os.path.join(logger.log_dir, "metrics.csv"), newline="", encoding="utf-8") as file:
         return [{k: v for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
 
@@ -131,10 +131,10 @@ def test_a_row_without_a_step_has_the_number_of_rows_before_it(tmp_path):
         (1, [0, 0, 5], 3),
         (100, [0, 50, 98], 0),
         (100, [0, 99, 150], 2),
-        (100, [30, 80, 130, 180], 3),  # 99 is passed, though no row has it
+        (100, [30, 80, 130, 180], 3),  # step 99 is passed, though it has no row
         (100, [0, 99, 199, 298], 3),
         (3, [0, 7, 7, 7], 2),
-        (3, [0, 7, 7, 7, 7], 5),  # as many rows wait as there may be steps
+        (3, [0, 7, 7, 7, 7], 5),  # three rows are pending, though the step stays the same
     ],
 )
 def test_rows_are_written_every_n_steps(tmp_path, every, steps, written):

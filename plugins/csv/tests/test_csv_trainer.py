@@ -1,4 +1,4 @@
-"""The CSV logger in a Trainer, and beside pytorch-lightning's in its own."""
+"""The CSV logger in a Trainer, also compared with pytorch-lightning's logger in its Trainer."""
 
 import csv
 import logging
@@ -19,7 +19,7 @@ LOGGED = {"num_sanity_val_steps": 0, "log_every_n_steps": 1}
 
 
 def make_model(framework):
-    """The same model in either framework."""
+    """Make the same model in either framework."""
 
     class Model(framework.LightningModule):
         def __init__(self, lr=0.1):

@@ -1,4 +1,4 @@
-"""The CUDA accelerator: what it decides, with a pretended machine, and what it does, where there is a GPU."""
+"""The CUDA accelerator: its decisions, on simulated machines, and its work, if this machine has a GPU."""
 
 import os
 
@@ -15,7 +15,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is n
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Pretend a machine: ``machine(capabilities, occupied)`` with a GPU for each compute capability."""
+    """Simulate a machine: ``machine(*capabilities, occupied=...)`` has a GPU for each compute capability."""
 
     def pretend(*capabilities, occupied=()):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
@@ -114,9 +114,9 @@ def test_unused_tensor_cores_are_mentioned_once(machine, monkeypatch, device, ca
 
 @pytest.fixture
 def settings(monkeypatch):
-    """cuDNN's and cuBLAS's settings, put back after the test."""
+    """Restores cuDNN's and cuBLAS's settings after the test."""
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that the test's own value is taken back too
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that a value set by the test is undone too
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     return torch.backends.cudnn
 
@@ -168,7 +168,7 @@ def test_free_devices_are_found(machine):
 
 def test_too_few_free_devices_are_an_error_that_names_them(machine):
     machine(*[(9, 0)] * 3, occupied=(1,))
-    with pytest.raises(RuntimeError, match=r"num_devices=3 .*\[0, 2\] can be used now, \[1\] are held"):
+    with pytest.raises(RuntimeError, match=r"num_devices=3 .*\[0, 2\] can be used now, \[1\] are used"):
         leyden_cuda.find_usable_cuda_devices(3)
 
 

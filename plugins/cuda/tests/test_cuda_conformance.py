@@ -1,4 +1,4 @@
-"""The CUDA accelerator is one, by the conformance kit; what needs a device is skipped where there is none."""
+"""The conformance kit's checks of the CUDA accelerator; without a GPU the checks that need one are skipped."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""``self.log`` on a real GPU: it never waits for the device, which PyTorch itself watches here."""
+"""``self.log`` on a real GPU never waits for the device; PyTorch's synchronization check would raise an error."""
 
 import pytest
 import torch

@@ -9,9 +9,8 @@ from unittest import mock
 
 import pytest
 
-from leyden.interfaces.environment import Environment
-from leyden.plugin_system.discovery import discover
 from leyden.plugins import (
+    Environment,
     KubeflowEnvironment,
     LightningEnvironment,
     LocalEnvironment,
@@ -19,6 +18,7 @@ from leyden.plugins import (
     MPIEnvironment,
     SLURMEnvironment,
     TorchElasticEnvironment,
+    discover,
 )
 from leyden.utilities import MisconfigurationException
 

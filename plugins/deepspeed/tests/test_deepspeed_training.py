@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from leyden.plugin_system.discovery import discover
+from leyden.plugins import discover
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_ddp.strategy import DDPStrategy
 from leyden_deepspeed.strategy import DeepSpeedStrategy

@@ -1,4 +1,4 @@
-"""The demo models and data: seeded, they draw what Lightning's draw and train to the same weights, bit by bit."""
+"""The demo models and data: with the same seed they give the same data and weights as Lightning's, to the last bit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STAGES = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predi
 
 
 def in_both(run: Callable[[ModuleType, ModuleType], Any]) -> Any:
-    """What ``run(library, demos)`` returns in Leyden, which must be what it returns in Lightning."""
+    """Call ``run(library, demos)`` for both libraries, check that the results are equal, and return Leyden's."""
     torch.manual_seed(7)
     ours = run(pl, boring_classes)
     with warnings.catch_warnings():
@@ -40,7 +40,7 @@ def in_both(run: Callable[[ModuleType, ModuleType], Any]) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """The value with tensors and datasets as lists, so that it can be compared."""
+    """Return the value with lists in place of tensors and datasets, so that it can be compared."""
     if isinstance(value, torch.Tensor):
         return value.tolist()
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""``to_onnx``, run by onnxruntime, and ``to_torchscript``, loaded by plain ``torch.jit``, beside the module itself."""
+"""``to_onnx`` and ``to_torchscript``: onnxruntime and ``torch.jit`` must compute the same as the module itself."""
 
 from __future__ import annotations
 
@@ -24,16 +24,18 @@ import leyden_export
 from leyden_testing.fake_plugins import new_plugin_site
 from leyden_testing.training import quiet_trainer
 
-# PyTorch's own, of TorchScript and in its ONNX exporter; one test sees that they reach the user.
+# Warnings of PyTorch about TorchScript and in its ONNX exporter; one test checks that users see them.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:`isinstance.treespec:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:This property will be removed in 2:DeprecationWarning"),  # it reads all of them
+    pytest.mark.filterwarnings(
+        "ignore:This property will be removed in 2:DeprecationWarning"
+    ),  # it reads all properties
 ]
 
 
 class Net(pl.LightningModule):
-    """With all that a module has beside ``forward``: dropout, hyperparameters, a metric, a property, hooks."""
+    """A module with more than ``forward``: dropout, hyperparameters, a metric, a property, hooks."""
 
     def __init__(self, width: int = 8, callback: Any = print) -> None:
         super().__init__()
@@ -60,7 +62,7 @@ class Net(pl.LightningModule):
 
 
 class Pair(pl.LightningModule):
-    """Takes two inputs."""
+    """A module with two inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +73,7 @@ class Pair(pl.LightningModule):
 
 
 class Placed(Net):
-    """Makes a tensor where the module is, and doubles its inputs on their way there."""
+    """Makes a tensor on the module's device, and doubles its inputs when they are transferred there."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + torch.ones(2, device=self.device) * self.global_step
@@ -129,7 +131,7 @@ def test_onnx_is_the_module_in_evaluation_for_any_batch_size(tmp_path, after_fit
 def test_onnx_by_the_older_exporter(tmp_path):
     model, x = Net(), torch.randn(4, 3)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # it is
+        warnings.simplefilter("ignore", DeprecationWarning)  # the older exporter is deprecated
         returned = model.to_onnx(
             tmp_path / "net.onnx", x, dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "batch"}}
         )
@@ -292,7 +294,7 @@ def test_an_example_goes_through_the_hooks_of_a_transfer_as_in_lightning():
         warnings.simplefilter("ignore")  # Lightning's import
         lightning = importlib.import_module("pytorch_lightning")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it says of to_torchscript
+        warnings.simplefilter("ignore")  # Lightning warns that to_torchscript is deprecated
         expected_calls = run(lightning)
     assert len(expected_calls) == 9
     assert run(pl) == expected_calls
@@ -318,7 +320,10 @@ def test_the_data_module_s_hooks_come_first(tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda model: model.to_onnx("net.onnx"), r"to_onnx needs an example .* input_sample=.*example_input_array"),
+        (
+            lambda model: model.to_onnx("net.onnx"),
+            r"to_onnx needs an example input: .* input_sample=.*example_input_array",
+        ),
         (lambda model: model.to_torchscript(method="trace"), r"needs an example .* example_inputs=.*_input_array"),
         (lambda model: model.to_torchscript(method="tracing"), r"method='tracing'.*'script' or 'trace'"),
     ],

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from leyden.fabric import Fabric
-from leyden.interfaces.strategy import Strategy
+from leyden.strategies import Strategy
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_precision.mixed import MixedPrecision
 from leyden_testing.training import same_weights, weights

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from leyden.checkpoint.file import TorchCheckpointIO
 from leyden.fabric import Fabric
+from leyden.plugins import TorchCheckpointIO
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing.training import same_weights, weights
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import leyden as pl
 from leyden.fabric import Fabric, is_wrapped
-from leyden.interfaces.strategy import Strategy
+from leyden.strategies import Strategy
 
 from .fabric_loop import network, rows
 

@@ -166,7 +166,7 @@ def test_a_layout_that_lightning_had_before_is_refused_with_the_way_out(tmp_path
     del place[missing]
     torch.save(saved, tmp_path / "old.ckpt")
     with pytest.raises(
-        MisconfigurationException, match=rf"Lightning 1\.4\.9, which has no '{missing}'.*upgrade_checkp"
+        MisconfigurationException, match=rf"Lightning 1\.4\.9: it lacks the key '{missing}'.*upgrade_checkp"
     ):
         train("leyden", tmp_path, ckpt_path=tmp_path / "old.ckpt")
     old, middle = (twin(pl)[0].load_from_checkpoint(tmp_path / f"{name}.ckpt") for name in ("old", "middle"))

@@ -1,4 +1,4 @@
-"""The names that users of Lightning import: each is where they look for it, or a reason is given why it is not."""
+"""Every public name of Lightning can be imported from the same path of Leyden, or a reason is listed why it can't."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from leyden_lightning.paths import PATHS
 from leyden_testing.fake_plugins import PluginSite, new_plugin_site
 
 CATALOGUE = json.loads((Path(pl.__file__).parent / "plugin_system" / "catalogue.json").read_text(encoding="utf-8"))
-PLANNED = "It is planned for leyden-"  # as the core says of what no distribution brings yet
+PLANNED = "It is planned for leyden-"  # the core's text for components that no distribution provides yet
 
-# A module's own logger, and the warnings that it has given.
+# A module's own logger and its cache of warnings.
 PRIVATE = {"log", "warning_cache"}
 
-# Why a name of Lightning's is not here, by name, or by module for all names in it.
+# Reasons why names of Lightning are missing. A module stands for all names in it.
 NOT_HERE = {
     "comes with leyden-ddp": """
         overrides.distributed plugins.ClusterEnvironment plugins.LayerSync plugins.TorchSyncBatchNorm
@@ -104,7 +104,7 @@ EXCUSED = [entry for entries in NOT_HERE.values() for entry in entries.split()]
 
 @cache
 def public_names() -> dict[str, list[str]]:
-    """Lightning's modules, "" for the package itself, and the public names of each; read, not imported."""
+    """Return the public names of each of Lightning's modules, "" for the package; read from source, not imported."""
     spec = importlib.util.find_spec("pytorch_lightning")
     assert spec is not None
     assert spec.origin is not None
@@ -118,7 +118,7 @@ def public_names() -> dict[str, list[str]]:
 
 
 def names_of(file: Path) -> list[str]:
-    """What a module defines, and what it imports from Lightning only for others to import."""
+    """Return the names that a module defines, and those that it imports from Lightning only for users."""
     source = file.read_text(encoding="utf-8")
     lines = source.splitlines()
     names: list[str] = []
@@ -135,7 +135,7 @@ def names_of(file: Path) -> list[str]:
 
 
 def statements(tree: ast.Module | ast.If | ast.Try) -> Iterator[ast.stmt]:
-    """A module's statements, those under a condition too."""
+    """Yield a module's statements, also those under a condition."""
     for node in tree.body:
         yield from statements(node) if isinstance(node, (ast.If, ast.Try)) else [node]
 
@@ -145,7 +145,7 @@ def dotted(*parts: str) -> str:
 
 
 def look_up(module: str, name: str) -> Any:
-    """What ``from leyden.module import name`` gives, or its error."""
+    """Return what ``from leyden.module import name`` imports, or its error."""
     scope: dict[str, Any] = {}
     try:
         exec(f"from {dotted('leyden', module)} import {name}", scope)
@@ -159,19 +159,21 @@ def covers(entry: str, name: str) -> bool:
 
 
 @pytest.mark.parametrize("module", [module for module, names in sorted(public_names().items()) if names])
-def test_every_public_name_of_a_module_is_here_or_it_is_known_why_not(module: str) -> None:
+def test_every_public_name_of_a_module_exists_or_is_excused(module: str) -> None:
     for name in public_names()[module]:
         if any(covers(entry, dotted(module, name)) for entry in EXCUSED):
             continue
         found = look_up(module, name)
         if isinstance(found, ImportError):
             assert PLANNED in str(found)
-        elif isinstance(found, (type, FunctionType)) and not name.isupper():  # a constant may be another's type
+        elif (
+            isinstance(found, (type, FunctionType)) and not name.isupper()
+        ):  # a constant may be a type of another package
             assert found.__module__.partition("_")[0].partition(".")[0] == "leyden", name
 
 
 @pytest.mark.parametrize("entry", EXCUSED)
-def test_nothing_is_excused_that_is_here_or_planned(entry: str) -> None:
+def test_no_name_is_excused_that_exists_or_is_planned(entry: str) -> None:
     covered = [(m, name) for m, names in public_names().items() for name in names if covers(entry, dotted(m, name))]
     assert covered, "Lightning has no such name"
     for module, name in covered:
@@ -180,7 +182,7 @@ def test_nothing_is_excused_that_is_here_or_planned(entry: str) -> None:
         assert PLANNED not in str(error)
 
 
-def test_nothing_is_excused_twice() -> None:
+def test_no_name_is_excused_twice() -> None:
     assert len(set(EXCUSED)) == len(EXCUSED)
     assert not [(a, b) for a in EXCUSED for b in EXCUSED if a != b and covers(a, b)]
 
@@ -192,6 +194,7 @@ def test_the_paths_are_lightning_s_and_lead_to_modules_and_known_components() ->
     for place in PATHS.values():
         kind, _, component = place.partition(":")
         assert (kind, component) in components if component else importlib.import_module(place)
+        assert component or place in WINDOWS or place.startswith(("leyden_lightning.", "leyden.utilities"))
 
 
 def test_a_path_is_the_module_that_it_stands_for() -> None:
@@ -225,7 +228,7 @@ def test_paths_are_attributes_too() -> None:
     assert not hasattr(pl.utilities, "nonesuch")
 
 
-def test_a_window_at_a_path_is_one_like_the_other() -> None:
+def test_a_window_at_two_paths_has_the_same_names() -> None:
     from leyden.plugins.precision.precision import Precision
 
     from leyden import plugins
@@ -239,7 +242,7 @@ def test_a_window_at_a_path_is_one_like_the_other() -> None:
         exec("from leyden.plugins.precision import DoublePrecission")
 
 
-def test_one_changed_import_is_enough_in_a_process_that_has_imported_nothing_else() -> None:
+def test_one_changed_import_is_enough_in_a_new_process() -> None:
     script = """
         import leyden as pl
 
@@ -269,7 +272,7 @@ def test_classes_pickle_by_their_real_modules() -> None:
     assert pickle.loads(written) is EarlyStopping
 
 
-def test_a_path_that_nobody_knows_is_no_module() -> None:
+def test_an_unknown_path_is_not_a_module() -> None:
     with pytest.raises(ModuleNotFoundError, match=r"No module named 'leyden\.callbacks\.finetuner'"):
         importlib.import_module("leyden.callbacks.finetuner")
     assert importlib.util.find_spec("leyden.utilities.nonesuch") is None
@@ -291,7 +294,7 @@ WINDOWS = {f"leyden.{path.partition('.')[0]}" for path in PATHS} - {"leyden.core
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[PluginSite]:
-    """Where plugins can be installed; what was imported by a path is not known before, nor afterwards."""
+    """A site for plugins; modules that were imported by a path are forgotten before and afterwards."""
     forget_paths()
     with new_plugin_site(tmp_path / "site") as site:
         yield site
@@ -314,7 +317,7 @@ def forget_paths() -> None:
         ("from leyden.loggers import comet", "leyden-comet"),
     ],
 )
-def test_a_part_that_is_not_there_is_answered_with_its_distribution(statement: str, distribution: str) -> None:
+def test_an_error_names_the_distribution_of_a_missing_part(statement: str, distribution: str) -> None:
     with pytest.raises(ImportError, match=rf"There is no .*; installed: .*{distribution}\b") as caught:
         exec(statement)
     assert "\n" not in str(caught.value)
@@ -326,7 +329,7 @@ def test_a_path_of_a_plugin_that_is_disabled_says_so(site: PluginSite, monkeypat
         importlib.import_module("leyden.utilities.grads")
 
 
-def test_a_part_that_is_installed_is_there_under_its_old_names(site: PluginSite) -> None:
+def test_an_installed_part_is_found_by_its_paths(site: PluginSite) -> None:
     site.add("leyden-line", COMMAND_LINE)
     (site.path / "acme_line").mkdir()
     site.module("acme_line/__init__", "")
@@ -344,7 +347,7 @@ def test_a_part_that_is_installed_is_there_under_its_old_names(site: PluginSite)
     assert pl.loggers.CometLogger is Comet
 
 
-def test_a_path_imports_nothing_before_somebody_asks(site: PluginSite) -> None:
+def test_finding_a_path_imports_nothing(site: PluginSite) -> None:
     site.add("leyden-line", COMMAND_LINE)
     site.module("acme_line", "raise RuntimeError('imported')")
     assert importlib.util.find_spec("leyden.loggers.comet") is not None
@@ -352,13 +355,13 @@ def test_a_path_imports_nothing_before_somebody_asks(site: PluginSite) -> None:
     assert "leyden.loggers.comet" not in sys.modules
 
 
-def test_a_path_of_a_plugin_that_is_set_aside_is_answered_with_its_error(site: PluginSite) -> None:
+def test_an_error_names_why_a_broken_plugin_s_path_is_missing(site: PluginSite) -> None:
     site.add("leyden-comet", "raise RuntimeError('out of orbit')")
     with pytest.warns(RuntimeWarning, match="set aside"), pytest.raises(ImportError, match="out of orbit"):
         importlib.import_module("leyden.loggers.comet")
 
 
-def test_whoever_looks_through_modules_is_told_that_a_missing_path_is_none() -> None:
+def test_a_missing_path_is_no_attribute() -> None:
     assert not hasattr(pl.loggers, "comet")
     with pytest.raises(AttributeError, match="leyden-comet"):
         _ = pl.loggers.comet

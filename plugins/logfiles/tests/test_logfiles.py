@@ -1,4 +1,4 @@
-"""Loggers with files: where they write, which version they take, and what hparams.yaml holds."""
+"""Loggers with files: their directories and versions, and files of hyperparameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from leyden_logfiles import RunDirectoryLogger, load_hparams, save_hparams
 
 
 class Lines(RunDirectoryLogger):
-    """Writes each call as a line."""
+    """Writes each logging call as a line of text."""
 
     def __init__(self, save_dir: Any, name: str | None = "runs", version: Any = None, prefix: str = "") -> None:
         super().__init__(save_dir, name, version, prefix)
@@ -48,7 +48,7 @@ class Lines(RunDirectoryLogger):
 def test_a_run_has_a_directory_of_its_own(tmp_path, arguments, place):
     for name in ("version_0", "version_11", "version_x", "other"):
         (tmp_path / "seen" / name).mkdir(parents=True)
-    (tmp_path / "seen" / "version_40").touch()  # no directory
+    (tmp_path / "seen" / "version_40").touch()  # a file, so it does not count
     logger = Lines(tmp_path, **arguments)
     assert Path(logger.log_dir) == tmp_path / place
     assert Path(logger.root_dir) == (tmp_path / place).parent
@@ -142,7 +142,7 @@ class Sized(BoringModel):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """The weights of a model whose ``width`` is 3."""
+    """The path of a checkpoint of a model whose ``width`` is 3."""
     model, path = Sized(3), tmp_path / "saved.ckpt"
     torch.save({"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}, path)
     return path
@@ -163,7 +163,7 @@ def test_a_checkpoint_is_loaded_with_the_hyperparameters_of_a_file(checkpoint, t
 
 
 def test_the_file_may_be_behind_a_url(checkpoint, tmp_path):
-    url = f"memory://{tmp_path.name}/hparams.yaml"  # where a logger with a URL puts it
+    url = f"memory://{tmp_path.name}/hparams.yaml"  # where a logger with a URL would put it
     save_hparams(url, {"width": 9})
     assert Sized.load_from_checkpoint(checkpoint, hparams_file=url).hparams["width"] == 9
     with pytest.raises(FileNotFoundError, match=r"none\.yaml"):

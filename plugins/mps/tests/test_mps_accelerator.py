@@ -1,4 +1,4 @@
-"""The accelerator of Apple silicon: what it decides, with a pretended machine, and what it does on a real one."""
+"""The MPS accelerator: its decisions, on simulated machines, and its work, on a real one."""
 
 import pytest
 import torch
@@ -7,12 +7,12 @@ import leyden as pl
 from leyden.utilities import MisconfigurationException
 from leyden_mps.accelerator import MPSAccelerator
 
-needs_mps = pytest.mark.skipif(not torch.backends.mps.is_available(), reason="this is no machine with Apple silicon")
+needs_mps = pytest.mark.skipif(not torch.backends.mps.is_available(), reason="this machine has no Apple silicon")
 
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Pretend a machine with or without such a GPU."""
+    """Simulate a machine with or without such a GPU."""
 
     def pretend(available, macos=(14, 0)):
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: available)

@@ -1,4 +1,4 @@
-"""The small run that the tests of this distribution make, on every device that the machine has."""
+"""The small run that the tests use, on every device that the machine has."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch
 
 @pytest.fixture(params=["cpu", CUDA])
 def device(request: pytest.FixtureRequest) -> str:
-    """The accelerator, which has the device type's name."""
+    """The accelerator's name, which is also the device type."""
     return str(request.param)
 
 
 def make_model_class(library: ModuleType) -> Any:
-    """A model with dropout and batch normalisation that logs its loss; one of its layers autocast keeps in float32."""
+    """Make a model with dropout and batch normalisation that logs its loss; autocast keeps one layer in float32."""
 
     class Model(library.LightningModule):  # type: ignore[name-defined,misc]
         def __init__(self) -> None:
@@ -55,7 +55,7 @@ def make_model_class(library: ModuleType) -> Any:
 
 @pytest.fixture
 def model_class() -> Callable[[ModuleType], Any]:
-    """Makes the model's class for Leyden or pytorch-lightning."""
+    """A function that makes the model's class for Leyden or pytorch-lightning."""
     return make_model_class
 
 
@@ -75,7 +75,7 @@ def loader() -> Any:
 
 @pytest.fixture
 def trainer(tmp_path: Path) -> Callable[..., Any]:
-    """Makes a quiet Trainer for two epochs."""
+    """A function that makes a quiet Trainer for two epochs."""
 
     def make(device: str = "cpu", library: ModuleType = leyden, **arguments: Any) -> Any:
         defaults = {"accelerator": device, "devices": 1, "max_epochs": 2}

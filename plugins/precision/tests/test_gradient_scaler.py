@@ -1,4 +1,4 @@
-"""Scaled gradients in "16-mixed": beside a loop by hand, in manual optimisation, and when steps are skipped."""
+"""Loss scaling in "16-mixed": compared with a hand-written loop, in manual optimisation, and with skipped steps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def assert_equal(actual, expected):
 
 
 def train_by_hand(model, loader, device, dtype, optimizer, clip, every):
-    """Two epochs as PyTorch's own recipe for mixed precision has them; returns the scaler."""
+    """Train two epochs with PyTorch's recipe for mixed precision; return the scaler."""
     scaler = GradScaler(device, enabled=dtype is torch.float16)
     torch.manual_seed(3)
     model.to(device)
@@ -74,11 +74,11 @@ def test_as_by_hand(device, trainer, Model, loader, name, dtype, optimizer, clip
     assert_equal(weights(model), weights(expected))
     if made.scaler is not None:
         assert made.scaler.state_dict() == scaler.state_dict()
-        assert made.precision_plugin.skipped_steps > 0  # 65536 is too much for these gradients
+        assert made.precision_plugin.skipped_steps > 0  # the initial scale, 65536, is too large for these gradients
 
 
 class Seen(pl.Callback):
-    """Keeps what hooks see of one step."""
+    """Keeps the values that hooks see in one step."""
 
     def on_before_backward(self, trainer, pl_module, loss):
         self.loss = loss.item()
@@ -136,7 +136,7 @@ def test_skipped_steps_are_counted_and_told(device, trainer, Model, loader, capl
     made = trainer(device, plugins=scaling(device=device), callbacks=watch, max_epochs=1)
     with caplog.at_level("INFO"):
         made.fit(overflowing(Model, {1, 2, 5}), loader)
-        made.predict(Model(), loader)  # has nothing new to tell
+        made.predict(Model(), loader)  # logs nothing, since no more steps were skipped
     assert watch.changed == (True, False, False, True, True, False)
     assert (made.global_step, made.precision_plugin.skipped_steps, made.scaler.get_scale()) == (6, 3, 128.0)
     assert caplog.text.count("3 optimizer steps were skipped") == 1
@@ -202,7 +202,7 @@ def test_a_batch_without_a_loss_whose_gradients_are_zeros(trainer, Model, loader
 
 
 class TwoOptimizers(pl.LightningModule):
-    """Both losses go backward before either optimizer steps."""
+    """A module that calls backward for both losses before either optimizer steps."""
 
     automatic_optimization = False
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a resumed run is the uninterrupted one, bit by bit, and the scaler's state is where Lightning has it."""
+"""Checkpoints: a resumed run equals the uninterrupted one, and the scaler's state is stored as in Lightning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def bits(model):
 
 
 class Losses(pl.Callback):
-    """Keeps every loss, saves a checkpoint after a batch, and ends the run if it is to be interrupted."""
+    """Keeps every loss, saves a checkpoint after a given batch, and with ``stop`` ends the run there."""
 
     def __init__(self, save_after, path, stop=False):
         self.save_after, self.path, self.stop, self.losses = save_after, path, stop, {}
@@ -108,7 +108,7 @@ def scaled(library, lightning):
 def test_a_run_goes_on_in_either(trainer, model_class, loader, lightning, tmp_path, begins):
     def model(library):
         made = model_class(library)()
-        made.layers[3] = torch.nn.Identity()  # dropout goes on where it was in Leyden alone
+        made.layers[3] = torch.nn.Identity()  # only Leyden restores the random states of dropout
         return made
 
     libraries = {"leyden": pl, "lightning": lightning}
@@ -125,4 +125,4 @@ def test_a_run_goes_on_in_either(trainer, model_class, loader, lightning, tmp_pa
         found[ends] = (resumed.global_step, made.scaler.state_dict(), resumed.scaler.state_dict(), weights)
     assert found["leyden"] == found["lightning"]
     assert found["leyden"][0] == 18
-    assert found["leyden"][1]["scale"] < 2.0**20  # it has a state that matters
+    assert found["leyden"][1]["scale"] < 2.0**20  # the scale has changed, so its state matters

@@ -1,4 +1,4 @@
-"""Each number format is a precision, by the conformance kit."""
+"""The conformance kit's checks of each precision."""
 
 import pytest
 

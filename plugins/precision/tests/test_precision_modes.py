@@ -1,4 +1,4 @@
-"""Each mode by its names: in what number format modules, batches and steps are, and what is refused."""
+"""Each precision: its names, the dtypes of modules, batches and steps, and what is refused."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_as_a_plugin(trainer, plugin):
 
 @pytest.fixture
 def Watching(Model):
-    """A model that writes down, for each step, the formats of its inputs, products, new tensors and weights."""
+    """A model that keeps, for each step, the dtypes of its inputs, products, new tensors and weights."""
 
     class Watching(Model):
         def __init__(self):

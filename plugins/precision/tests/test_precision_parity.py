@@ -1,4 +1,4 @@
-"""The same runs in pytorch-lightning and in Leyden: weights, metrics, predictions and hooks, equal to the last bit."""
+"""The same runs in pytorch-lightning and Leyden: weights, metrics, predictions and hooks are equal to the last bit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def recorder(library, lines):
 
 
 def mixed_float16(library, lightning):
-    """By name Lightning would take bfloat16 on the CPU."""
+    """Make the precision plugin itself, since by name Lightning would use bfloat16 on the CPU."""
     kind = MixedPrecision if library is pl else lightning.plugins.MixedPrecision
     return {"plugins": kind("16-mixed", "cpu", GradScaler("cpu", init_scale=2.0**17, growth_interval=5))}
 
@@ -46,7 +46,9 @@ def test_a_run(trainer, model_class, loader, lightning, name, arguments):
         class Model(model_class(library)):
             def loss(self, batch):
                 x, y = batch
-                return super().loss(batch) + super().loss((-x, y))  # gradients of two uses of a weight add up
+                return super().loss(batch) + super().loss(
+                    (-x, y)
+                )  # a weight that is used twice has a sum of two gradients
 
             def validation_step(self, batch, batch_idx):
                 self.log("val_loss", self.loss(batch))
@@ -71,12 +73,12 @@ def test_a_run(trainer, model_class, loader, lightning, name, arguments):
         warnings.simplefilter("ignore")
         expected = run(lightning)
     for actual, wanted in zip(run(pl), expected, strict=True):
-        assert actual == wanted  # texts: nan is not equal to itself
+        assert actual == wanted  # compared as texts, since nan is not equal to itself
     assert len(expected) > 30
 
 
 def test_module_of_a_hook(trainer, model_class, loader, lightning):
-    """``configure_model`` makes its layers in the format in both."""
+    """In both frameworks ``configure_model`` makes layers in the dtype."""
 
     def run(library):
         class Late(model_class(library)):

@@ -1,4 +1,4 @@
-"""The profilers are ones, by the conformance kit."""
+"""The conformance kit's checks of the profilers."""
 
 import pytest
 

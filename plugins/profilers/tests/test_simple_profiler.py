@@ -1,4 +1,4 @@
-"""The simple profiler by itself: what it measures, and the table beside pytorch-lightning's."""
+"""The simple profiler alone: its measurements, and its table compared with pytorch-lightning's."""
 
 import pickle
 import re
@@ -11,7 +11,7 @@ from leyden_profilers.simple import SimpleProfiler
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that the test sets: ``clock(seconds)`` moves it on."""
+    """A fake clock; ``clock(seconds)`` advances it."""
     now = 100.0
 
     def forward(seconds):

@@ -64,7 +64,7 @@ def test_the_report_is_written_to_a_file(tmp_path):
 
 @pytest.mark.parametrize("profiler", [None, PassThroughProfiler()])
 def test_where_nothing_is_measured_the_user_s_code_is_the_same(tmp_path, profiler, monkeypatch):
-    """And the loops call no profiler."""
+    """Without a profiler the loops call none."""
     called = []
     monkeypatch.setattr(PassThroughProfiler, "start", lambda self, action: called.append(action))
     trainer = fit(tmp_path, profiler)

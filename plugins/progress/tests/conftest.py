@@ -1,4 +1,4 @@
-"""A terminal that can be read, a clock that can be set, and a small model, for the tests of bars and summaries."""
+"""A fake terminal, a fake clock and a small model, for the tests of bars and summaries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONTROL = re.compile(r"\x1b\[(\??[\d;]*)([A-Za-z])")
 
 
 class Terminal(io.StringIO):
-    """Takes what is written and knows what a person would see."""
+    """A fake terminal, whose :attr:`lines` are the text that a person would see."""
 
     encoding = "utf-8"
 
@@ -27,7 +27,7 @@ class Terminal(io.StringIO):
 
     @property
     def lines(self) -> list[str]:
-        """The screen, without blank lines at its end."""
+        """The lines of the screen, without blank lines at its end."""
         rows, row, column, text = [""], 0, 0, self.getvalue()
         position = 0
         while position < len(text):
@@ -62,7 +62,7 @@ class Terminal(io.StringIO):
 
 
 class Clock:
-    """The monotonic clock of the bars, in seconds; it stands still until a test moves it."""
+    """A fake monotonic clock for the bars, in seconds; only the test advances it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -80,7 +80,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def terminal(monkeypatch, caplog):
-    """Standard output is a terminal of 120 columns without colours, on which the log says nothing."""
+    """A fake terminal of 120 columns without colours as standard output, to which the log writes nothing."""
     caplog.set_level(logging.WARNING, "leyden")
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "TQDM_MINITERS"):
         monkeypatch.delenv(name, raising=False)
@@ -88,21 +88,21 @@ def terminal(monkeypatch, caplog):
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("LINES", "30")
-    # rich decides once for its common console whether it stands on a terminal.
+    # rich checks only once whether its global console is a terminal.
     monkeypatch.setattr("rich._console", None)
     return Terminal()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem):
-    # Here and not in the fixture: between the two pytest puts its own standard output in place.
+    # Not in the fixture, since pytest replaces standard output after fixtures have run.
     terminal = pyfuncitem.funcargs.get("terminal")
     with redirect_stdout(terminal) if terminal is not None else nullcontext():
         return (yield)
 
 
 class Model(pl.LightningModule):
-    """Logs the numbers of its batches, so that what a bar shows can be foretold; ``on_step`` runs in each step."""
+    """Logs the numbers of its batches, so that the bar's text is predictable; ``on_step`` is called in each step."""
 
     def __init__(self, on_step=lambda model, batch_idx: None):
         super().__init__()

@@ -73,5 +73,5 @@ def test_the_default_bar_in_a_process_of_its_own(how, make_terminal, tmp_path):
 def _read(screen):
     try:
         return screen.read(65536)
-    except OSError:  # Linux's way to say that the other side of a pseudo-terminal is closed
+    except OSError:  # Linux raises this when the other side of a pseudo-terminal is closed
         return b""

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:There is a validation_step and n
 
 
 class Lines(ProgressBar):
-    """A bar of one's own, as the documentation has it."""
+    """A user's own bar, written as the documentation says."""
 
     def __init__(self):
         super().__init__()
@@ -55,11 +55,11 @@ def test_totals_of_validation(make_trainer, make_model, make_loader):
 
 def test_what_must_be_written_is_named():
     bar = ProgressBar()
-    with pytest.raises(NotImplementedError, match=r"write disable\(\)"):
+    with pytest.raises(NotImplementedError, match=r"does not implement disable\(\)"):
         bar.disable()
-    with pytest.raises(NotImplementedError, match=r"write enable\(\)"):
+    with pytest.raises(NotImplementedError, match=r"does not implement enable\(\)"):
         bar.enable()
-    with pytest.raises(TypeError, match="has seen none yet"):
+    with pytest.raises(TypeError, match="not set before a run begins"):
         bar.trainer
 
 

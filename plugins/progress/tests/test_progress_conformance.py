@@ -1,6 +1,6 @@
-"""The progress bars and the model's summaries are callbacks, by the conformance kit.
+"""The conformance kit's checks of the progress bars and summaries, which are callbacks.
 
-``RichProgressBarTheme`` is found beside them, for Lightning's imports, and is none.
+``RichProgressBarTheme`` is left out: it is a component only because Lightning has it in ``callbacks``.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""The table with which ``validate`` and ``test`` end."""
+"""The table of results that ``validate`` and ``test`` print."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 import leyden as pl
 
 
-class Measured(pl.LightningModule):
-    """Logs an accuracy, and with several loaders one number that only the second has."""
+class Accuracy(pl.LightningModule):
+    """Logs an accuracy and, for the second of several loaders only, another number."""
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.log("accuracy", 0.25 + dataloader_idx, batch_size=1)
@@ -39,14 +39,14 @@ def trainer(tmp_path):
 
 @pytest.mark.parametrize("stage", ["validate", "test"])
 def test_results_are_printed(trainer, stage, capsys):
-    getattr(trainer(), stage)(Measured(), torch.ones(2, 1))
+    getattr(trainer(), stage)(Accuracy(), torch.ones(2, 1))
     rule, head, *lines = capsys.readouterr().out.splitlines()
     assert head.split() == [stage, "metric", "value"]
     assert lines == [rule, f" accuracy{' ' * (len(stage) - 1)}   0.25 ", rule]
 
 
 def test_a_column_for_each_loader(trainer, capsys):
-    trainer().test(Measured(), [torch.ones(1, 1), torch.ones(1, 1)])
+    trainer().test(Accuracy(), [torch.ones(1, 1), torch.ones(1, 1)])
     _, head, _, accuracy, extra, _ = capsys.readouterr().out.splitlines()
     assert head.split() == ["test", "metric", "dataloader", "0", "dataloader", "1"]
     assert accuracy.split() == ["accuracy", "0.25", "1.25"]
@@ -55,9 +55,9 @@ def test_a_column_for_each_loader(trainer, capsys):
 
 
 def test_nothing_is_printed_where_nothing_is_asked_for_or_logged(trainer, capsys):
-    trainer().test(Measured(), torch.ones(1, 1), verbose=False)
+    trainer().test(Accuracy(), torch.ones(1, 1), verbose=False)
     with pytest.warns(UserWarning, match="barebones"):
-        trainer(barebones=True).test(Measured(), torch.ones(1, 1))
+        trainer(barebones=True).test(Accuracy(), torch.ones(1, 1))
     trainer().test(Silent(), torch.ones(1, 1))
     assert capsys.readouterr().out == ""
 
@@ -68,5 +68,5 @@ def test_another_plugin_may_show_them_in_its_place(trainer, capsys):
         print(stage, results)
         return True
 
-    trainer(plugins=[SimpleNamespace(leyden_show_results=leyden_show_results)]).test(Measured(), torch.ones(1, 1))
+    trainer(plugins=[SimpleNamespace(leyden_show_results=leyden_show_results)]).test(Accuracy(), torch.ones(1, 1))
     assert capsys.readouterr().out == "test [{'accuracy': 0.25}]\n"

@@ -21,7 +21,7 @@ class Endless(IterableDataset):
 
 
 class Frames(RichProgressBar):
-    """Remembers at which batch it was drawn with fresh metrics."""
+    """Keeps the batch of each redraw that read the metrics."""
 
     def __init__(self, **arguments):
         super().__init__(**arguments)
@@ -70,7 +70,7 @@ def test_redraws_are_limited_by_time_and_metrics_are_read_only_for_them(
     make_trainer(bar, max_epochs=1).fit(make_model(pass_time), make_loader(26))
     timed = [batch for _, batch in bar.drawn[:-3]]
     assert timed == [4, 8, 12, 16, 20, 24]
-    # the last batch, the epoch's end, the end of training
+    # drawn after the last batch, at the end of the epoch, and at the end of training
     assert [batch for _, batch in bar.drawn[-3:]][:2] == [26, 26]
 
 
@@ -157,7 +157,7 @@ def test_evaluations_leave_their_finished_bar(stage, word, terminal, make_traine
     getattr(trainer, stage)(make_model(), make_loader(3))
     [bar] = [line for line in terminal.lines if line.startswith(word)]
     assert " 3/3 " in bar
-    assert terminal.lines.index(bar) == 0, "what follows, the table of results, stands below"
+    assert terminal.lines.index(bar) == 0, "the table of results is below the bar"
     assert terminal.cursor_is_visible
 
 
@@ -399,7 +399,7 @@ def test_a_used_bar_can_be_pickled_and_used_again(terminal, make_trainer, make_m
 
 
 def test_the_loggers_version_is_shown(terminal, make_trainer, make_model, make_loader):
-    from leyden.interfaces.logger import Logger
+    from leyden.loggers import Logger
 
     class Named(Logger):
         name = "named"

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:There is a validation_step and n
 
 
 class Frames(TQDMProgressBar):
-    """Remembers at which batch it was drawn with fresh metrics."""
+    """Keeps the batch of each redraw that read the metrics."""
 
     def __init__(self, **arguments):
         super().__init__(**arguments)

@@ -1,4 +1,4 @@
-"""Augmentation by sample: its random numbers depend on seed, epoch and index alone; the run keeps its own."""
+"""Seeding by sample: augmentation depends only on seed, epoch and index, and the run's own numbers do not change."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ import leyden
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What seed_everything leaves in the environment is undone."""
+    """Restore the environment variables that seed_everything sets."""
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         monkeypatch.setenv(name, "0")
         monkeypatch.delenv(name)
 
 
 def draw() -> tuple[float, float, float]:
-    """A number from each generator of the host."""
+    """Return a random number from each generator of the CPU."""
     return random.random(), float(numpy.random.rand()), float(torch.rand(()))
 
 
 class Augmented(Dataset[torch.Tensor]):
-    """Items with noise from every generator."""
+    """A dataset whose items have noise from every generator."""
 
     scale = 1.0
 
@@ -42,14 +42,14 @@ class Augmented(Dataset[torch.Tensor]):
 
 
 class BatchAugmented(Augmented):
-    """The same, loaded a batch at a time."""
+    """The same dataset, which loads a whole batch at once."""
 
     def __getitems__(self, indices: list[int]) -> list[torch.Tensor]:
         return [self[index] for index in indices]
 
 
 class Sees(leyden.LightningModule):
-    """Writes down every batch of every epoch."""
+    """A model that keeps every batch of every epoch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Sees(leyden.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
     def noise(self) -> dict[tuple[int, int], tuple[float, ...]]:
-        """Of each epoch, each sample's random numbers."""
+        """Return the random numbers of each sample in each epoch, by epoch and index."""
         rows = [(epoch, *row) for epoch, batch in self.seen for row in batch.tolist()]
         return {(epoch, int(index)): tuple(numbers) for epoch, index, *numbers in rows}
 
@@ -75,7 +75,7 @@ def trainer_of(tmp_path: Path) -> leyden.Trainer:
 
 
 def seen(tmp_path: Path, dataset: Any, **options: Any) -> Sees:
-    """Two epochs' batches."""
+    """Train for two epochs on a dataset and return the model."""
     leyden.seed_everything(5, workers="sample", verbose=False)
     model, loader = Sees(), DataLoader(dataset, **{"batch_size": 2, "shuffle": True, **options})
     trainer = trainer_of(tmp_path)
@@ -108,7 +108,7 @@ def test_the_main_process_keeps_its_random_numbers(tmp_path: Path) -> None:
     assert orders[:2] == orders[2:]
 
 
-def test_it_is_done_only_where_it_was_asked_for(tmp_path: Path) -> None:
+def test_other_ways_of_seeding_leave_the_dataset_alone(tmp_path: Path) -> None:
     leyden.seed_everything(5, workers=True, verbose=False)
     loader, trainer = DataLoader(Augmented(), 2), trainer_of(tmp_path)
     trainer.fit(Sees(), loader)
@@ -126,7 +126,7 @@ def test_a_dataset_is_told_of_each_epoch(tmp_path: Path) -> None:
     assert dataset.epochs == [0, 1]
 
 
-def test_a_stream_of_samples_has_no_index_to_seed_by(tmp_path: Path) -> None:
+def test_an_iterable_dataset_is_warned_of(tmp_path: Path) -> None:
     class Stream(IterableDataset[torch.Tensor]):
         def __iter__(self) -> Iterator[torch.Tensor]:
             return iter([torch.zeros(4)])
@@ -136,7 +136,7 @@ def test_a_stream_of_samples_has_no_index_to_seed_by(tmp_path: Path) -> None:
         trainer_of(tmp_path).fit(Sees(), DataLoader(Stream()))
 
 
-def test_what_is_no_data_loader_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_loader_of_another_type_is_unchanged(tmp_path: Path) -> None:
     leyden.seed_everything(5, workers="sample", verbose=False)
     batches, trainer = torch.zeros(2, 1, 4), trainer_of(tmp_path)
     trainer.fit(Sees(), batches)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from leyden.callbacks import ModelCheckpoint
-from leyden.checkpoint.file import TorchCheckpointIO
+from leyden.plugins import TorchCheckpointIO
 from leyden.utilities.exceptions import CheckpointCorruptedError
 from leyden_sharded import directory
 from leyden_sharded.background import Background, RemovingLater

@@ -8,8 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 import leyden as pl
-from leyden.interfaces.precision import Precision
-from leyden.plugins import MixedPrecision
+from leyden.plugins import MixedPrecision, Precision
 from leyden.strategies import ModelParallelStrategy
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing import training

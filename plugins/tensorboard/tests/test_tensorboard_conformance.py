@@ -1,4 +1,4 @@
-"""The TensorBoard logger is a logger, by the conformance kit."""
+"""The conformance kit's checks of the TensorBoard logger."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from leyden_testing import LoggerConformance
 
 
 def read_scalars(logger):
-    """Tag to its (step, value) in the event files."""
+    """Return each tag's (step, value) pairs from the event files."""
     if not Path(logger.log_dir).exists():
         return {}
     events = EventAccumulator(logger.log_dir, size_guidance={"scalars": 0}).Reload()

@@ -1,4 +1,4 @@
-"""The TensorBoard logger by itself: its files read back by TensorBoard, and beside pytorch-lightning's."""
+"""The TensorBoard logger alone: TensorBoard reads its files, which are compared with those of pytorch-lightning."""
 
 import copy
 import math
@@ -23,7 +23,7 @@ from leyden_tensorboard.logger import TensorBoardLogger
 
 
 def scalars(log_dir):
-    """Tag to the list of (step, value) in the event files of a directory."""
+    """Return each tag's (step, value) pairs from the event files of a directory."""
     events = EventAccumulator(str(log_dir), size_guidance={"scalars": 0}).Reload()
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
@@ -179,11 +179,11 @@ def test_rows_are_handed_over_in_time(tmp_path, monkeypatch):
     for step in range(8):
         now = 1000.0 + (4.0 if step >= 6 else 0.0)
         logger.log_metrics({"a": 1.0}, step)
-        writers[0].flush()  # what was handed over is on the disk; nothing else is
+        writers[0].flush()  # writes the rows that were given to the writer to the disk
         steps[step] = [s for s, _ in scalars(logger.log_dir)["a"]]
-    assert steps[0] == [0], "the first row shows at once that the run lives"
-    assert steps[2] == [0], "the third row is the second that waits"
-    assert steps[3] == [0, 1, 2, 3], "three rows wait"
+    assert steps[0] == [0], "the first row is given to the writer at once"
+    assert steps[2] == [0], "two rows are queued"
+    assert steps[3] == [0, 1, 2, 3], "three queued rows are given to the writer"
     assert steps[5] == [0, 1, 2, 3]
     assert steps[6] == [0, 1, 2, 3, 4, 5, 6], "four seconds have passed"
     assert steps[7] == [0, 1, 2, 3, 4, 5, 6]

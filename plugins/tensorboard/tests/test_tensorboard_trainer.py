@@ -1,4 +1,4 @@
-"""The TensorBoard logger in a Trainer, and beside pytorch-lightning's in its own."""
+"""The TensorBoard logger in a Trainer, also compared with pytorch-lightning's logger in its Trainer."""
 
 import logging
 import warnings
@@ -17,7 +17,7 @@ LOGGED = {"num_sanity_val_steps": 0, "log_every_n_steps": 1}
 
 
 def make_model(framework, **arguments):
-    """The same model in either framework."""
+    """Make the same model in either framework."""
 
     class Model(framework.LightningModule):
         def __init__(self, lr=0.1, sizes=None, log_graph=False):

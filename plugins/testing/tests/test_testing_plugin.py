@@ -1,4 +1,4 @@
-"""The kit as pytest loads it: light, with a sentence for an author who forgets the name."""
+"""The kit as a pytest plugin: it imports little, and tells an author which fixture is missing."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ def test_loading_it_with_pytest_imports_neither_leyden_nor_torch():
 
 
 class Reports:
-    """Keeps what the checks of a run say."""
+    """Keeps the error texts of a run's failed checks."""
 
     def __init__(self):
         self.said = []
@@ -27,7 +27,7 @@ class Reports:
 
 FORGOTTEN = {
     "Profiler": ("all_its_names", "`name` with the name of a profiler."),
-    "Record": ("what_is_no_such_object", "`make` with a function that makes an object."),
+    "Record": ("a_value_of_another_type", "`make` with a function that makes an object."),
 }
 
 

@@ -1,4 +1,4 @@
-"""Every check of the kit catches something: for each there is a broken twin, and the check says what is broken."""
+"""Every check of the kit finds an error: for each there is a broken part, and the check's text says what is broken."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import leyden_testing
-from leyden.plugin_system.discovery import discover
+from leyden.plugins import discover
 from leyden_testing import traces
 from leyden_testing.training import Host
 
@@ -50,7 +50,7 @@ PRESENT = []
 def leyden_components():
     yield from (twin.component for twin in PRESENT)
 """
-# Plugins that are broken as such: a name, its module, and its distribution's version.
+# Broken plugins (not parts): the name, the version of the distribution, and the source of the plugin's module.
 ONE = """
 from leyden import Component, hookimpl
 
@@ -66,7 +66,7 @@ DISTRIBUTIONS = {
 }
 MORE = {
     "heavy_part": "from leyden_testing.training import Host\n\n\nclass Heavy(Host):\n    pass\n",
-    # brings the component of "undying" where that is disabled
+    # has the component of "undying" too, if that plugin is disabled
     "undying_double": """
         import os
         from leyden import Component, hookimpl
@@ -76,7 +76,7 @@ MORE = {
             if "undying" in os.environ.get("LEYDEN_PLUGINS_DISABLED", ""):
                 yield Component("accelerator", "undying", "leyden_testing.training:Host")
     """,
-    # fails with "leaning"
+    # can't be imported if "leaning" can't be
     "leaning_other": """
         import leaning_plugin
         from leyden import hookimpl
@@ -90,14 +90,14 @@ A = leyden_testing.AcceleratorConformance
 OF_PLUGINS = [
     Twin(A, "test_a_distribution_brings_it", Host, "versionless", "has no version"),
     Twin(A, "test_discovering_it_imports_none_of_its_parts", Host, "heavy", "discovery imports heavy_part"),
-    Twin(A, "test_disabled_it_is_missed_and_the_others_work", Host, "undying", "is still there"),
-    Twin(A, "test_broken_it_is_missed_and_the_others_work", Host, "leaning", "more than one plugin is set aside"),
+    Twin(A, "test_disabled_it_is_unknown_and_the_others_work", Host, "undying", "is still there"),
+    Twin(A, "test_broken_it_is_unknown_and_the_others_work", Host, "leaning", "more than one plugin is set aside"),
 ]
 ALL = [*TWINS, *OF_PLUGINS]
 
 
 def checks(conformance: type) -> dict[str, Any]:
-    """Every check of a class by name."""
+    """Return every check of a class by name."""
     return {name: f for name, f in inspect.getmembers(conformance, inspect.isfunction) if name.startswith("test_")}
 
 
@@ -109,7 +109,7 @@ def test_every_check_has_a_broken_twin():
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory on the path with the distributions of all broken parts."""
+    """A directory on ``sys.path`` with the distributions of all broken parts."""
     root = tmp_path_factory.mktemp("site")
     points = {"twins": ("1.0", {"twins": "twins_plugin"})}
     (root / "twins_plugin.py").write_text(PLUGIN)
@@ -136,7 +136,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 class Outcomes:
-    """Runs of each twin only the check that it is broken for, and keeps what that said."""
+    """A pytest plugin that runs, for each broken part, only the check that must fail, and keeps its text."""
 
     def __init__(self) -> None:
         self.said: dict[str, list[str]] = {}
@@ -194,6 +194,6 @@ def test_each_check_catches_its_broken_twin(
     wrong = {}
     for twin in twins:
         said = outcomes.said.get(f"Test_{twin.name}", ["it was not run"])
-        if not any(text.startswith("call: ") and twin.saying in text for text in said):
+        if not any(text.startswith("call: ") and twin.message in text for text in said):
             wrong[f"{twin.name} for {twin.check}"] = said or ["it passed"]
     assert not wrong, "\n\n".join(f"{name}: {'; '.join(said)[-1500:]}" for name, said in wrong.items())

@@ -1,11 +1,10 @@
-"""Broken twins of accelerators: the host, but for one thing."""
+"""Broken accelerators: each is the CPU with one thing wrong."""
 
 import os
 
 import torch
 from torch import nn
 
-from leyden.interfaces.accelerator import parse_indices
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing import AcceleratorConformance as A
 from leyden_testing.training import Host
@@ -14,7 +13,7 @@ from .twins import breaks
 
 
 class Hooked(Host):
-    """Computes what :meth:`computed` makes of each linear layer's output, during runs."""
+    """Replaces each linear layer's output by that of :meth:`computed`, during runs."""
 
     def setup_device(self, device):
         def hook(module, arguments, output):
@@ -32,7 +31,7 @@ class Unknown(Host):
     device_type = "warp9"
 
 
-@breaks(A, "it_says_whether_it_is_there", "'yes'")
+@breaks(A, "it_says_whether_it_is_available", "'yes'")
 class Vague(Host):
     @classmethod
     def is_available(cls):
@@ -53,10 +52,10 @@ class Eager(Host):
 class Lazy(Host):
     @classmethod
     def parse_devices(cls, devices):
-        return parse_indices(devices, 1)
+        return tuple(super().parse_devices(devices))
 
 
-@breaks(A, "devices_that_can_not_be_meant_are_refused", "DID NOT RAISE")
+@breaks(A, "wrong_devices_are_refused", "DID NOT RAISE")
 class Tolerant(Host):
     @classmethod
     def parse_devices(cls, devices):
@@ -66,14 +65,14 @@ class Tolerant(Host):
             return [0]
 
 
-@breaks(A, "processes_on_it_can_talk", "isinstance")
+@breaks(A, "it_has_a_process_group_backend", "isinstance")
 class Mute(Host):
     @classmethod
     def process_group_backend(cls):
         return None
 
 
-@breaks(A, "it_is_set_up_synchronized_and_left", "left already")
+@breaks(A, "it_can_be_set_up_and_torn_down_repeatedly", "left already")
 class LeftOnce(Host):
     left = False
 
@@ -83,13 +82,13 @@ class LeftOnce(Host):
         self.left = True
 
 
-@breaks(A, "its_statistics_are_numbers", "which is no number")
+@breaks(A, "its_statistics_are_numbers", "which is not a number")
 class Wordy(Host):
     def get_device_stats(self, device):
         return {"memory": "much"}
 
 
-@breaks(A, "its_random_state_can_be_put_back", "not bytes")
+@breaks(A, "its_random_state_can_be_restored", "not bytes")
 class Numbers(Host):
     def get_rng_state(self, device):
         return torch.zeros(3, dtype=torch.int64)
@@ -112,8 +111,8 @@ class Elsewhere(Host):
 @breaks(A, "it_trains_to_the_weights_of_the_host", "differs by")
 @breaks(A, "several_loaders_train_as_on_the_host", "differs by")
 @breaks(A, "it_validates_tests_and_predicts_as_the_host", "differs by")
-@breaks(A, "its_checkpoint_goes_on_on_the_host", "differs by")
-@breaks(A, "the_checkpoint_of_the_host_goes_on_on_it", "differs by")
+@breaks(A, "its_checkpoint_resumes_on_the_cpu", "differs by")
+@breaks(A, "a_checkpoint_of_the_cpu_resumes_on_it", "differs by")
 class Inexact(Hooked):
     def computed(self, module, output):
         return output * 1.001

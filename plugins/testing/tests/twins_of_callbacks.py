@@ -1,4 +1,4 @@
-"""Broken twins of callbacks."""
+"""Broken callbacks: each has one thing wrong."""
 
 import torch
 
@@ -20,14 +20,14 @@ class Misspelt(pl.Callback):
         pass
 
 
-@breaks(C, "its_state_key_tells_it_from_others", "state_key")
+@breaks(C, "its_state_key_depends_on_class_and_arguments", "state_key")
 class Unkeyed(pl.Callback):
     @property
     def state_key(self):
         return str(id(self))
 
 
-@breaks(C, "its_state_is_data_and_can_be_put_back", "no plain data")
+@breaks(C, "its_state_is_plain_data_and_can_be_restored", "not plain data")
 class Stateful(pl.Callback):
     def state_dict(self):
         return {"function": print}
@@ -57,7 +57,7 @@ class Undryable(pl.Callback):
             raise RuntimeError("no dry run")
 
 
-@breaks(C, "it_goes_to_other_processes", "pickle")
+@breaks(C, "it_can_be_copied_to_other_processes", "pickle")
 class Tied(pl.Callback):
     def __init__(self):
         self.lines = (line for line in ())

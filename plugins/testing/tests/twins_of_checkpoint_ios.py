@@ -1,12 +1,11 @@
-"""Broken twins of checkpoint IOs: the core's, but for one thing."""
+"""Broken checkpoint IOs: each is the core's with one thing wrong."""
 
 import os
 from pathlib import Path
 
 import torch
 
-from leyden.checkpoint.file import TorchCheckpointIO
-from leyden.interfaces.checkpoint_io import CheckpointIO
+from leyden.plugins import CheckpointIO, TorchCheckpointIO
 from leyden_testing import CheckpointIOConformance as C
 
 from .twins import breaks
@@ -38,7 +37,7 @@ class Keeping(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
 
 
-@breaks(C, "where_nothing_is_there_is_nothing_to_load", "DID NOT RAISE")
+@breaks(C, "a_missing_checkpoint_is_an_error", "DID NOT RAISE")
 class Inventing(TorchCheckpointIO):
     def load_checkpoint(self, path, map_location=None, weights_only=None):
         return super().load_checkpoint(path, map_location, weights_only) if os.path.exists(path) else {}
@@ -50,10 +49,10 @@ class RemovesOnce(TorchCheckpointIO):
         os.remove(path)
 
 
-@breaks(C, "what_can_not_be_saved_leaves_the_old_one", "Error")
-@breaks(C, "a_kill_leaves_the_old_one_or_the_new_one", "Error")
+@breaks(C, "a_failed_save_keeps_the_old_checkpoint", "Error")
+@breaks(C, "a_kill_leaves_the_old_or_the_new_checkpoint", "Error")
 class InPlace(CheckpointIO):
-    """Writes over the old file, slowly."""
+    """Overwrites the old file in place, slowly."""
 
     def save_checkpoint(self, checkpoint, path, storage_options=None):
         target = Path(path)
@@ -64,7 +63,7 @@ class InPlace(CheckpointIO):
             if existed:
                 file.truncate(1000)
                 file.flush()
-                while os.getpid() != PARENT:  # a slow disk
+                while os.getpid() != PARENT:  # like a slow disk
                     pass
 
     def load_checkpoint(self, path, map_location=None, weights_only=None):
@@ -77,7 +76,7 @@ class InPlace(CheckpointIO):
 PARENT = os.getpid()
 
 
-@breaks(C, "a_damaged_one_is_never_returned", "DID NOT RAISE")
+@breaks(C, "a_damaged_checkpoint_is_never_returned", "DID NOT RAISE")
 class Unchecked(TorchCheckpointIO):
     def load_checkpoint(self, path, map_location=None, weights_only=None):
         return torch.load(path, map_location, weights_only=True)
@@ -89,9 +88,9 @@ class Trusting(TorchCheckpointIO):
         return torch.load(path, map_location, weights_only=False)
 
 
-@breaks(C, "it_finishes_what_it_has_begun", "FileNotFoundError")
+@breaks(C, "teardown_completes_the_saves", "FileNotFoundError")
 class Putting(TorchCheckpointIO):
-    """Writes a checkpoint when the next one comes."""
+    """Writes a checkpoint only when the next one is saved."""
 
     pending = ()
 

@@ -1,8 +1,8 @@
-"""Broken twins of environments: a grid that tells each process its place, but for one thing."""
+"""Broken environments: each is that of a made-up cluster, "grid", with one thing wrong."""
 
 import os
 
-from leyden.interfaces.environment import Environment
+from leyden.plugins import Environment
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing import EnvironmentConformance
 
@@ -14,12 +14,12 @@ def variables(rank, local_rank, node_rank, world_size):
     return {name: str(number) for name, number in numbers.items()}
 
 
-def broken(check, saying):
-    return breaks(EnvironmentConformance, check, saying, variables=variables)
+def broken(check, message):
+    return breaks(EnvironmentConformance, check, message, variables=variables)
 
 
 class Grid(Environment):
-    """What the grid's variables say."""
+    """Reads the variables of the made-up cluster."""
 
     creates_processes_externally = True
     main_address = "10.0.0.1"
@@ -66,20 +66,20 @@ class Everywhere(Grid):
         return True
 
 
-@broken("every_process_learns_who_it_is", "is told")
+@broken("every_process_learns_its_ranks", "gets (")
 class Flat(Grid):
     def local_rank(self):
         return self.global_rank()
 
 
-@broken("all_processes_meet_at_one_place", "wait for each other")
+@broken("all_processes_connect_to_one_address", "different addresses")
 class Scattered(Grid):
     @property
     def main_port(self):
         return 10000 + self.global_rank()
 
 
-@broken("it_reads_when_it_is_asked", "(3, 4)")
+@broken("it_reads_the_variables_when_it_is_asked", "(3, 4)")
 class Hasty(Grid):
     def __init__(self):
         self.rank = int(os.environ.get("GRID_RANK", 0))
@@ -88,7 +88,7 @@ class Hasty(Grid):
         return self.rank
 
 
-@broken("who_makes_the_processes_decides_their_ranks", "told of rank 0 among 2")
+@broken("the_creator_of_the_processes_decides_their_ranks", "after rank 0 of 2 was set")
 class Halfhearted(Grid):
     size = None
 
@@ -99,7 +99,7 @@ class Halfhearted(Grid):
         self.size = size
 
 
-@broken("the_right_numbers_are_taken_and_others_refused", "DID NOT RAISE")
+@broken("wrong_numbers_of_processes_are_refused", "DID NOT RAISE")
 class Careless(Grid):
     def validate_settings(self, num_devices, num_nodes):
         pass
@@ -116,7 +116,7 @@ class Numeric(Grid):
     requeue_signal = 10
 
 
-@broken("it_takes_back_what_it_set", "MASTER_PORT")
+@broken("teardown_restores_the_variables", "MASTER_PORT")
 class Leaving(Grid):
     @property
     def main_port(self):

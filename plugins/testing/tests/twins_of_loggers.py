@@ -1,4 +1,4 @@
-"""Broken twins of loggers: one that writes lines of JSON, but for one thing."""
+"""Broken loggers: each writes lines of JSON, with one thing wrong."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from .twins import breaks
 
 
 class Lines(RunDirectoryLogger):
-    """Writes each call as a line."""
+    """Writes each logging call as a line."""
 
     def __init__(self, save_dir, name="run", version=None):
         super().__init__(save_dir, name, version, "")
@@ -55,8 +55,8 @@ def read_hyperparams(logger):
     return found
 
 
-def broken(check, saying):
-    return breaks(LoggerConformance, check, saying, read=read, read_hyperparams=read_hyperparams)
+def broken(check, message):
+    return breaks(LoggerConformance, check, message, read=read, read_hyperparams=read_hyperparams)
 
 
 @broken("name_version_and_directories_stay", "version_1")
@@ -85,14 +85,14 @@ class Elsewhere(Lines):
         return os.path.join(super().log_dir, f"elsewhere-{self.count}")
 
 
-@broken("two_in_one_place_are_refused", "DID NOT RAISE")
+@broken("two_loggers_in_one_place_are_refused", "DID NOT RAISE")
 class Unique(Lines):
     @property
     def log_dir(self):
         return f"{super().log_dir}-{id(self)}"
 
 
-@broken("it_goes_to_other_processes", "pickle")
+@broken("it_can_be_copied_to_other_processes", "pickle")
 class Tied(Lines):
     def __init__(self, save_dir, name="run", version=None):
         super().__init__(save_dir, name, version)
@@ -108,7 +108,7 @@ class Counting(Lines):
         super().log_metrics(metrics, self.steps)
 
 
-@broken("metrics_without_a_step_and_no_numbers_are_taken", "NoneType")
+@broken("metrics_may_lack_a_step_or_be_infinite", "NoneType")
 class Stepping(Lines):
     def log_metrics(self, metrics, step=None):
         super().log_metrics(metrics, step + 0)
@@ -122,13 +122,13 @@ class Consuming(Lines):
             params.clear()
 
 
-@broken("the_graph_of_any_model_is_taken", "example")
+@broken("it_accepts_a_model_without_an_example", "example")
 class Graphic(Lines):
     def log_graph(self, model, input_array=None):
         raise ValueError("there is no example to trace the model with")
 
 
-@broken("a_saved_checkpoint_is_taken", "== b'a checkpoint'")
+@broken("it_accepts_a_saved_checkpoint", "== b'a checkpoint'")
 class Moving(Lines):
     def after_save_checkpoint(self, checkpoint_callback):
         Path(checkpoint_callback.best_model_path).write_text("moved")
@@ -174,20 +174,20 @@ class Optimistic(Lines):
         self.pending = []
 
 
-@broken("two_at_once_keep_apart", "== 8")
+@broken("two_loggers_write_to_separate_places", "== 8")
 class Common(Lines):
     @property
     def path(self):
         return Path(self.root_dir, "lines.json")
 
 
-@broken("the_next_run_has_a_place_of_its_own", "version_0")
+@broken("the_next_run_has_its_own_place", "version_0")
 class First(Lines):
     def __init__(self, save_dir, name="run", version=0):
         super().__init__(save_dir, name, version)
 
 
-@broken("a_version_can_be_gone_on_with", "version_1")
+@broken("a_version_can_be_continued", "version_1")
 class Stubborn(Lines):
     def __init__(self, save_dir, name="run", version=None):
         super().__init__(save_dir, name, None)

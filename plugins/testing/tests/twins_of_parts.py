@@ -1,4 +1,4 @@
-"""Broken twins of what all kinds share; plugins that are broken as such are in test_testing_twins.py."""
+"""Broken parts for the checks that all kinds share; broken plugins are in test_testing_twins.py."""
 
 import os
 
@@ -9,12 +9,12 @@ from leyden_testing.training import Host
 from .twins import breaks
 
 
-@breaks(AcceleratorConformance, "it_answers_to_all_its_names", "is no word", {"aliases": ["two words"]})
+@breaks(AcceleratorConformance, "it_answers_to_all_its_names", "has a space or a comma", {"aliases": ["two words"]})
 class Spaced(Host):
     pass
 
 
-@breaks(AcceleratorConformance, "its_target_is_what_its_kind_says", "is no subclass of Accelerator")
+@breaks(AcceleratorConformance, "its_target_is_what_its_kind_says", "is not a subclass of Accelerator")
 class NoAccelerator:
     pass
 
@@ -29,7 +29,7 @@ class Confused(Host):
             raise TypeError("something else than arguments")
 
 
-@breaks(AcceleratorConformance, "a_misspelt_name_is_answered_with_it", "DID NOT RAISE", {"aliases": ["greedyy"]})
+@breaks(AcceleratorConformance, "a_misspelt_name_suggests_the_right_one", "DID NOT RAISE", {"aliases": ["greedyy"]})
 class Greedy(Host):
     pass
 
@@ -40,9 +40,7 @@ class LeavesVariable(Host):
         os.environ["TWIN"] = "1"
 
 
-@breaks(
-    CallbackConformance, "a_model_that_raises_is_heard_and_leaves_the_process_as_it_was", "environment variable TWIN"
-)
+@breaks(CallbackConformance, "a_failed_run_raises_and_leaves_the_process_as_it_was", "environment variable TWIN")
 class CleansUpAfterSuccess(pl.Callback):
     def on_fit_start(self, trainer, pl_module):
         os.environ["TWIN"] = "1"

@@ -1,4 +1,4 @@
-"""Broken twins of precisions: bfloat16 for everything, or 32 bits, but for one thing."""
+"""Broken precisions: each is bfloat16 for everything, or 32 bits, with one thing wrong."""
 
 import copy
 from contextlib import contextmanager, nullcontext
@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import nn
 
-from leyden.interfaces.precision import Precision
+from leyden.plugins import Precision
 from leyden_testing import PrecisionConformance as P
 
 from .twins import breaks
@@ -22,7 +22,7 @@ class Brain(Precision):
 
 
 class Plain(Precision):
-    """32 bits, under the name of the component."""
+    """32 bits, under the component's name."""
 
     def __init__(self):
         self.precision = type(self).__name__.lower()
@@ -62,13 +62,13 @@ class LeavesDtype(Plain):
         torch.set_default_dtype(torch.float32)
 
 
-@breaks(P, "gradients_are_scaled_back", "weight")
+@breaks(P, "gradients_are_unscaled", "weight")
 class ScalesOnly(Plain):
     def scale_loss(self, loss):
         return loss * 1024
 
 
-@breaks(P, "a_step_steps_and_returns_what_the_optimizer_does", "== 3")
+@breaks(P, "a_step_returns_what_the_optimizer_returns", "== 3")
 class DropsArguments(Plain):
     def optimizer_step(self, optimizer, closure=None, **arguments):
         return super().optimizer_step(optimizer, closure)
@@ -88,13 +88,13 @@ class ClipsNothing(Plain):
         return nn.utils.clip_grad_norm_(parameters, float("inf"))
 
 
-@breaks(P, "its_state_is_data_and_can_be_put_back", "no plain data")
+@breaks(P, "its_state_is_plain_data_and_can_be_restored", "not plain data")
 class Stateful(Plain):
     def state_dict(self):
         return {"function": print}
 
 
-@breaks(P, "it_is_left_again_and_again", "torn down")
+@breaks(P, "it_can_be_torn_down_repeatedly", "torn down")
 class LeftOnce(Plain):
     is_set_up = False
 

@@ -1,10 +1,10 @@
-"""Broken twins of profilers: one that lists actions, but for one thing."""
+"""Broken profilers: each lists actions, with one thing wrong."""
 
 import threading
 
 import torch
 
-from leyden.interfaces.profiler import Profiler
+from leyden.profilers import Profiler
 from leyden.utilities.rank_zero import log
 from leyden_testing import ProfilerConformance as P
 
@@ -68,7 +68,7 @@ class OnlyFits(Listing):
             super().describe()
 
 
-@breaks(P, "it_goes_to_other_processes", "pickle")
+@breaks(P, "it_can_be_copied_to_other_processes", "pickle")
 class Locked(Listing):
     def __init__(self, dirpath=None, filename=None):
         super().__init__(dirpath, filename)

@@ -1,4 +1,4 @@
-"""Broken twins of records: that of a tally, but for one thing."""
+"""Broken records: each logs a tally, with one thing wrong."""
 
 import torch
 
@@ -9,7 +9,7 @@ from .twins import breaks
 
 
 class Tally:
-    """What a made-up library counts with: the sum of a batch's first numbers, and of all that were added."""
+    """A metric of a made-up library: the sum of the last batch's first numbers, and the total of all batches."""
 
     def __init__(self):
         self.batch, self.total = torch.tensor(0.0), torch.tensor(0.0)
@@ -27,12 +27,12 @@ LIBRARY = {
 NAMED = {"aliases": [f"{Tally.__module__}.{Tally.__qualname__}"]}
 
 
-def breaks_(check, saying, options=NAMED):
-    return breaks(RecordConformance, check, saying, options, **LIBRARY)
+def breaks_(check, message, options=NAMED):
+    return breaks(RecordConformance, check, message, options, **LIBRARY)
 
 
 class TallyRecord(Record):
-    """A sound one."""
+    """A correct record."""
 
     tally = None
 
@@ -74,7 +74,7 @@ class Unnamed(TallyRecord):
     pass
 
 
-@breaks_("what_is_no_such_object_is_refused", "DID NOT RAISE")
+@breaks_("a_value_of_another_type_is_refused", "DID NOT RAISE")
 class Careless(TallyRecord):
     def update(self, value, batch_size, counts=True):
         self.tally, self.final = value, None
@@ -111,7 +111,7 @@ class OfTheTotalForgetful(TallyRecord):
         super().load_state_dict({**state, "total": torch.tensor(0.0)})
 
 
-@breaks_("what_is_kept_is_plain_data", "Left out of the checkpoint")
+@breaks_("its_state_is_plain_data", "Left out of the checkpoint")
 class Whole(TallyRecord):
     def state_dict(self):
         return {**super().state_dict(), "tally": self.tally}

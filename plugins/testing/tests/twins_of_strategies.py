@@ -1,11 +1,10 @@
-"""Broken twins of strategies: several processes by DDP, or one, but for one thing."""
+"""Broken strategies: each is DDP, or has one process, with one thing wrong."""
 
 import os
 
 import torch
 
-from leyden.interfaces.launcher import Launcher
-from leyden.interfaces.strategy import Strategy
+from leyden.strategies import Launcher, Strategy
 from leyden_ddp.strategy import DDPStrategy
 from leyden_testing import StrategyConformance as S
 
@@ -131,26 +130,26 @@ class Vague(DDPStrategy):
         return error if self.global_rank else RuntimeError("something went wrong")
 
 
-@breaks(S, "a_process_that_is_asked_to_end_ends_all", "the run went on")
+@breaks(S, "a_process_that_is_asked_to_end_ends_all", "but the run continued")
 class Deaf(DDPStrategy):
     def must_end(self, reason):
         return ""
 
 
 class Losing(Launcher):
-    """Runs in this process, and loses the weights."""
+    """A launcher that runs in this process and loses the weights."""
 
     takes_part = False
 
     def launch(self, function, *args):
         results = function(*args)
         with torch.no_grad():
-            for parameter in function.__self__.lightning_module.parameters():
+            for parameter in function.__self__.module.parameters():
                 parameter.zero_()
         return results
 
 
-@breaks(S, "its_own_launcher_brings_the_results_back", "differs by", processes=1)
+@breaks(S, "its_launcher_returns_the_results", "differs by", processes=1)
 class LosesResults(Strategy):
     launcher = Losing()
 
@@ -162,7 +161,7 @@ class LeavesVariable(DDPStrategy):
         os.environ["TWIN"] = "1"
 
 
-@breaks(S, "a_model_that_raises_is_heard_and_leaves_the_process_as_it_was", "environment variable TWIN", processes=1)
+@breaks(S, "a_failed_run_raises_and_leaves_the_process_as_it_was", "environment variable TWIN", processes=1)
 class CleansUpAfterSuccess(Strategy):
     def setup_environment(self):
         super().setup_environment()

@@ -1,4 +1,4 @@
-"""The run of ``leyden_testing.killed_run`` with metrics of every kind, logged and not.
+"""The run of ``leyden_testing.killed_run``, with metrics of several kinds, logged and not.
 
 python measured_run.py DIRECTORY CASES
 """
@@ -14,7 +14,7 @@ from leyden_testing import killed_run
 
 
 class MeasuredModel(killed_run.Model):
-    """Logs a metric by step and by epoch, a collection, one in validation, and computes one by hand."""
+    """Logs a metric by step and by epoch, a collection and a metric in validation, and computes one by hand."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -48,7 +48,7 @@ class MeasuredModel(killed_run.Model):
 
     @staticmethod
     def target(batch: Any) -> Tensor:
-        """What the network should have said."""
+        """Return the target of a batch."""
         return batch[1]
 
 

@@ -1,4 +1,4 @@
-"""The record of metrics is one, by the conformance kit, whether a metric accumulates numbers or collects a list."""
+"""The conformance kit's checks of the record, for a metric that accumulates numbers and one that collects a list."""
 
 import pytest
 import torchmetrics

@@ -1,4 +1,4 @@
-"""Metrics of several processes: synchronised, also with those that have no sample, and each kept by its process."""
+"""Metrics with several processes: synchronised, also if a process has no sample, and saved for each process."""
 
 import pytest
 import torch
@@ -25,14 +25,14 @@ def test_metrics_see_the_data_of_all(tmp_path):
 
 
 class Measured(Validated):
-    """Logs metrics of every kind of state, between numbers."""
+    """Logs metrics with every kind of state, and numbers between them."""
 
     def __init__(self):
         super().__init__()
         self.error = torchmetrics.MeanSquaredError()
         self.area = torchmetrics.classification.BinaryAUROC()  # collects lists of numbers and of integers
         both = [torchmetrics.classification.BinaryPrecision(), torchmetrics.classification.BinaryRecall()]
-        self.both = torchmetrics.MetricCollection(both)  # whose states are one
+        self.both = torchmetrics.MetricCollection(both)  # both metrics share one state
         self.least = torchmetrics.MinMetric()
 
     def validation_step(self, batch, batch_idx):
@@ -62,7 +62,7 @@ def test_the_values_are_those_of_one_process(tmp_path, count):
 
 
 class Joining(torchmetrics.Metric):
-    """Collects a list that torchmetrics does not join."""
+    """A metric that collects a list that torchmetrics does not concatenate."""
 
     def __init__(self):
         super().__init__()
@@ -95,7 +95,10 @@ class Unowned(Validated):
         self.log("rows", self.held[0], metric_attribute="held")
 
 
-REFUSED = {Unjoined: "a metric that collects lists that can't be joined", Unowned: "a metric that is no attribute of"}
+REFUSED = {
+    Unjoined: "a metric that collects lists that can't be concatenated",
+    Unowned: "a metric that is not an attribute of",
+}
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -109,7 +112,7 @@ def test_what_needs_all_processes_is_refused(tmp_path, kind):
 
 
 class OwnRows(Model):
-    """Says what the metric of each process has when training begins, and what it comes to at the end."""
+    """Prints each process's metric when training begins and at the end of the epoch."""
 
     def __init__(self):
         super().__init__()

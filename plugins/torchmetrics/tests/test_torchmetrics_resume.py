@@ -1,4 +1,4 @@
-"""A run that goes on has what its metrics had accumulated, to the last bit."""
+"""A resumed run has the accumulated states of its metrics, to the last bit."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import torch
 import torchmetrics
 
 import leyden as pl
-from leyden.plugin_system.discovery import discover
+from leyden.plugins import discover
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing.killed_run import Options, SaveAt, fit
 from leyden_testing.models import LoggingModel, RecordingLogger, rows
@@ -24,12 +24,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*shuffling enabled")  # the ord
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch):
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
-        monkeypatch.setenv(name, "0")  # so that what seed_everything leaves there is undone
+        monkeypatch.setenv(name, "0")  # so that changes by seed_everything are undone
 
 
 @pytest.mark.slow
 def test_killed_again_and_again(tmp_path):
-    """Every logged value is that of the run left alone."""
+    """Every logged value is that of the uninterrupted run."""
     cases = {"accumulating": {"seed": 1}}
     script = Path(__file__).with_name("measured_run.py")
     command = [sys.executable, str(script), str(tmp_path), json.dumps(cases)]
@@ -61,13 +61,13 @@ def test_from_a_checkpoint_of_a_hook(tmp_path, hook):
     assert any("train_error_epoch" in entry.get("metrics", ()) for entry in whole)
     for path, written in saver.saved[1::2]:
         rest, _ = fit(tmp_path, options, ckpt_path=path, seed=99, model=MeasuredModel)
-        if hook == "on_validation_batch_end":  # the validation is made again, from its beginning
+        if hook == "on_validation_batch_end":  # a resumed run repeats the validation from its start
             written = 1 + max(i for i in range(written) if "ended" in whole[i])
         assert rest == whole[written:], path.name
 
 
 class Counting(LoggingModel):
-    """Counts its batches by a metric, and remembers what the metric had when training began."""
+    """Counts its batches with a metric, and keeps the metric's value from the start of training."""
 
     def __init__(self):
         super().__init__()
@@ -83,7 +83,7 @@ class Counting(LoggingModel):
 
 
 class Stop(pl.Callback):
-    """Saves after so many batches of the epoch, and ends the run there."""
+    """Saves a checkpoint after ``after`` batches of the epoch, and ends the run there."""
 
     def __init__(self, path, after):
         self.path, self.after = path, after
@@ -95,7 +95,7 @@ class Stop(pl.Callback):
 
 
 def trained(tmp_path, model, ckpt_path=None, callbacks=()):
-    """Four batches of an epoch; returns what was logged."""
+    """Train on the four batches of an epoch; return the logged values."""
     logger = RecordingLogger()
     trainer = quiet_trainer(tmp_path, logger=logger, log_every_n_steps=1, callbacks=list(callbacks))
     trainer.fit(model, rows(4), ckpt_path=ckpt_path)
@@ -103,7 +103,7 @@ def trained(tmp_path, model, ckpt_path=None, callbacks=()):
 
 
 def stopped(tmp_path, model):
-    """A checkpoint of a run that ended after two of the batches."""
+    """Return the path of a checkpoint of a run that ended after two of the batches."""
     path = tmp_path / "two.ckpt"
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         trained(tmp_path, model, callbacks=[Stop(path, 2)])

@@ -1,4 +1,4 @@
-"""What users call beside a run, from ``leyden.utilities`` and from where Lightning has it."""
+"""The helper functions, imported from ``leyden.utilities`` and from Lightning's paths."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
 if TYPE_CHECKING:
     from leyden.trainer.run import Run
 
-OWN_KEY = "leyden"
+CHECKPOINT_KEY = "leyden"
 OWN_VERSION = 4  # of what is under it
 NEW_FIT = "load its weights with load_from_checkpoint and start a new fit"
 
@@ -45,7 +45,7 @@ def dump(run: Run, weights_only: bool = False) -> dict[str, Any]:
         if state := strategy.precision.state_dict():
             checkpoint[type(strategy.precision).__qualname__] = state
         ranks = strategy.all_gather_object(move_data_to_device(_state_of_rank(run), torch.device("cpu")))
-        checkpoint[OWN_KEY] = {"version": OWN_VERSION, "plugins": _plugins(run), "ranks": ranks}
+        checkpoint[CHECKPOINT_KEY] = {"version": OWN_VERSION, "plugins": _plugins(run), "ranks": ranks}
     for owner in run.owners:
         if owner.hparams:
             checkpoint[owner.CHECKPOINT_HYPER_PARAMS_NAME] = owner._hparams_name
@@ -59,7 +59,7 @@ def dump(run: Run, weights_only: bool = False) -> dict[str, Any]:
         run.hooks.on_save_checkpoint(checkpoint)
     dropped: list[str] = []
     plain: dict[str, Any] = to_plain(checkpoint, dropped=dropped)
-    if news := not_told(run, dropped):
+    if news := run.not_told(dropped):
         rank_zero_warn(f"Left out of the checkpoint, since loading it would mean running code: {', '.join(news)}.")
     return plain
 
@@ -73,13 +73,6 @@ def _state_of_rank(run: Run) -> dict[str, Any]:
         "plugins": dict(ChainMap(*hook(trainer=run.trainer))),
         "callback_metrics": {k: v for k, v in run.metrics.callback_metrics.items() if isinstance(v, Tensor)},
     }
-
-
-def not_told(run: Run, dropped: list[str]) -> list[str]:
-    """The paths of which no warning was given yet: what can't be saved is told once for each Trainer."""
-    news = [path for path in dropped if path not in run.told]
-    run.told.update(news)
-    return news
 
 
 def _plugins(run: Run) -> list[list[str]]:
@@ -127,8 +120,8 @@ def restore_training(run: Run, checkpoint: dict[str, Any]) -> None:
         scheduler.load_state_dict(state)
     if (state := checkpoint.get(type(strategy.precision).__qualname__)) is not None:
         strategy.precision.load_state_dict(state)
-    if OWN_KEY in checkpoint:
-        _restore_fit(run, checkpoint[OWN_KEY])
+    if CHECKPOINT_KEY in checkpoint:
+        _restore_fit(run, checkpoint[CHECKPOINT_KEY])
     else:
         _restore_fit_of_another_framework(run, checkpoint)
 

@@ -1,7 +1,5 @@
 """Checkpoint files: plain data and tensors only, written so that no kill tears them, checked when they are read."""
 
-from __future__ import annotations
-
 import io
 import os
 import shutil
@@ -50,54 +48,49 @@ def read_checkpoint(
         FileNotFoundError: There is none.
         CheckpointCorruptedError: It is torn or altered.
     """
-    file: Any
-    if isinstance(path, (str, os.PathLike)) and is_remote(path):
-        system, inner = file_system(str(path))
-        file = io.BytesIO(system.cat_file(inner))
-    elif not isinstance(path, (str, os.PathLike)):
-        file, path = io.BytesIO(path.read()), getattr(path, "name", "in memory")
-    else:
-        file = local_path(path)
-        if not file.is_file():
-            raise FileNotFoundError(f"There is no checkpoint at {str(path)!r}.")
-    _verify(file, path)
-    try:
-        loaded: dict[str, Any] = torch.load(file, map_location=map_location, weights_only=weights_only is not False)
-    except Exception as error:
-        if "weights_only" in str(error).lower() or "Unsupported" in str(error):
-            raise RuntimeError(
-                f"The checkpoint {str(path)!r} holds objects that are no data ({str(error).splitlines()[-1]}); "
-                "pass weights_only=False only if you trust where it comes from, since that runs its code."
-            ) from error
-        if "PytorchStreamReader" in str(error):
-            raise CheckpointCorruptedError(f"The checkpoint {str(path)!r} can't be read: {error}") from error
-        raise
+    named = path if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "in memory")
+    with _opened(path) as file:
+        _verify(file, named)
+        try:
+            loaded: dict[str, Any] = torch.load(file, map_location=map_location, weights_only=weights_only is not False)
+        except Exception as error:
+            if "weights_only" in str(error).lower() or "Unsupported" in str(error):
+                raise RuntimeError(
+                    f"The checkpoint {str(named)!r} holds objects that are no data ({str(error).splitlines()[-1]}); "
+                    "pass weights_only=False only if you trust where it comes from, since that runs its code."
+                ) from error
+            if "PytorchStreamReader" in str(error):
+                raise CheckpointCorruptedError(f"The checkpoint {str(named)!r} can't be read: {error}") from error
+            raise
     return loaded
 
 
-def _verify(file: Any, path: Any) -> None:
+def _opened(path: str | os.PathLike[str] | IO[bytes]) -> IO[bytes]:
+    """The bytes of a checkpoint, read at will; the user's own file is left open."""
+    if not isinstance(path, (str, os.PathLike)):
+        return io.BytesIO(path.read())
+    if is_remote(path):
+        system, inner = file_system(str(path))
+        return io.BytesIO(system.cat_file(inner))
+    if not local_path(path).is_file():
+        raise FileNotFoundError(f"There is no checkpoint at {str(path)!r}.")
+    return local_path(path).open("rb")
+
+
+def _verify(file: IO[bytes], name: Any) -> None:
     """Compare every record of the file with its CRC, which PyTorch writes and never looks at."""
+    if file.read(1) == b"\x80":
+        file.seek(0)
+        return  # PyTorch's format from before 1.6, a bare pickle, which has no checksums
     try:
         with zipfile.ZipFile(file) as archive:
             broken = archive.testzip()
     except Exception as error:  # zipfile and zlib have many words for a wrong bit in the archive's own records
-        if _is_legacy(file):
-            return
         raise CheckpointCorruptedError(
-            f"The checkpoint {str(path)!r} is torn or no checkpoint at all: {error}."
+            f"The checkpoint {str(name)!r} is torn or no checkpoint at all: {error}."
         ) from error
-    finally:
-        if isinstance(file, io.BytesIO):
-            file.seek(0)
     if broken is not None:
         raise CheckpointCorruptedError(
-            f"The checkpoint {str(path)!r} is damaged: {broken} is not what was written. Take an older one."
+            f"The checkpoint {str(name)!r} is damaged: {broken} is not what was written. Take an older one."
         )
-
-
-def _is_legacy(file: Any) -> bool:
-    """Whether this is PyTorch's format from before 1.6, a bare pickle, which has no checksums."""
-    if isinstance(file, io.BytesIO):
-        return file.getvalue()[:1] == b"\x80"
-    with file.open("rb") as stream:
-        return bool(stream.read(1) == b"\x80")
+    file.seek(0)

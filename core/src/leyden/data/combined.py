@@ -1,12 +1,12 @@
-"""CombinedLoader: several loaders, in any nesting of collections, iterated as one.
+"""CombinedLoader: iterates several loaders, in nested collections, as one.
 
-Modes: ``min_size`` ends with the shortest, ``max_size`` with the longest (None for those that have ended),
-``max_size_cycle`` with the longest while the others start over, ``sequential`` goes through one after another.
+Modes: ``min_size`` ends with the shortest. ``max_size`` ends with the longest and gives None for those that have ended.
+``max_size_cycle`` ends with the longest too, while the others start over. ``sequential`` takes one after another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count, islice, repeat, zip_longest
 from typing import Any, Literal, get_args
 
@@ -17,58 +17,48 @@ from leyden.utilities.rng import collect_rng_states, set_rng_states
 
 Mode = Literal["min_size", "max_size_cycle", "max_size", "sequential"]
 INFINITE = float("inf")
+_END = object()
 
 
 class CombinedLoader(Iterable[Any]):
     """Iterates several loaders together and yields ``(batch, batch_idx, dataloader_idx)``.
 
     Args:
-        iterables: A loader, or a list, tuple or dict of them, nested as you like. A batch has the same nesting;
-            in ``sequential`` mode it is the batch of one loader.
-        mode: How loaders of different lengths go together.
+        iterables: A loader, or nested lists, tuples and dicts of loaders. A batch has the same nesting; in
+            ``sequential`` mode it is the batch of one loader.
+        mode: How to combine loaders of different lengths; see the module's docstring.
 
     Attributes:
-        restarts: In ``max_size_cycle``: for each loader that has started over in this iteration the batch before
-            which it did so last, and the random states with which it did.
+        iterables: The loaders in the user's own collection.
+        mode: How loaders of different lengths go together.
+        restarts: In ``max_size_cycle``, for each loader that has started over in this iteration: the batch before
+            which it last did so, and the random states it then had.
     """
 
     def __init__(self, iterables: Any, mode: Mode = "min_size") -> None:
         if mode not in get_args(Mode):
             raise ValueError(f"CombinedLoader(mode={mode!r}) is not known; write one of {', '.join(get_args(Mode))}.")
-        self._iterables = iterables
+        self.iterables, self.mode = iterables, mode
         self._flattened, self._structure = tree_flatten(iterables)
-        self._mode = mode
         self._limits: list[int | float] | None = None
-        self._iterators: list[Iterator[Any]] = []
         self._opened: dict[int, Iterator[Any]] = {}
-        self._replayed: dict[int, tuple[int, dict[str, Any]]] = {}
-        self.restarts: dict[int, tuple[int, dict[str, Any]]] = {}
-
-    @property
-    def iterables(self) -> Any:
-        """The loaders in the user's own collection."""
-        return self._iterables
+        self._replayed: dict[int, Sequence[Any]] = {}
+        self.restarts: dict[int, Sequence[Any]] = {}
 
     @property
     def flattened(self) -> list[Any]:
-        """The loaders in a flat list; set it to put others in their places."""
+        """The loaders as a flat list; set it to replace the loaders."""
         return self._flattened
 
     @flattened.setter
     def flattened(self, loaders: list[Any]) -> None:
         if len(loaders) != len(self._flattened):
             raise ValueError(f"There are {len(self._flattened)} loaders to replace, but {len(loaders)} were given.")
-        self._flattened = list(loaders)
-        self._iterables = tree_unflatten(self._flattened, self._structure)
-
-    @property
-    def mode(self) -> Mode:
-        """How loaders of different lengths go together."""
-        return self._mode
+        self._flattened, self.iterables = list(loaders), tree_unflatten(loaders, self._structure)
 
     @property
     def limits(self) -> list[int | float] | None:
-        """The most batches to take from each loader, or None."""
+        """The most batches to take from each loader, or None; one number is set for all of them."""
         return self._limits
 
     @limits.setter
@@ -82,59 +72,56 @@ class CombinedLoader(Iterable[Any]):
     @property
     def sampler(self) -> Any:
         """The samplers in the user's own collection."""
-        return tree_unflatten([getattr(loader, "sampler", None) for loader in self._flattened], self._structure)
+        return tree_unflatten([getattr(one, "sampler", None) for one in self._flattened], self._structure)
 
     @property
     def batch_sampler(self) -> Any:
         """The batch samplers in the user's own collection."""
-        return tree_unflatten([getattr(loader, "batch_sampler", None) for loader in self._flattened], self._structure)
+        return tree_unflatten([getattr(one, "batch_sampler", None) for one in self._flattened], self._structure)
 
     def sizes(self) -> list[int | float]:
-        """Batches of each loader within its limit; infinite where a loader has no length and no limit."""
+        """Return the number of batches of each loader within its limit; inf if it has neither length nor limit."""
         return [min(length_of(loader), self._limit(i)) for i, loader in enumerate(self._flattened)]
 
     def total(self) -> int | float:
-        """Batches that an iteration yields; infinite where that is not known."""
+        """Return the number of batches in an iteration; inf if unknown."""
         sizes = self.sizes()
-        if not sizes:
-            return 0
-        if self._mode == "sequential":
+        if self.mode == "sequential" or not sizes:
             return sum(sizes)
-        return min(sizes) if self._mode == "min_size" else max(sizes)
+        return min(sizes) if self.mode == "min_size" else max(sizes)
 
     def __len__(self) -> int:
         total = self.total()
         if total == INFINITE:
-            raise TypeError("A loader without a length is among those combined, so their length is not known.")
+            raise TypeError("The CombinedLoader has no length, since one of its loaders has none.")
         return int(total)
 
     def __iter__(self) -> Iterator[tuple[Any, int, int]]:
-        if len(self._flattened) == 1 and self._iterables is self._flattened[0]:  # the ordinary case, at C's speed
-            return zip(self._limited(self._flattened[0], 0), count(), repeat(0))
-        if self._mode == "sequential":
+        if self._structure.is_leaf():  # the ordinary case, at C's speed
+            return zip(self._open(0), count(), repeat(0))
+        if self.mode == "sequential":
             return self._one_after_another()
-        self._iterators, self._opened = [], {}
+        self._opened, self.restarts = {}, {}
         # the iterators are made now, not at the first batch, so that each draws its seed at the epoch's start
-        self._iterators = [self._limited(loader, i) for i, loader in enumerate(self._flattened)]
-        self.restarts = {}
-        if self._mode == "max_size_cycle":
-            return self._together(self._cycle())
-        return self._together((zip if self._mode == "min_size" else zip_longest)(*self._iterators))
+        iterators = [self._open(i) for i in range(len(self._flattened))]
+        if self.mode == "max_size_cycle":
+            return self._together(self._cycle(iterators))
+        return self._together((zip if self.mode == "min_size" else zip_longest)(*iterators))
 
     def _limit(self, i: int) -> int | float:
         return self._limits[i] if self._limits is not None else INFINITE
 
-    def _limited(self, loader: Any, i: int) -> Iterator[Any]:
+    def _open(self, i: int) -> Iterator[Any]:
         limit = self._limit(i)
         self._opened.pop(i, None)  # the last one's workers end before there are new ones
-        iterator = self._opened[i] = iter(loader)
+        iterator = self._opened[i] = iter(self._flattened[i])
         return iterator if limit == INFINITE else islice(iterator, int(limit))
 
     def _one_after_another(self) -> Iterator[tuple[Any, int, int]]:
-        for i, loader in enumerate(self._flattened):
+        for i in range(len(self._flattened)):
             if self._limit(i) == 0:
                 continue
-            for batch_idx, batch in enumerate(self._limited(loader, i)):
+            for batch_idx, batch in enumerate(self._open(i)):
                 yield batch, batch_idx, i
             self._opened = {}
 
@@ -142,8 +129,38 @@ class CombinedLoader(Iterable[Any]):
         for batch_idx, batches in enumerate(rows):
             yield tree_unflatten(batches, self._structure), batch_idx, 0
 
+    def _cycle(self, iterators: list[Iterator[Any]]) -> Iterator[list[Any]]:
+        ended: set[int] = set()
+        for batch_idx in count():
+            batches = []
+            for i in range(len(iterators)):
+                batch = next(iterators[i], _END)
+                if batch is _END:
+                    ended.add(i)
+                    if len(ended) == len(iterators):
+                        return
+                    iterators[i] = self._start_over(i, batch_idx)
+                    batch = next(iterators[i], _END)
+                    if batch is _END:
+                        raise ValueError(f"Loader {i} of the CombinedLoader yields no batches, so it can't be cycled.")
+                batches.append(batch)
+            yield batches
+
+    def _start_over(self, i: int, batch_idx: int) -> Iterator[Any]:
+        replayed_at, states = self._replayed.get(i, (None, None))
+        if replayed_at == batch_idx:
+            set_rng_states(states)
+        else:
+            states = collect_rng_states()
+        self.restarts[i] = (batch_idx, states)
+        return self._open(i)
+
+    def replay(self, restarts: Mapping[int, Sequence[Any]]) -> None:
+        """Have the next iteration start loaders over with the random states of ``restarts``, an earlier one's."""
+        self._replayed = dict(restarts)
+
     def stop_workers(self) -> None:
-        """End the processes of loaders, which an error's traceback would keep; the next iteration starts new ones."""
+        """End the loaders' worker processes, which an error's traceback would keep; a new iteration starts new ones."""
         for iterator in self._opened.values():
             shutdown = getattr(iterator, "_shutdown_workers", None)
             if shutdown is not None:
@@ -151,51 +168,11 @@ class CombinedLoader(Iterable[Any]):
         for loader in self._flattened:
             if isinstance(loader, DataLoader):
                 loader._iterator = None
-        self._iterators, self._opened = [], {}
-
-    def replay(self, restarts: Mapping[int, Sequence[Any]]) -> None:
-        """Have the next iteration start loaders over with the random states of ``restarts``, an earlier one's."""
-        self._replayed = {i: (batch_idx, states) for i, (batch_idx, states) in restarts.items()}
-
-    def _start_over(self, i: int, batch_idx: int) -> None:
-        replayed_at, states = self._replayed.get(i, (-1, {}))
-        if replayed_at == batch_idx:
-            set_rng_states(states)
-        else:
-            states = collect_rng_states()
-        self.restarts[i] = (batch_idx, states)
-        self._iterators[i] = self._limited(self._flattened[i], i)
-
-    def _cycle(self) -> Iterator[list[Any]]:
-        ended = [False] * len(self._iterators)
-        for batch_idx in count():
-            batches = []
-            for i in range(len(self._iterators)):
-                batch = next(self._iterators[i], _END)
-                if batch is _END:
-                    ended[i] = True
-                    if all(ended):
-                        return
-                    self._start_over(i, batch_idx)
-                    batch = next(self._iterators[i], _END)
-                    if batch is _END:
-                        raise ValueError(f"Loader {i} of the CombinedLoader yields no batches, so it can't be cycled.")
-                batches.append(batch)
-            yield batches
-
-
-_END = object()
-
-
-def every_loader(*combined: CombinedLoader | None) -> list[Any]:
-    """The loaders in several combined ones, of which some may not be there yet."""
-    return [loader for one in combined if one is not None for loader in one.flattened]
+        self._opened = {}
 
 
 def length_of(loader: Any) -> int | float:
     """The number of batches of a loader; infinite where it has none to tell."""
-    if not isinstance(loader, Sized):
-        return INFINITE
     try:
         return len(loader)
     except (TypeError, NotImplementedError):

@@ -1,15 +1,16 @@
-"""Where a stage's loaders come from, and what is done to them before the first batch."""
+"""Loaders: where a stage's come from, and the samplers that they get before the first batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import copy
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from leyden.data.combined import INFINITE, CombinedLoader, Mode, length_of
-from leyden.data.samplers import keeping_last, rebuild
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.states import RunningStage
@@ -25,7 +26,7 @@ class DataSource:
     Args:
         owner: A datamodule or module with the hook, or None.
         hook: "train_dataloader", "val_dataloader", …
-        given: The loaders that the user passed to ``fit`` and the like, before which the owner is not asked.
+        given: The loaders that the user passed to ``fit`` and the like; if there are any, the owner is not asked.
         loaded_in: The epoch in which they were last due; None before the first time.
     """
 
@@ -34,41 +35,27 @@ class DataSource:
     given: Any = None
     loaded_in: int | None = None
 
-    def request(self) -> Any:
-        """The loaders, from what was passed or from the hook."""
-        return self.given if self.given is not None else getattr(self.owner, self.hook)()
-
     def is_due(self, trainer: Trainer) -> bool:
         """Whether other loaders are due: the first time, and every ``reload_dataloaders_every_n_epochs``."""
         every = trainer.reload_dataloaders_every_n_epochs
         return self.loaded_in is None or (every > 0 and trainer.current_epoch - self.loaded_in >= every)
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know to load at the same epochs."""
-        return {"loaded_in": self.loaded_in}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what :meth:`state_dict` returned."""
-        self.loaded_in = state["loaded_in"]
-
     def __str__(self) -> str:
-        return (
-            f"the {self.hook}s that were passed"
-            if self.given is not None
-            else f"{type(self.owner).__name__}.{self.hook}()"
-        )
+        asked = f"{type(self.owner).__name__}.{self.hook}()"
+        return f"the {self.hook}s that were passed" if self.given is not None else asked
 
 
 def load(trainer: Trainer, source: DataSource, stage: RunningStage, mode: Mode) -> CombinedLoader:
     """Ask for a stage's loaders, refuse what is no loader, apply ``overfit_batches``, samplers and limits."""
-    loaders = source.request()
+    loaders = source.given if source.given is not None else getattr(source.owner, source.hook)()
     trainer.strategy.barrier(source.hook)
     combined = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders, mode)
     for loader in combined.flattened:
         refuse_if_not_iterable(loader, source)
     combined.flattened = [_prepared(trainer, loader, stage) for loader in combined.flattened]
-    limit = getattr(trainer, f"limit_{stage.dataloader_prefix}_batches")
-    combined.limits = [_limit(length_of(loader), limit, stage) for loader in combined.flattened]
+    name = f"limit_{stage.dataloader_prefix}_batches"
+    limit = getattr(trainer, name)
+    combined.limits = [_limit(length_of(loader), limit, name) for loader in combined.flattened]
     if stage == RunningStage.TRAINING and combined.flattened and combined.total() == 0 and limit != 0:
         warn_of_no_batches(source)
     elif combined.mode == "max_size_cycle" and 0 in combined.sizes():
@@ -79,54 +66,126 @@ def load(trainer: Trainer, source: DataSource, stage: RunningStage, mode: Mode) 
 
 
 def warn_of_no_batches(source: DataSource) -> None:
-    """Say that loaders are empty; in evaluation, those of all processes."""
+    """Say that loaders are empty; in evaluation this means those of all processes."""
     rank_zero_warn(f"There is nothing to do: {source} gave loaders of no batches.")
 
 
 def refuse_if_not_iterable(loader: Any, source: DataSource) -> None:
     """Raise a TypeError that says where a loader came from that can't be iterated."""
-    try:
-        iterable = isinstance(loader, Iterable) or callable(getattr(type(loader), "__getitem__", None))
-    except TypeError:
-        iterable = False
-    if not iterable:
-        raise TypeError(
-            f"{source} gave {loader!r} of type {type(loader).__name__}, which can't be iterated; "
-            "give a DataLoader or another iterable of batches."
-        )
+    if not isinstance(loader, Iterable) and not callable(getattr(type(loader), "__getitem__", None)):
+        what = f"{source} gave {loader!r} of type {type(loader).__name__}"
+        raise TypeError(f"{what}, which can't be iterated; give a DataLoader or another iterable of batches.")
 
 
 def _prepared(trainer: Trainer, loader: Any, stage: RunningStage) -> Any:
     """A loader as a run takes it: in its order, of this process's part of the data, as plugins want it."""
     training = stage == RunningStage.TRAINING
-    if trainer.overfit_batches > 0 and stage != RunningStage.TESTING:
-        loader = _in_order(loader, stage)
+    overfits = trainer.overfit_batches > 0 and stage != RunningStage.TESTING
+    if overfits and isinstance(loader, DataLoader) and isinstance(loader.sampler, RandomSampler):
+        rank_zero_warn(f"overfit_batches: shuffling of the {stage.dataloader_prefix} data is turned off.")
+        loader = rebuild(loader, SequentialSampler(loader.dataset))  # type: ignore[arg-type]
     if stage == RunningStage.PREDICTING:
         loader = keeping_last(loader)
     if trainer.use_distributed_sampler:
         loader = trainer.strategy.divide(loader, training=training)
-    return trainer.plugin_manager.hook.leyden_prepare_loader(owner=trainer, loader=loader, training=training)
+    loader = trainer.plugin_manager.hook.leyden_prepare_loader(owner=trainer, loader=loader, training=training)
+    return tracking(loader) if stage == RunningStage.PREDICTING else loader
 
 
-def _in_order(loader: Any, stage: RunningStage) -> Any:
-    """``overfit_batches`` takes the same batches every epoch: no shuffling of the training data."""
-    if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, RandomSampler):
-        return loader
-    rank_zero_warn(f"overfit_batches: shuffling of the {stage.dataloader_prefix} data is turned off.")
-    return rebuild(loader, SequentialSampler(loader.dataset))  # type: ignore[arg-type]
-
-
-def _limit(length: int | float, limit: int | float, stage: RunningStage) -> int | float:
+def _limit(length: int | float, limit: int | float, name: str) -> int | float:
     """Batches to take, from a ``limit_*_batches`` that counts them (int) or is a fraction (float)."""
-    name = f"limit_{stage.dataloader_prefix}_batches"
     if isinstance(limit, int) or limit == 0:
         return min(length, limit)
-    if limit == 1.0:
-        return length
-    if length == INFINITE:
+    if length == INFINITE and limit != 1.0:
         raise MisconfigurationException(f"{name}={limit} is a fraction, but the loader has no length; write a number.")
-    if length > 0 and int(length * limit) == 0:
+    count = length if limit == 1.0 else int(length * limit)
+    if length > 0 and count == 0:
         raise MisconfigurationException(
             f"{name}={limit} of {length} batches is none at all; write at least {1 / length:.3g}, or a whole number."
         )
-    return int(length * limit)
+    return count
+
+
+def rebuild(loader: DataLoader[Any], sampler: Any) -> DataLoader[Any]:
+    """A DataLoader like ``loader`` with another sampler; the user's own object stays as it is.
+
+    It is a shallow copy, so that a subclass's constructor, whatever it takes, is not called again.
+
+    Raises:
+        MisconfigurationException: The user's own batch sampler has no ``sampler`` that could be replaced.
+    """
+    batch_sampler = loader.batch_sampler
+    if type(batch_sampler) is BatchSampler:
+        batch_sampler = BatchSampler(sampler, batch_sampler.batch_size, batch_sampler.drop_last)
+    elif batch_sampler is not None:
+        if not hasattr(batch_sampler, "sampler"):
+            raise MisconfigurationException(
+                f"The {type(loader).__name__} needs a {type(sampler).__name__}, but its batch sampler "
+                f"{type(batch_sampler).__name__} has no attribute 'sampler'; put one in yourself and pass "
+                "Trainer(use_distributed_sampler=False)."
+            )
+        batch_sampler = copy.copy(batch_sampler)
+        batch_sampler.sampler = sampler
+    return copy_with(loader, sampler=sampler, batch_sampler=batch_sampler)
+
+
+def copy_with(loader: DataLoader[Any], **attributes: Any) -> DataLoader[Any]:
+    """A shallow copy of a loader with other attributes, also those that a DataLoader does not let anyone change."""
+    copied = copy.copy(loader)
+    for name, value in {**attributes, "_iterator": None}.items():
+        object.__setattr__(copied, name, value)  # DataLoader refuses changes of these, but this one is ours alone
+    return copied
+
+
+def keeping_last(loader: Any) -> Any:
+    """A loader that does not drop an incomplete last batch: every sample is to be predicted."""
+    if isinstance(loader, DataLoader) and type(batches := loader.batch_sampler) is BatchSampler and batches.drop_last:
+        return copy_with(loader, batch_sampler=BatchSampler(batches.sampler, batches.batch_size, False))
+    return loader
+
+
+class TrackingBatchSampler:
+    """Passes on the batches of indices of another batch sampler, and keeps them until they are taken.
+
+    Attributes:
+        indices: The batches drawn so far and not taken yet; with workers some are drawn ahead.
+    """
+
+    def __init__(self, batch_sampler: Any) -> None:
+        self._batch_sampler = batch_sampler
+        self.indices: deque[list[int]] = deque()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        self.indices.clear()
+        for batch in self._batch_sampler:
+            self.indices.append(list(batch))
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self._batch_sampler)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_batch_sampler"], name)
+
+
+def tracking(loader: Any) -> Any:
+    """The loader with a :class:`TrackingBatchSampler`; itself if it does not draw batches of indices."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or batch_sampler is None:
+        return loader
+    return copy_with(loader, batch_sampler=TrackingBatchSampler(batch_sampler))
+
+
+def set_epoch(loader: Any, epoch: int) -> None:
+    """Tell a loader's samplers and its dataset which epoch it is, if they have a method ``set_epoch``.
+
+    Args:
+        loader: What has them, a DataLoader say.
+        epoch: The epoch, from 0.
+    """
+    sampler, batch_sampler = (getattr(loader, name, None) for name in ("sampler", "batch_sampler"))
+    parts = (sampler, getattr(batch_sampler, "sampler", None), getattr(loader, "dataset", None))
+    for part in {id(part): part for part in parts}.values():
+        tell = getattr(part, "set_epoch", None)
+        if callable(tell):
+            tell(epoch)

@@ -1,7 +1,5 @@
 """Accelerator: one type of device. To name the device type is enough; PyTorch answers the rest."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -72,10 +70,7 @@ class Accelerator:
     @classmethod
     def is_available(cls) -> bool:
         """Whether at least one such device can be used now."""
-        try:
-            return bool(cls.device_module().is_available())
-        except (RuntimeError, AttributeError):
-            return False
+        return bool(cls._call("is_available"))
 
     @classmethod
     def auto_device_count(cls) -> int:
@@ -94,9 +89,8 @@ class Accelerator:
             return str(torch.distributed.get_default_backend_for_device(cls.device_type))
         except ValueError as error:
             raise MisconfigurationException(
-                f"torch.distributed has no backend for the device {cls.device_type!r}, so processes on it can't "
-                "communicate; train in one process with strategy='single_device', or give the strategy a "
-                "process_group_backend."
+                f"torch.distributed has no backend for the device {cls.device_type!r}; train in one process with "
+                "strategy='single_device', or give the strategy a process_group_backend."
             ) from error
 
     @classmethod
@@ -107,16 +101,15 @@ class Accelerator:
             MisconfigurationException: The value is not understood, or names a device that is missing.
         """
         available = cls.auto_device_count()
-        indices = parse_indices(devices, available)
-        missing = next((i for i in indices if not 0 <= i < available), None)
-        if missing is not None:
+        indices = list(parse_indices(devices, available))
+        if missing := [i for i in indices if not 0 <= i < available]:
             raise MisconfigurationException(
-                f"devices={devices!r} asks for {cls.device_type} device {missing}, but this machine has "
+                f"devices={devices!r} asks for {cls.device_type} device {missing[0]}, but this machine has "
                 f"{available}, counted from 0."
             )
         if not indices or len(set(indices)) < len(indices):
             raise MisconfigurationException(f"devices={devices!r} must name at least one device, and none twice.")
-        return list(indices)
+        return indices
 
     @classmethod
     def get_parallel_devices(cls, devices: Sequence[int]) -> list[torch.device]:
@@ -181,24 +174,20 @@ def parse_indices(devices: int | str | Sequence[int], available: int) -> Sequenc
     Raises:
         MisconfigurationException: The value is not understood.
     """
+    asked: Any = devices
     if isinstance(devices, str):
         text = devices.strip()
         if text == "auto":
-            devices = available
+            asked = available
         elif re.fullmatch(r"-?\d{1,9}", text):
-            devices = int(text)
+            asked = int(text)
         elif re.fullmatch(r"\d+(\s*,\s*\d+)*\s*,?", text):
-            devices = [int(part) for part in text.split(",") if part.strip()]
-        else:
-            raise MisconfigurationException(f'devices={devices!r} is not understood; write 2, "auto", -1 or "0, 1".')
-    if isinstance(devices, bool) or not isinstance(devices, (int, list, tuple)):
+            asked = [int(part) for part in text.split(",") if part.strip()]
+    if isinstance(asked, (list, tuple)) and all(type(index) is int for index in asked):
+        return asked
+    if type(asked) is not int:
         raise MisconfigurationException(f'devices={devices!r} is not understood; write 2, "auto", -1 or [0, 1].')
-    if isinstance(devices, int):
-        if devices == -1:
-            devices = available
-        if devices < 1:
-            raise MisconfigurationException(f"devices={devices!r} must be at least 1, or -1 for all.")
-        return range(devices)
-    if not all(isinstance(i, int) and not isinstance(i, bool) for i in devices):
-        raise MisconfigurationException(f"devices={devices!r} must be a list of device indices.")
-    return list(devices)
+    count = available if asked == -1 else asked
+    if count < 1:
+        raise MisconfigurationException(f"devices={devices!r} means {count}; ask for at least 1, or for all with -1.")
+    return range(count)

@@ -1,7 +1,5 @@
 """CheckpointIO: how a checkpoint is written to storage and read from it."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A component: a named part that a plugin brings, imported only when somebody asks for its name."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Environment: which process of the cluster this one is."""
 
-from __future__ import annotations
-
 import signal
 from abc import ABC, abstractmethod
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from leyden.utilities.overriding import is_overridden
+from leyden.interfaces.strategy import Strategy
+from leyden.utilities.objects import is_overridden
 from leyden.utilities.rank_zero import rank_zero_only
-
-if TYPE_CHECKING:
-    from leyden.interfaces.strategy import Strategy
 
 T = TypeVar("T")
 
@@ -102,26 +100,14 @@ class _DummyExperiment:
         return self
 
     def __setitem__(self, *_: Any) -> None:
-        return None
+        """Do nothing."""
 
 
 class DummyLogger(_DummyExperiment, Logger):
     """Accepts everything and writes nothing; ``fast_dev_run`` replaces the loggers by it."""
 
-    @property
-    def name(self) -> str:
-        """An empty name."""
-        return ""
-
-    @property
-    def version(self) -> str:
-        """An empty name."""
-        return ""
-
-    @property
-    def experiment(self) -> Any:
-        """An object on which every call does nothing."""
-        return _DummyExperiment()
+    name = version = ""
+    experiment: Any = _DummyExperiment()
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Write nothing."""

@@ -1,7 +1,5 @@
 """Precision: the number format in which a model computes. The base class is 32-bit, PyTorch's default."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any

@@ -1,11 +1,8 @@
 """Profiler: how long each part of a run takes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 from leyden.utilities.rank_zero import rank_zero_info
 
@@ -62,16 +59,12 @@ class Profiler:
         if not report:
             return
         if self.filename is None:
-            rank_zero_info(report)
-            return
-        with self._open_report() as file:
-            file.write(report)
-
-    def _open_report(self) -> TextIO:
+            return rank_zero_info(report)
         rank = "" if self._local_rank is None else f"-{self._local_rank}"
         path = Path(self.dirpath or ".") / f"{self._stage}-{self.filename}{rank}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("a", encoding="utf-8")
+        with path.open("a", encoding="utf-8") as file:
+            file.write(report)
 
     def teardown(self, stage: str | None = None) -> None:
         """Finish after a run; called after :meth:`describe`."""

@@ -1,15 +1,12 @@
 """Runner: what a module needs of whoever runs it, a run of a Trainer or a hand-written loop."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from leyden.interfaces.logger import Logger
-    from leyden.interfaces.strategy import Strategy
+from leyden.interfaces.logger import Logger
+from leyden.interfaces.strategy import Strategy
 
 
 class Runner(Protocol):
@@ -60,7 +57,7 @@ class Runner(Protocol):
         """Optimizer steps taken so far."""
 
     def log(self, name: str, value: Any, options: Any, batch_size: int | None) -> None:
-        """Take one ``self.log`` call; ``options`` is a :class:`~leyden.metrics.LogOptions`."""
+        """Take one ``self.log`` call; ``options`` is a :class:`~leyden.plugins.LogOptions`."""
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Go backward on ``loss`` as strategy and precision need it, with the hooks."""

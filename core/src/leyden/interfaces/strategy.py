@@ -1,8 +1,9 @@
-"""Strategy: on which device the model is and how processes work together. The base class uses a single device."""
+"""Strategy: on which device the model is and how processes work together; its launcher starts them."""
 
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -14,7 +15,6 @@ from torch.nn import Module
 from leyden.interfaces.accelerator import Accelerator
 from leyden.interfaces.checkpoint_io import CheckpointIO
 from leyden.interfaces.environment import Environment
-from leyden.interfaces.launcher import Launcher
 from leyden.interfaces.precision import Precision
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.empty_init import EmptyInit
@@ -26,6 +26,28 @@ if TYPE_CHECKING:
     from leyden.plugin_system.manager import PluginManager
 
 T = TypeVar("T")
+
+
+class Launcher(ABC):
+    """Starts the processes of a run; a strategy of several processes has one.
+
+    An author *must* write :meth:`launch` and *may* set :attr:`takes_part`.
+
+    Attributes:
+        takes_part: Whether the calling process is one of the run's processes. Where it is not, ``launch`` copies the
+            results of the run, such as weights and metrics, into the calling process: ``function`` is a method of the
+            Trainer's run there.
+    """
+
+    takes_part: ClassVar[bool] = True
+
+    @abstractmethod
+    def launch(self, function: Callable[..., T], *args: Any) -> T:
+        """Run ``function(*args)`` in every process of the run.
+
+        Returns:
+            The result in this process, or that of rank 0 where this process takes no part.
+        """
 
 
 class Strategy:
@@ -60,7 +82,6 @@ class Strategy:
     environment: Environment | None = None
     plugin_manager: PluginManager
     launcher: Launcher | None = None
-    _takes_error = True
 
     def connect(self) -> None:
         """Find out which process this is, choose a launcher and refuse what can't work; when the Trainer is made."""
@@ -114,8 +135,7 @@ class Strategy:
         if self.sampler_arguments is not None:
             raise MisconfigurationException(
                 f"{type(self).__name__} has sampler_arguments, {self.sampler_arguments!r}, and no method divide that "
-                "gives each process its part of the data by them; write it, or pass "
-                "Trainer(use_distributed_sampler=False)."
+                "uses them; write it, or pass Trainer(use_distributed_sampler=False)."
             )
         return loader
 
@@ -316,16 +336,10 @@ class Strategy:
         self.accelerator.teardown()
 
 
-def connect(strategy: Strategy) -> None:
-    """Call :meth:`Strategy.connect`, and note whether the strategy's ``teardown`` takes ``error``."""
-    parameters = inspect.signature(strategy.teardown).parameters
-    strategy._takes_error = "error" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    strategy.connect()
-
-
 def tear_down(strategy: Strategy, module: Module | None = None, error: BaseException | None = None) -> None:
     """Call :meth:`Strategy.teardown`, with ``error`` only if it takes that."""
-    if strategy._takes_error:
+    parameters = inspect.signature(strategy.teardown).parameters
+    if "error" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         strategy.teardown(module, error=error)
     else:
         strategy.teardown(module)

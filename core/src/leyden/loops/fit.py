@@ -17,28 +17,24 @@ on_train_end
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from leyden.data.combined import INFINITE, CombinedLoader
-from leyden.data.fetch import Fetched, Fetcher
-from leyden.data.loading import DataSource, load
-from leyden.data.samplers import set_epoch
-from leyden.data.transfer import transfer_function
+from leyden.data.fetch import Fetched, Fetcher, transfer_function
+from leyden.data.loading import DataSource, load, set_epoch
 from leyden.interfaces.strategy import Strategy
 from leyden.loops.evaluate import EvaluationLoop
-from leyden.loops.progress import MOVES, Phase
-from leyden.loops.resume import RandomStates, Resumption
-from leyden.loops.schedule import ValidationSchedule
-from leyden.loops.schedulers import step_schedulers
-from leyden.loops.step import BatchStep
+from leyden.loops.optimizers import step_schedulers
+from leyden.loops.progress import MOVES, Phase, RandomStates
 from leyden.metrics import Moment, Results
 from leyden.module import LightningModule
 from leyden.plugin_system.table import nothing
 from leyden.utilities.exceptions import MisconfigurationException, SIGTERMException
-from leyden.utilities.overriding import is_overridden
+from leyden.utilities.objects import is_overridden
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from leyden.utilities.states import RunningStage
 
@@ -58,7 +54,7 @@ class FitLoop:
         loader: The training loaders, combined; None until they are set up.
         max_batches: Batches in an epoch; infinite where that is not known.
         validation: The validation within the fit.
-        resumption: What a resumed fit takes from its checkpoint; None in a fit from the start, and once it is taken.
+        random_states: The random states, for checkpoints; a resumed fit is given those of its checkpoint.
     """
 
     def __init__(self, run: Run, source: DataSource | None = None, validation_source: DataSource | None = None) -> None:
@@ -68,12 +64,10 @@ class FitLoop:
         self.loader: CombinedLoader | None = None
         self.max_batches: int | float = INFINITE
         self.validation = EvaluationLoop(run, RunningStage.VALIDATING, validation_source, within_fit=True)
-        self.schedule = ValidationSchedule(run, self)
+        self.schedule = ValidationSchedule(self)
         self.fetcher: Fetcher | None = None
         self.random_states = RandomStates(self)
-        self.resumption: Resumption | None = None
-        self._told_of_minimum = False
-        self._must_end: Callable[[str], str] | None = None
+        self._told_of_minimum = self._strategy_decides = False
 
     @property
     def max_epochs(self) -> int | None:
@@ -85,45 +79,42 @@ class FitLoop:
         self.trainer.max_epochs = epochs
 
     @property
-    def _step(self) -> BatchStep:
-        assert self._run.step is not None
-        return self._run.step
-
-    @property
     def validates(self) -> bool:
         """Whether this fit validates: there is a step, a loader, and a limit above 0."""
-        steps = is_overridden("validation_step", self._run.module, LightningModule)
+        steps = is_overridden("validation_step", self._run.trainer.model, LightningModule)
         return self.validation.source is not None and steps and self.trainer.limit_val_batches > 0
 
     def run(self) -> None:
         """Train until a limit is reached or something asks to stop."""
-        trainer, progress, hooks = self.trainer, self.progress, self._run.hooks
+        trainer, states, hooks = self.trainer, self.random_states, self._run.hooks
         self.setup_data()
-        self._must_end = trainer.strategy.must_end if is_overridden("must_end", trainer.strategy, Strategy) else None
+        self._strategy_decides = is_overridden("must_end", trainer.strategy, Strategy)
         self._run.metrics.results = self.results
-        if self.resumption is not None and self.validates:
+        if states.saved and self.validates:
             self.validation.setup_data()  # its generators and workers have their part in the random states
-        if progress.phase is Phase.EPOCH_END and self.resumption is not None:  # taken in on_train_epoch_end
-            self.resumption.restore("now")
+        if self.progress.phase is Phase.EPOCH_END:  # resumed from a checkpoint of on_train_epoch_end
+            states.restore("now")
             self._end_epoch()
-            self.resumption.hold()  # on_train_start may draw from them
-        if self._is_done() or trainer.limit_train_batches == 0:
-            return
-        torch.set_grad_enabled(True)
-        if self.schedule.enabled and self.validation.loader is None:
-            self.validation.setup_data()  # so that what is wrong with it is said now, and a progress bar knows of it
-        hooks.on_train_start()
-        batches = self._take_up_epoch()
-        while not self._is_done():
-            self._run_epoch(self._start_epoch() if batches is None else batches)
-            batches = None
-        hooks.on_train_end()
+            states.saved = {"now": states.now()}  # on_train_start may draw from them
+        if not self._is_done() and trainer.limit_train_batches != 0:
+            torch.set_grad_enabled(True)
+            if self.schedule.enabled and self.validation.loader is None:
+                self.validation.setup_data()  # what is wrong with it is said now, and a progress bar knows of it
+            hooks.on_train_start()
+            batches = self._take_up_epoch()
+            while not self._is_done():
+                self._run_epoch(self._start_epoch() if batches is None else batches)
+                batches = None
+            hooks.on_train_end()
+        if limit := self._limit_reached():
+            rank_zero_info(f"`Trainer.fit` stopped: {limit}.")
 
     def _run_epoch(self, batches: Iterable[Fetched]) -> None:
         run, progress, hooks, metrics = self._run, self.progress, self._run.hooks, self._run.metrics
         if self._is_epoch_done():
             return self._end_epoch()
-        transfer, step, configs = transfer_function(run, 0), self._step, run.lr_scheduler_configs
+        transfer, step, configs = transfer_function(run, 0), run.step, run.lr_scheduler_configs
+        assert step is not None
         for batch, _, _, is_last, weight in batches:
             batch, batch_idx = transfer(batch), progress.batch_idx
             progress.phase = MOVES[progress.phase][Phase.BATCH]
@@ -133,8 +124,9 @@ class FitLoop:
             step.weight = weight
             metrics.start_batch(batch, counts=weight > 0)
             outputs = None
-            if batch is None:
-                self._skip_batch(batch_idx)
+            if batch is None:  # a loader's word for a batch that is not to be trained on
+                rank_zero_warn(f"The training loader gave None for batch {batch_idx}; it is skipped.")
+                step.accumulating = self._accumulated()
             elif hooks.on_train_batch_start is not nothing and hooks.on_train_batch_start(batch, batch_idx) == -1:
                 progress.is_last_batch = True
                 break
@@ -166,20 +158,17 @@ class FitLoop:
         Returns:
             The batches of its epoch that are to come; None where an epoch is to be started.
         """
-        resumption, self.resumption = self.resumption, None
-        if resumption is None:
-            return None
-        progress = self.progress
-        if progress.phase is Phase.EPOCH_START:
-            resumption.restore("now")
-            return None
-        self._prepare_epoch()
-        if 0 < self.max_batches <= progress.batch_idx and not progress.is_last_batch:
-            progress.batch_idx = int(self.max_batches) - 1  # resumed with fewer batches: an epoch ends with its last
-        is_over = progress.batch_idx > 0 and progress.is_last_batch
-        batches = () if is_over else self._fetch(resumption)
-        if progress.batch_idx:  # else the first batch is still to come, with which a sampler may draw its seed
-            resumption.restore("now")
+        progress, states = self.progress, self.random_states
+        batches: Iterable[Fetched] | None = None
+        if progress.phase is not Phase.EPOCH_START:
+            self._prepare_epoch()
+            # an epoch of fewer batches than before still ends with its last one
+            if 0 < self.max_batches <= progress.batch_idx and not progress.is_last_batch:
+                progress.batch_idx = int(self.max_batches) - 1
+            batches = () if progress.batch_idx and progress.is_last_batch else self._fetch()
+        if progress.batch_idx or batches is None:  # else a sampler may yet draw its seed with the epoch's first batch
+            states.restore("now")
+        states.saved = {}
         if progress.phase in (Phase.BATCH_END, Phase.VALIDATION_END):
             self.results.moment = Moment.STEP_KEPT if progress.phase is Phase.VALIDATION_END else Moment.STEP
             self._end_batch(self._accumulated())
@@ -192,25 +181,17 @@ class FitLoop:
             set_epoch(loader, self.progress.epoch)
 
     def _tell_of_missing_batches(self) -> None:
-        """The batches have come to an end before the last one was known to be it."""
-        trainer, count = self.trainer, self.progress.batch_idx
+        """Say that the loader has ended before the batch that should have been its last."""
+        count = self.progress.batch_idx
         said = f"{self.source} gave {count or 'no'} batches in an epoch"
+        advice = "an iterator can be read only once, so give what can be iterated anew"
         if count:
-            rank_zero_warn(
-                f"{said}, though there should be {self.max_batches}: what happens after an epoch's last batch, such as "
-                "validation, has not happened. Mend the loader's length."
-            )
-        elif trainer.max_epochs == -1:
-            raise MisconfigurationException(
-                f"{said}, and with max_epochs=-1 the run might never end; give what can be iterated anew, or limit it."
-            )
+            missed = "what follows an epoch's last batch, such as validation, is missed. Mend the loader's length"
+            rank_zero_warn(f"{said}, though there should be {self.max_batches}: {missed}.")
+        elif self.trainer.max_epochs == -1:
+            raise MisconfigurationException(f"{said}, and with max_epochs=-1 the run might never end; {advice}.")
         else:
-            rank_zero_warn(f"{said}; an iterator can be read only once, so give what can be iterated anew.")
-
-    def _skip_batch(self, batch_idx: int) -> None:
-        """Pass over a batch; a loader yields None for one that is not to be trained on."""
-        rank_zero_warn(f"The training loader gave None for batch {batch_idx}; it is skipped.")
-        self._step.accumulating = self._accumulated()
+            rank_zero_warn(f"{said}; {advice}.")
 
     def _end_batch(self, accumulating: bool) -> None:
         """Log, validate, step on plateaus, count. A run resumed after validation does not validate again."""
@@ -224,14 +205,11 @@ class FitLoop:
         if not accumulating:
             progress.batches_that_stepped += 1
         progress.phase = MOVES[progress.phase][Phase.BATCH_DONE]
-        if run.asked_to_end or self._must_end is not None:
+        if run.asked_to_end or self._strategy_decides:
             self._end_if_asked()
 
     def _end_if_asked(self) -> None:
-        reason = self._run.asked_to_end
-        if self._must_end is not None:
-            reason = self._must_end(reason)
-        if reason:
+        if reason := self.trainer.strategy.must_end(self._run.asked_to_end):
             self._run.hooks.on_asked_to_end(reason)
             raise SIGTERMException
 
@@ -258,6 +236,10 @@ class FitLoop:
         progress.epoch += 1
         progress.batch_idx = 0
         progress.phase = MOVES[progress.phase][Phase.EPOCH_START]
+        if run.should_stop and not self.may_stop_early and not self._told_of_minimum:
+            self._told_of_minimum = True
+            minimum = f"min_epochs={self.trainer.min_epochs} or min_steps={self.trainer.min_steps}"
+            rank_zero_info(f"Something asked to stop, but {minimum} is not reached yet; training goes on.")
         self._end_if_asked()
 
     def _step_learning_rates(self, accumulating: bool, plateau: bool) -> None:
@@ -269,44 +251,35 @@ class FitLoop:
 
     # -- when to stop -------------------------------------------------------------------------------------
 
-    def _is_done(self) -> bool:
+    def _limit_reached(self) -> str:
+        """What ends the fit now, other than a request to stop; "" if nothing does."""
         trainer, progress = self.trainer, self.progress
         if self.max_batches == 0:
-            rank_zero_info("Trainer.fit stopped: there are no training batches.")
-        elif -1 < trainer.max_steps <= progress.optimizer_steps:
-            rank_zero_info(f"`Trainer.fit` stopped: `max_steps={trainer.max_steps}` reached.")
-        elif progress.phase is not Phase.EPOCH_START:  # resumed within an epoch, which is to be ended first
-            return False
-        elif trainer.max_epochs is not None and -1 < trainer.max_epochs <= progress.epoch:
-            rank_zero_info(f"`Trainer.fit` stopped: `max_epochs={trainer.max_epochs}` reached.")
-        else:
-            return self._run.should_stop and self.may_stop_early
-        return True
+            return "there are no training batches"
+        if -1 < trainer.max_steps <= progress.optimizer_steps:
+            return f"`max_steps={trainer.max_steps}` reached"
+        between_epochs = progress.phase is Phase.EPOCH_START
+        if between_epochs and trainer.max_epochs is not None and -1 < trainer.max_epochs <= progress.epoch:
+            return f"`max_epochs={trainer.max_epochs}` reached"
+        return ""
+
+    def _is_done(self) -> bool:
+        """Whether no batch is to come; a fit that was resumed within an epoch ends that first."""
+        stops = self.progress.phase is Phase.EPOCH_START and self._run.should_stop and self.may_stop_early
+        return stops or bool(self._limit_reached())
 
     def _is_epoch_done(self) -> bool:
         progress = self.progress
         if progress.is_last_batch or -1 < self.trainer.max_steps <= progress.optimizer_steps:
             return True
-        return self._run.should_stop and self._stops_now()
+        return self._run.should_stop and self.may_stop_early
 
     @property
     def may_stop_early(self) -> bool:
         """Whether ``min_epochs`` and ``min_steps`` are behind."""
         trainer, progress = self.trainer, self.progress
-        epochs = progress.epoch + (1 if progress.phase is Phase.EPOCH_END else 0)
-        met_epochs = not trainer.min_epochs or epochs >= trainer.min_epochs
-        return met_epochs and (not trainer.min_steps or progress.optimizer_steps >= trainer.min_steps)
-
-    def _stops_now(self) -> bool:
-        if self.may_stop_early:
-            return True
-        if not self._told_of_minimum:
-            self._told_of_minimum = True
-            rank_zero_info(
-                f"Something asked to stop, but min_epochs={self.trainer.min_epochs} or min_steps="
-                f"{self.trainer.min_steps} is not reached yet; training goes on."
-            )
-        return False
+        epochs = progress.epoch + (progress.phase is Phase.EPOCH_END)
+        return epochs >= (trainer.min_epochs or 0) and progress.optimizer_steps >= (trainer.min_steps or 0)
 
     # -- data ---------------------------------------------------------------------------------------------
 
@@ -330,23 +303,22 @@ class FitLoop:
         self.max_batches = self.fetcher.total()
         self.schedule.plan(self.max_batches)
 
-    def _fetch(self, resumption: Resumption | None = None) -> Iterable[Fetched]:
+    def _fetch(self) -> Iterable[Fetched]:
         """The epoch's batches; a resumed epoch draws the same ones and passes over those that are behind."""
-        assert self.loader is not None
         assert self.fetcher is not None
-        if resumption is not None:
-            resumption.restore("epoch")
-        self.loader.replay(resumption.restarts if resumption is not None else {})
-        self.random_states.epoch = self.random_states.now()
-        self.fetcher.start(self.progress.batch_idx, self._run.timer("[FitLoop].train_dataloader_next"))
-        self.fetcher.read_ahead(lambda: resumption.restore("ahead") if resumption is not None else None)
-        wrapped = self._run.hooks.leyden_wrap_batches(self.fetcher)
-        return self.fetcher if wrapped is None else wrapped
+        fetcher, states = self.fetcher, self.random_states
+        states.restore("epoch")
+        fetcher.loader.replay(states.saved.get("restarts", {}))
+        states.epoch = states.now()
+        fetcher.start(self.progress.batch_idx, self._run.timer("[FitLoop].train_dataloader_next"))
+        fetcher.read_ahead(lambda: states.restore("ahead"))
+        wrapped = self._run.hooks.leyden_wrap_batches(fetcher)
+        return fetcher if wrapped is None else wrapped
 
     def _accumulated(self) -> bool:
-        """Whether the batch after which a checkpoint was taken only added to the gradients."""
-        every, progress = self.trainer.accumulate_grad_batches, self.progress
-        return self._step.automatic and progress.batch_idx % every != 0 and not progress.is_last_batch
+        """Whether the last batch only added to the gradients, for one that no step has seen in this process."""
+        every = self.trainer.accumulate_grad_batches if self._run.module.automatic_optimization else 1
+        return self.progress.batch_idx % every != 0 and not self.progress.is_last_batch
 
     # -- for checkpoints ----------------------------------------------------------------------------------
 
@@ -356,7 +328,7 @@ class FitLoop:
             "progress": self.progress.state_dict(),
             "random_states": self.random_states.state_dict(),
             "results": self.results.state_dict(),
-            "source": self.source.state_dict() if self.source is not None else None,
+            "loaded_in": getattr(self.source, "loaded_in", None),
             "validation": self.validation.state_dict(),
         }
 
@@ -366,9 +338,58 @@ class FitLoop:
         ``run`` goes on from there.
         """
         self.progress.load_state_dict(state["progress"])
-        self.resumption = Resumption(self.random_states, dict(state.get("random_states", {})))
+        self.random_states.saved = state.get("random_states", {})
         if "results" in state:
             self.results.load_state_dict(state["results"])
             self.validation.load_state_dict(state["validation"])
-            if self.source is not None and state["source"] is not None:
-                self.source.load_state_dict(state["source"])
+            if self.source is not None:
+                self.source.loaded_in = state["loaded_in"]
+
+
+class ValidationSchedule:
+    """When a fit validates: ``val_check_interval`` and ``check_val_every_n_epoch`` made into a question per batch.
+
+    Attributes:
+        enabled: Whether the fit validates at all.
+        every: Training batches between validations; infinite for the end of the epoch only.
+        validated_at: When the last validation ended, in seconds of ``time.monotonic``.
+    """
+
+    def __init__(self, loop: FitLoop) -> None:
+        self._run, self._loop, self.trainer = loop._run, loop, loop.trainer
+        self.enabled = False
+        self.every: int | float = INFINITE
+        self.validated_at = 0.0
+
+    def plan(self, max_batches: int | float) -> None:
+        """Work out the interval for an epoch of ``max_batches``."""
+        interval, by_epoch = self.trainer.val_check_interval, self.trainer.check_val_every_n_epoch is not None
+        self.enabled, self.validated_at = self._loop.validates, time.monotonic()
+        self.every = interval if isinstance(interval, int) else INFINITE
+        if isinstance(interval, float) and max_batches != INFINITE:
+            self.every = max(1, int(max_batches * interval))
+        elif isinstance(interval, float) and interval != 1.0 and self.enabled:
+            raise MisconfigurationException(
+                f"val_check_interval={interval} is a fraction, but the training loader has no length; write a "
+                "number of batches, a time, or 1.0 for the end of the epoch."
+            )
+        elif INFINITE > self.every > max_batches > 0 and by_epoch and self.enabled:
+            raise ValueError(
+                f"val_check_interval={interval} is more than the {max_batches} training batches of an epoch; write "
+                "a smaller one, or check_val_every_n_epoch=None to count batches across epochs."
+            )
+
+    def is_due(self) -> bool:
+        """Whether to validate now, after a batch."""
+        trainer, progress = self.trainer, self._loop.progress
+        every_epochs, interval = trainer.check_val_every_n_epoch, trainer.val_check_interval
+        if not self.enabled or (every_epochs is not None and (progress.epoch + 1) % every_epochs):
+            return False
+        if self._run.should_stop and self._loop.may_stop_early:
+            return True
+        if isinstance(interval, timedelta):
+            return time.monotonic() - self.validated_at >= interval.total_seconds()
+        # the epoch may end before its limit, where a loader has no length
+        if self.every == INFINITE or (isinstance(interval, float) and interval == 1.0):
+            return progress.is_last_batch
+        return (progress.total_batches if every_epochs is None else progress.batch_idx) % self.every == 0

@@ -1,19 +1,69 @@
-"""What ``configure_optimizers`` may return, turned into optimizers and scheduler configurations."""
+"""Optimizers and schedulers: what ``configure_optimizers`` may return, how steps see it, and when schedulers step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from leyden.module import LightningModule
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.monitoring import missing_metric
 from leyden.utilities.rank_zero import rank_zero_warn
 
 if TYPE_CHECKING:
-    from leyden.module import LightningModule
+    from leyden.loops.step import BatchStep
+    from leyden.trainer.run import Run
+
+
+class LightningOptimizer:
+    """A user's optimizer as ``training_step`` and ``optimizer_step`` see it.
+
+    It passes everything on to the optimizer; ``step`` calls the hooks, goes through the precision and is counted.
+    ``isinstance(x, torch.optim.Adam)`` is true of a wrapped Adam.
+
+    Args:
+        optimizer: The optimizer.
+        step: Steps it.
+
+    Attributes:
+        optimizer: The user's own object.
+    """
+
+    def __init__(self, optimizer: Any, step: BatchStep) -> None:
+        self.__dict__.update(optimizer=optimizer, _step=step)
+
+    def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
+        """Step the optimizer; a closure computes the loss and its gradients first."""
+        return self._step.step_optimizer(self.optimizer, closure, **kwargs)
+
+    @contextmanager
+    def toggle_model(self, sync_grad: bool = True) -> Generator[None, None, None]:
+        """A block in which only this optimizer's parameters require gradients.
+
+        Args:
+            sync_grad: Whether processes exchange gradients in the block; False while accumulating.
+        """
+        step = self._step
+        with step.module.toggled_optimizer(self), nullcontext() if sync_grad else step.strategy.no_sync():
+            yield
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return type(self.optimizer)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["optimizer"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.optimizer, name, value)
+
+    def __repr__(self) -> str:
+        return f"Lightning{self.optimizer!r}"
 
 
 @dataclass
@@ -57,90 +107,98 @@ def read_optimizers(module: LightningModule) -> tuple[list[Any], list[LRSchedule
             f"configure_optimizers returned {len(optimizers)} optimizers; with several, set "
             "self.automatic_optimization = False and step them in training_step."
         )
-    configs = [_configure(scheduler, module.automatic_optimization) for scheduler in schedulers]
-    for config in configs:
-        _check(config, optimizers, module)
-    return optimizers, configs
+    return optimizers, [_configure(scheduler, optimizers, module.automatic_optimization) for scheduler in schedulers]
 
 
 def _split(returned: Any) -> tuple[list[Any], list[Any]]:
-    """Optimizers and schedulers (each a scheduler or its dict) of the documented forms."""
-    if _is_optimizer(returned):
-        return [returned], []
-    if isinstance(returned, Mapping):
-        return _split_dict(returned)
-    if isinstance(returned, (list, tuple)) and returned:
-        if len(returned) == 2 and all(isinstance(part, (list, tuple)) for part in returned):
-            return list(returned[0]), list(returned[1])
-        if all(isinstance(part, Mapping) for part in returned):
-            parts = [_split_dict(part) for part in returned]
-            return [o for part in parts for o in part[0]], [s for part in parts for s in part[1]]
-        if len(returned) == 2 and isinstance(returned[0], (list, tuple)):  # ([optimizers], scheduler)
-            return list(returned[0]), [returned[1]]
-        if all(_is_optimizer(part) for part in returned):
-            return list(returned), []
-    raise MisconfigurationException(
-        f"configure_optimizers returned {returned!r}; return an optimizer, a list of them, a dict with 'optimizer' "
-        "(and 'lr_scheduler'), a tuple of such dicts, two lists (optimizers, schedulers), or None."
-    )
+    """Optimizers, and schedulers or their dicts, of the documented forms."""
+    parts = list(returned) if isinstance(returned, (list, tuple)) else [returned]
+    if len(parts) == 2 and isinstance(parts[0], (list, tuple)):
+        optimizers, schedulers = parts
+        return list(optimizers), list(schedulers) if isinstance(schedulers, (list, tuple)) else [schedulers]
+    if not parts or not all(isinstance(part, Mapping) or _is_optimizer(part) for part in parts):
+        raise MisconfigurationException(
+            f"configure_optimizers returned {returned!r}; return an optimizer, a list of them, a dict with 'optimizer' "
+            "(and 'lr_scheduler'), a tuple of such dicts, two lists (optimizers, schedulers), or None."
+        )
+    pairs = [_read_dict(part) if isinstance(part, Mapping) else (part, None) for part in parts]
+    return [optimizer for optimizer, _ in pairs], [scheduler for _, scheduler in pairs if scheduler is not None]
 
 
-def _split_dict(returned: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+def _read_dict(returned: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The optimizer of a dict, and its scheduler or the scheduler's own dict; None where it has none."""
     if unknown := set(returned) - {"optimizer", "lr_scheduler", "monitor"}:
         rank_zero_warn(f"configure_optimizers returned a dict with unknown keys: {', '.join(sorted(unknown))}.")
     if "optimizer" not in returned:
-        raise MisconfigurationException(
-            f"configure_optimizers returned a dict without 'optimizer': {dict(returned)!r}."
-        )
-    scheduler = returned.get("lr_scheduler")
-    if scheduler is None:
-        return [returned["optimizer"]], []
-    if returned.get("monitor") is not None:
-        described = dict(scheduler) if isinstance(scheduler, Mapping) else {"scheduler": scheduler}
-        scheduler = {"monitor": returned["monitor"], **described}
-    return [returned["optimizer"]], [scheduler]
+        raise MisconfigurationException(f"configure_optimizers returned a dict without 'optimizer': {returned!r}.")
+    scheduler, monitor = returned.get("lr_scheduler"), returned.get("monitor")
+    if scheduler is not None and monitor is not None:
+        scheduler = {"monitor": monitor, **(scheduler if isinstance(scheduler, Mapping) else {"scheduler": scheduler})}
+    return returned["optimizer"], scheduler
 
 
 def _is_optimizer(value: Any) -> bool:
     return isinstance(value, Optimizer) or (hasattr(value, "param_groups") and callable(getattr(value, "step", None)))
 
 
-def _configure(scheduler: Any, automatic: bool) -> LRSchedulerConfig:
-    if not isinstance(scheduler, Mapping):
-        return LRSchedulerConfig(scheduler, reduce_on_plateau=isinstance(scheduler, ReduceLROnPlateau))
+def _configure(scheduler: Any, optimizers: Iterable[Any], automatic: bool) -> LRSchedulerConfig:
+    """The configuration of a scheduler, given as it is or in a dict."""
+    options = scheduler if isinstance(scheduler, Mapping) else {"scheduler": scheduler}
     known = {field.name for field in fields(LRSchedulerConfig)}
-    if unknown := set(scheduler) - known:
-        rank_zero_warn(
-            f"The lr_scheduler dict has unknown keys: {', '.join(sorted(map(str, unknown)))}; "
-            f"known: {', '.join(sorted(known))}."
-        )
-    if scheduler.get("scheduler") is None:
-        raise MisconfigurationException(f"The lr_scheduler dict {dict(scheduler)!r} has no 'scheduler'.")
-    config = LRSchedulerConfig(**{k: v for k, v in scheduler.items() if k in known})
-    config.reduce_on_plateau = scheduler.get("reduce_on_plateau", isinstance(config.scheduler, ReduceLROnPlateau))
+    if unknown := set(options) - known:
+        names, of = (", ".join(sorted(map(str, keys))) for keys in (unknown, known))
+        rank_zero_warn(f"The lr_scheduler dict has unknown keys: {names}; known: {of}.")
+    if options.get("scheduler") is None:
+        raise MisconfigurationException(f"The lr_scheduler dict {options!r} has no 'scheduler'.")
+    takes_metric = isinstance(options["scheduler"], ReduceLROnPlateau)
+    config = LRSchedulerConfig(**{"reduce_on_plateau": takes_metric, **{k: options[k] for k in known & set(options)}})
     if not automatic and config.interval != "epoch":
         rank_zero_warn("Manual optimisation steps schedulers itself: interval and frequency are not used.")
+    _check(config, optimizers, automatic)
     return config
 
 
-def _check(config: LRSchedulerConfig, optimizers: Sequence[Any], module: LightningModule) -> None:
+def _check(config: LRSchedulerConfig, optimizers: Iterable[Any], automatic: bool) -> None:
+    """Refuse what can't work."""
+    scheduler, wrong = config.scheduler, None
     if config.interval not in ("epoch", "step"):
-        raise MisconfigurationException(f"The lr_scheduler's interval is {config.interval!r}; write 'epoch' or 'step'.")
-    if not isinstance(config.frequency, int) or config.frequency < 1:
-        raise MisconfigurationException(
-            f"The lr_scheduler's frequency is {config.frequency!r}; write an integer from 1."
-        )
-    if isinstance(config.scheduler, ReduceLROnPlateau) and config.monitor is None and module.automatic_optimization:
-        raise MisconfigurationException(
+        wrong = f"The lr_scheduler's interval is {config.interval!r}; write 'epoch' or 'step'."
+    elif not isinstance(config.frequency, int) or config.frequency < 1:
+        wrong = f"The lr_scheduler's frequency is {config.frequency!r}; write an integer from 1."
+    elif isinstance(scheduler, ReduceLROnPlateau) and config.monitor is None and automatic:
+        wrong = (
             "ReduceLROnPlateau needs a metric: return "
             '{"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}.'
         )
-    if not callable(getattr(config.scheduler, "step", None)) or not callable(
-        getattr(config.scheduler, "state_dict", None)
-    ):
-        raise MisconfigurationException(f"{config.scheduler!r} is no scheduler: it has no step and state_dict methods.")
-    owner = getattr(config.scheduler, "optimizer", None)
-    if owner is not None and not any(owner is optimizer for optimizer in optimizers):
-        raise MisconfigurationException(
-            "An lr_scheduler belongs to an optimizer that configure_optimizers did not return; return both."
-        )
+    elif not all(callable(getattr(scheduler, name, None)) for name in ("step", "state_dict")):
+        wrong = f"{scheduler!r} is no scheduler: it has no step and state_dict methods."
+    elif getattr(scheduler, "optimizer", None) not in (None, *optimizers):
+        wrong = "An lr_scheduler belongs to an optimizer that configure_optimizers did not return; return both."
+    if wrong is not None:
+        raise MisconfigurationException(wrong)
+
+
+def step_schedulers(run: Run, interval: str, index: int, plateau: bool) -> None:
+    """Step the schedulers whose interval has come, in automatic optimisation.
+
+    Args:
+        run: Whose schedulers.
+        interval: "step" or "epoch".
+        index: The running batch of the epoch, or the running epoch, from 0.
+        plateau: Whether it is the turn of those that take a metric (after validation) or of the others (before).
+    """
+    if not run.module.automatic_optimization:
+        return
+    for config in run.lr_scheduler_configs:
+        if config.reduce_on_plateau != plateau or config.interval != interval or (index + 1) % config.frequency:
+            continue
+        metrics, monitor = run.metrics.callback_metrics if plateau else {}, str(config.monitor)
+        if plateau and monitor not in metrics:
+            message = missing_metric(type(config.scheduler).__name__, monitor, metrics)
+            if config.strict:
+                raise MisconfigurationException(message)
+            rank_zero_warn(message, RuntimeWarning)
+            continue
+        with run.metrics.scope("lr_scheduler_step"):
+            run.module.lr_scheduler_step(config.scheduler, metrics.get(monitor))
+        run.progress.scheduler_steps += 1

@@ -1,11 +1,16 @@
-"""The counters of a fit, and the phase of the loop that it is in."""
+"""Where a fit is: its counters, the phase of its loop, and the random states; what an exact resume needs of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from leyden.utilities.rng import collect_rng_states, set_rng_states
+
+if TYPE_CHECKING:
+    from leyden.loops.fit import FitLoop
 
 
 class Phase(str, Enum):
@@ -33,15 +38,12 @@ class _Moves(dict[Phase, Phase]):
 # ``progress.phase = MOVES[progress.phase][Phase.BATCH]`` goes on to a phase, and checks the move without a call.
 # An epoch that has begun, and has no batch yet, is in BATCH_DONE.
 MOVES = {
-    moves.phase: moves
-    for moves in (
-        _Moves(Phase.EPOCH_START, Phase.BATCH_DONE),
-        _Moves(Phase.BATCH_DONE, Phase.BATCH, Phase.EPOCH_END),
-        _Moves(Phase.BATCH, Phase.BATCH_END, Phase.EPOCH_END),
-        _Moves(Phase.BATCH_END, Phase.VALIDATION_END, Phase.BATCH_DONE),
-        _Moves(Phase.VALIDATION_END, Phase.BATCH_DONE),
-        _Moves(Phase.EPOCH_END, Phase.EPOCH_START),
-    )
+    Phase.EPOCH_START: _Moves(Phase.EPOCH_START, Phase.BATCH_DONE),
+    Phase.BATCH_DONE: _Moves(Phase.BATCH_DONE, Phase.BATCH, Phase.EPOCH_END),
+    Phase.BATCH: _Moves(Phase.BATCH, Phase.BATCH_END, Phase.EPOCH_END),
+    Phase.BATCH_END: _Moves(Phase.BATCH_END, Phase.VALIDATION_END, Phase.BATCH_DONE),
+    Phase.VALIDATION_END: _Moves(Phase.VALIDATION_END, Phase.BATCH_DONE),
+    Phase.EPOCH_END: _Moves(Phase.EPOCH_END, Phase.EPOCH_START),
 }
 
 
@@ -74,7 +76,7 @@ class Progress:
         return replace(self, batch_idx=0, phase=Phase.EPOCH_START, is_last_batch=False)
 
     def is_accumulating(self, every: int) -> bool:
-        """Whether the gradients of the batches that are done are open: the next batch adds to them.
+        """Whether the next batch adds to the gradients of those that are done.
 
         Args:
             every: Batches per optimizer step.
@@ -98,3 +100,48 @@ class Progress:
             self.batch_idx -= 1
             self.total_batches -= 1
             self.phase, self.is_last_batch = Phase.BATCH_DONE, False
+
+
+class RandomStates:
+    """The random states that an exact resume needs: those that a checkpoint holds, and how a resumed fit is given them.
+
+    A resumed run draws its epoch's order and batches again. So the states of the checkpoint's moment are not enough:
+    it needs those from the start of the epoch too, and those from before a batch that was read ahead.
+
+    Attributes:
+        epoch: The states at the start of the running epoch.
+        validation: The states before the validation that runs. A run that is resumed from within it makes it again.
+        saved: What :meth:`state_dict` returned for the checkpoint, until the resumed fit has taken up its epoch. Else,
+            and where the checkpoint has no random states, {}.
+    """
+
+    def __init__(self, loop: FitLoop) -> None:
+        self._loop = loop
+        self.epoch: dict[str, Any] | None = None
+        self.validation: dict[str, Any] | None = None
+        self.saved: Mapping[str, Any] = {}
+
+    def now(self) -> dict[str, Any]:
+        """The random states of this moment, those of the user's generators in the loaders included."""
+        return collect_rng_states(*self._owners())
+
+    def restore(self, moment: str) -> None:
+        """Put back the random states of a moment, if the checkpoint has them."""
+        if (states := self.saved.get(moment)) is not None:
+            set_rng_states(states, *self._owners())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint that is taken now must hold, by moment."""
+        loop = self._loop
+        within_validation = self.validation is not None and loop.progress.phase is Phase.BATCH_END
+        return {
+            "epoch": self.epoch,
+            "ahead": loop.fetcher.ahead_rng if loop.fetcher is not None else None,
+            "now": self.validation if within_validation else self.now(),
+            "restarts": loop.loader.restarts if loop.loader is not None else {},
+        }
+
+    def _owners(self) -> tuple[Any, Any, list[Any]]:
+        trainer, combined = self._loop.trainer, (self._loop.loader, self._loop.validation.loader)
+        loaders = [loader for one in combined if one is not None for loader in one.flattened]
+        return trainer.accelerator, trainer.strategy.root_device, loaders

@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from leyden.interfaces.precision import Precision
-from leyden.loops.optimizer import LightningOptimizer
+from leyden.loops.optimizers import LightningOptimizer
 from leyden.module import LightningModule
 from leyden.plugin_system.hooks import hookimpl
 from leyden.plugin_system.table import nothing
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.overriding import is_overridden
+from leyden.utilities.objects import is_overridden
 from leyden.utilities.rank_zero import rank_zero_warn
 
 if TYPE_CHECKING:
@@ -47,23 +47,19 @@ class BatchStep:
         self._metrics, self._progress = run.metrics, run.progress
         module, precision = run.module, run.strategy.precision
         self.automatic = module.automatic_optimization
-        self.accumulating = False
-        self.weight = 1.0
+        self.accumulating, self.weight, self._warned_of_none = False, 1.0, False
         step = run.strategy.step_function(module, "training_step")
         self._training_step = run.timed(f"[Strategy]{type(run.strategy).__name__}.training_step", step)
-        self._takes_batch_idx = takes_arguments(module.training_step, 2)
+        self._takes_batch_idx = argument_count(module.training_step, 2, 2) == 2
         # None where the precision or the module has nothing of its own, so that a batch does not call it
-        self._forward_context = _own(precision, "forward_context", Precision)
-        self._scale_loss = _own(precision, "scale_loss", Precision)
-        self._unscale = _own(precision, "unscale_gradients", Precision)
-        self._own_zero_grad = _own(module, "optimizer_zero_grad", LightningModule)
-        self._own_backward = _own(module, "backward", LightningModule)
-        self._own_step = _own(module, "optimizer_step", LightningModule)
-        self._own_clipping = _own(module, "configure_gradient_clipping", LightningModule)
-        self._clip = run.strategy.clip_gradients
+        self._forward_context = own_method(precision, "forward_context", Precision)
+        self._scale_loss = own_method(precision, "scale_loss", Precision)
+        self._unscale = own_method(precision, "unscale_gradients", Precision)
+        self._own_zero_grad = own_method(module, "optimizer_zero_grad", LightningModule)
+        self._own_backward = own_method(module, "backward", LightningModule)
+        self._own_step = own_method(module, "optimizer_step", LightningModule)
+        self._own_clipping = own_method(module, "configure_gradient_clipping", LightningModule)
         self._precision_step = precision.optimizer_step
-        self._plain_precision = _own(precision, "optimizer_step", Precision) is None
-        self._warned_of_none = False
         self.use_optimizers([])
 
     def use_optimizers(self, optimizers: Iterable[Any]) -> None:
@@ -71,10 +67,14 @@ class BatchStep:
         self.optimizers = [o.optimizer if type(o) is LightningOptimizer else o for o in optimizers]
         self.optimizer = self.optimizers[0] if self.optimizers else None
         self.wrapped = [LightningOptimizer(optimizer, self) for optimizer in self.optimizers]
-        in_line = self._own_step is None and self._plain_precision and not any(map(_needs_closure, self.optimizers))
-        self._with_closure = not in_line and bool(self.optimizers)
-        # what a closure returns for a skipped batch: an optimizer that requires one reads it as a number
-        self._no_loss = torch.zeros(()) if any(map(_requires_closure, self.optimizers)) else None
+        required = any(map(_requires_closure, self.optimizers))
+        # PyTorch's own optimizers run a closure before anything else, unless they require one. So the loop may run it
+        # itself, before the step. How other optimizers use a closure is not known.
+        known = not required and all(type(o).__module__.startswith("torch.optim") for o in self.optimizers)
+        plain = self._own_step is None and own_method(self.strategy.precision, "optimizer_step", Precision) is None
+        self._with_closure = bool(self.optimizers) and not (plain and known)
+        # what the closure returns for a skipped batch: an optimizer that requires a closure reads it as a number
+        self._no_loss = torch.zeros(()) if required else None
 
     @hookimpl(trylast=True)
     def leyden_optimize_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
@@ -107,11 +107,11 @@ class BatchStep:
             else:
                 with self._forward_context():
                     output = self._training_step(*arguments)
-            if not self.automatic:
-                return _read_manual(output)
             loss, outputs = self._read(output, every)
-            if batch_idx % every == 0:
-                self._zero_grad(batch_idx)
+            if not self.automatic:
+                return outputs
+            if batch_idx % every == 0 and self.optimizer is not None:
+                self._zero_grad(self.optimizer, batch_idx)
             if loss is not None:
                 self.backward(loss)
             return outputs
@@ -119,41 +119,38 @@ class BatchStep:
             metrics.hook = outer
 
     def _read(self, output: Any, every: int) -> tuple[Tensor | None, dict[str, Any]]:
-        """The loss to go backward on, and the outputs that ``on_train_batch_end`` gets."""
-        rest: dict[str, Any] = {}
-        if isinstance(output, Mapping):
-            if "loss" not in output:
-                raise MisconfigurationException(
-                    f"training_step returned a dict without 'loss', with: {', '.join(map(str, output)) or 'nothing'}."
-                )
-            rest = _detached({k: v for k, v in output.items() if k != "loss"})
-            output = output["loss"]
-        if output is None:
-            self._warn_of_none()
+        """The loss to go backward on, and the outputs that ``on_train_batch_end`` gets.
+
+        In manual optimisation there need be no loss, and a dict may hold anything.
+        """
+        is_dict = isinstance(output, Mapping)
+        outputs: dict[str, Any] = tree_map_only(Tensor, Tensor.detach, dict(output)) if is_dict else {}
+        loss = output.get("loss", output) if is_dict else output
+        if loss is None and self.automatic:
+            if not self._warned_of_none:
+                self._warned_of_none = True
+                rank_zero_warn("training_step returned None: the batch is skipped. (Said once.)")
             return None, {}
-        if not isinstance(output, Tensor):
-            raise MisconfigurationException(
-                f"training_step returned {output!r} of type {type(output).__name__}; return the loss as a tensor, "
-                "a dict with 'loss', or None to skip the batch."
-            )
-        loss = output / every if every > 1 else output
-        return loss, {"loss": loss.detach(), **rest}
+        if isinstance(loss, Tensor):
+            loss = loss / every if every > 1 else loss
+            outputs["loss"] = loss.detach()
+        elif self.automatic or not (is_dict or loss is None):
+            found = f"{loss!r} of type {type(loss).__name__}"
+            if is_dict and loss is output:
+                found = f"a dict without 'loss', with: {', '.join(map(str, output)) or 'nothing'}"
+            wanted = "the loss as a tensor, a dict with 'loss', or None to skip the batch"
+            wanted = wanted if self.automatic else "a tensor, a dict, or None"
+            raise MisconfigurationException(f"training_step returned {found}; return {wanted}.")
+        return loss, outputs
 
-    def _warn_of_none(self) -> None:
-        if not self._warned_of_none:
-            self._warned_of_none = True
-            rank_zero_warn("training_step returned None: the batch is skipped. (Said once.)")
-
-    def _zero_grad(self, batch_idx: int) -> None:
-        if self.optimizer is None:
-            return
+    def _zero_grad(self, optimizer: Any, batch_idx: int) -> None:
         hooks = self.run.hooks
         if hooks.on_before_zero_grad is not nothing:
-            hooks.on_before_zero_grad(self.optimizer)
+            hooks.on_before_zero_grad(optimizer)
         if self._own_zero_grad is None:
-            self.optimizer.zero_grad()
+            optimizer.zero_grad()
         else:
-            self._own_zero_grad(self._progress.epoch, batch_idx, self.optimizer)
+            self._own_zero_grad(self._progress.epoch, batch_idx, optimizer)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Backward with its hooks, on the scaled loss where the precision scales."""
@@ -172,10 +169,9 @@ class BatchStep:
         except RuntimeError as error:
             if loss.requires_grad and loss.numel() == 1:
                 raise
-            raise MisconfigurationException(
-                f"The loss is a tensor of shape {tuple(loss.shape)} {'with' if loss.requires_grad else 'without'} a "
-                "gradient; it must be one number, computed from parameters that require gradients."
-            ) from error
+            found = f"of shape {tuple(loss.shape)} {'with' if loss.requires_grad else 'without'} a gradient"
+            wanted = "one number, computed from parameters that require gradients"
+            raise MisconfigurationException(f"The loss is a tensor {found}; it must be {wanted}.") from error
         if hooks.on_after_backward is not nothing:
             hooks.on_after_backward()
 
@@ -200,16 +196,14 @@ class BatchStep:
         value = value if value is not None else self.trainer.gradient_clip_val
         algorithm = str(algorithm or self.trainer.gradient_clip_algorithm or "norm")
         if algorithm not in ("norm", "value"):
-            raise MisconfigurationException(
-                f'gradient_clip_algorithm={algorithm!r} is not known; write "norm" or "value".'
-            )
+            raise MisconfigurationException(f'gradient_clip_algorithm={algorithm!r}: write "norm" or "value".')
         if value is None or value <= 0:
             return
         if self._unscale is not None and not self.automatic:
             self._unscale(optimizer.optimizer if type(optimizer) is LightningOptimizer else optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if parameters:  # none after a skipped batch
-            self._clip(parameters, value, algorithm)
+            self.strategy.clip_gradients(parameters, value, algorithm)
 
     # -- with a closure: LBFGS, an overridden optimizer_step, optimizers that are not PyTorch's own ---------
 
@@ -232,7 +226,7 @@ class BatchStep:
         if not ran:
             raise MisconfigurationException(
                 f"optimizer_step of {type(self.module).__name__}, or the optimizer, did not call the closure, which "
-                "runs forward and backward; pass it on, optimizer.step(closure=optimizer_closure), or call it."
+                "runs forward and backward; write optimizer.step(closure=optimizer_closure), or call it."
             )
         return outputs
 
@@ -240,16 +234,15 @@ class BatchStep:
         """One step of one optimizer; in manual optimisation it is counted here."""
 
         def whole() -> Any:
+            assert closure is not None
             with torch.enable_grad():
-                result = closure() if closure is not None else None
+                result = closure()
             self.before_step(optimizer)
             return result
 
-        if self.automatic or closure is not None:
-            result = self._precision_step(optimizer, whole, **kwargs)
-        else:
+        if closure is None:
             self.before_step(optimizer)
-            result = self._precision_step(optimizer, **kwargs)
+        result = self._precision_step(optimizer, whole if closure is not None else None, **kwargs)
         if not self.automatic:
             self._progress.optimizer_steps += 1
         return result
@@ -263,9 +256,7 @@ class BatchStep:
         """
         if self.automatic and not self._progress.is_accumulating(self.trainer.accumulate_grad_batches):
             return {}
-        return {
-            name: parameter.grad for name, parameter in self.module.named_parameters() if parameter.grad is not None
-        }
+        return {name: p.grad for name, p in self.module.named_parameters() if p.grad is not None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`state_dict` returned."""
@@ -274,37 +265,9 @@ class BatchStep:
                 parameter.grad = state[name].to(parameter.device)
 
 
-def _read_manual(output: Any) -> dict[str, Any]:
-    """The outputs that ``on_train_batch_end`` gets in manual optimisation, where ``training_step`` does all itself."""
-    if output is None:
-        return {}
-    if isinstance(output, Tensor):
-        return {"loss": output.detach()}
-    if isinstance(output, Mapping):
-        return _detached(output)
-    raise MisconfigurationException(
-        f"training_step returned {output!r} of type {type(output).__name__}; in manual optimisation return a "
-        "tensor, a dict, or None."
-    )
-
-
-def _detached(outputs: Mapping[str, Any]) -> dict[str, Any]:
-    detached: dict[str, Any] = tree_map_only(Tensor, Tensor.detach, dict(outputs))
-    return detached
-
-
-def _own(target: Any, name: str, base: type) -> Callable[..., Any] | None:
+def own_method(target: Any, name: str, base: type) -> Callable[..., Any] | None:
     """The target's method where it overrides that of ``base``, else None."""
     return getattr(target, name) if is_overridden(name, target, base) else None
-
-
-def _needs_closure(optimizer: Any) -> bool:
-    """Whether an optimizer must be given the closure.
-
-    PyTorch's own optimizers, but for those that require one, run it before anything else, so that running it
-    in line is the same; of any other optimizer that is not known.
-    """
-    return not type(optimizer).__module__.startswith("torch.optim") or _requires_closure(optimizer)
 
 
 def _requires_closure(optimizer: Any) -> bool:
@@ -312,17 +275,14 @@ def _requires_closure(optimizer: Any) -> bool:
     return closure is not None and closure.default is closure.empty
 
 
-def takes_arguments(function: Callable[..., Any], count: int) -> bool:
-    """Whether a function takes ``count`` positional arguments."""
-    return takes_any(function) or takes_named(function, count)
+def argument_count(function: Callable[..., Any], most: int, of_any: int) -> int:
+    """How many positional arguments a function is given.
 
-
-def takes_any(function: Callable[..., Any]) -> bool:
-    """Whether a function takes any number of positional arguments, ``*args``."""
-    return any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(function).parameters.values())
-
-
-def takes_named(function: Callable[..., Any], count: int) -> bool:
-    """Whether a function has names for ``count`` positional arguments."""
-    parameters = inspect.signature(function).parameters.values()
-    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters) >= count
+    Args:
+        function: The function.
+        most: How many there are.
+        of_any: How many a function is given that takes any number, unless it has names for more.
+    """
+    kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
+    named = sum(kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
+    return min(most, max(named, of_any) if inspect.Parameter.VAR_POSITIONAL in kinds else named)

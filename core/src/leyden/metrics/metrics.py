@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from leyden.metrics.declaration import declare
 from leyden.metrics.options import LogOptions
-from leyden.metrics.results import Moment, Results, Shown
+from leyden.metrics.records import Moment, Results, Shown
 from leyden.utilities.batch import extract_batch_size
-from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
 
 if TYPE_CHECKING:
@@ -22,19 +20,18 @@ if TYPE_CHECKING:
 class Metrics:
     """Knows which hook of which loop logs, and keeps what has been logged for whoever asks.
 
-    Values are kept when somebody asks for them, and when they become final: those of an epoch when it ends, those of
-    a step when an epoch ends or another loop begins.
+    Values are kept when somebody asks for them, and when they become final. The values of an epoch are final when it
+    ends, those of a step when the epoch ends or another loop begins.
 
     Attributes:
         hook: The hook or step that runs now; it decides the defaults of ``self.log`` and whether it may be called.
-        results: The records of the loop that runs now.
+        results: The records of the loop that runs now; empty ones where none runs.
     """
 
     def __init__(self, run: Run) -> None:
         self._run, self._trainer = run, run.trainer
-        self.results: Results | None = None
+        self.results = Results(run.trainer)
         self.hook: str | None = None
-        self._told_of_barebones = False
         self._batch: Any = None
         self._batch_size: int | None = None
         self._counts = True
@@ -50,7 +47,7 @@ class Metrics:
             self.hook = outer
 
     def forget(self) -> None:
-        """Forget every metric: those of a sanity check are nobody's."""
+        """Forget every metric; called after a sanity check, whose metrics nobody is to see."""
         self._kept = Shown({}, {}, {})
 
     # -- from the user's hooks ------------------------------------------------------------------------
@@ -59,92 +56,78 @@ class Metrics:
         """Take one ``self.log`` call."""
         if self._trainer.barebones:
             return self._warn_of_barebones(name)
-        results, hook = self.results, self.hook
-        if results is None or hook is None:
-            raise MisconfigurationException(
-                f"self.log({name!r}, …) was called outside of a loop; log from a step or hook."
-            )
+        results, hook = self.results, self.hook or ""
         record = results.records.get((hook, name, results.dataloader_idx))
         if record is None or record.asked != asked:
             if isinstance(value, Mapping):
                 for key, member in value.items():
                     self.log(f"{name}/{key}", member, asked, batch_size)
                 return None
-            record = declare(self._trainer, results, hook, name, value, asked)
+            record = results.declare(hook, name, value, asked)
         record.update(value, self.batch_size if batch_size is None else batch_size, self._counts)
 
     def batch_size(self) -> int:
         """The first dimension of the batch's tensors, found once per batch; 1 between batches."""
-        if self._batch is None:
-            return 1
         if self._batch_size is None:
-            self._batch_size = extract_batch_size(self._batch)
+            self._batch_size = 1 if self._batch is None else extract_batch_size(self._batch)
         return self._batch_size
 
     def _warn_of_barebones(self, name: str) -> None:
-        if not self._told_of_barebones:
-            self._told_of_barebones = True
+        if "barebones" not in self._run.told:
+            self._run.told.add("barebones")
             rank_zero_warn(f"self.log({name!r}, …) does nothing under Trainer(barebones=True). (Said once.)")
 
     # -- from the loops -------------------------------------------------------------------------------
 
-    def enter(self, results: Results) -> Results | None:
+    def enter(self, results: Results) -> Results:
         """Log into another loop's records from now on; returns the outer loop's, to be given to :meth:`leave`."""
         outer = self.results
-        if outer is not None:
-            self._keep()
-            if outer.moment is Moment.STEP:
-                outer.moment = Moment.STEP_KEPT
+        self._keep()
+        if outer.moment is Moment.STEP:
+            outer.moment = Moment.STEP_KEPT
         self.results = results
         results.reset()  # of what a pass that failed has left
         return outer
 
-    def leave(self, outer: Results | None) -> None:
+    def leave(self, outer: Results) -> None:
         """Forget the inner loop's records and go back to the outer loop's."""
-        assert self.results is not None
         self.results.reset()
         self.results = outer
 
     def start_batch(self, batch: Any, dataloader_idx: int | None = None, counts: bool = True) -> None:
-        """A batch begins; its size is taken from it when it is first needed.
+        """Begin a batch; its size is found when it is first needed.
 
         Args:
             batch: The batch.
-            dataloader_idx: Its loader, where there are several.
-            counts: Whether what is logged in it is a part of the epoch.
+            dataloader_idx: The number of its loader; None where there is only one.
+            counts: Whether its values are a part of the epoch's values.
         """
         self._batch, self._batch_size, self._counts = batch, None, counts
-        results = self.results
-        assert results is not None
-        results.dataloader_idx = dataloader_idx
-        results.moment = Moment.STEP
+        self.results.dataloader_idx = dataloader_idx
+        self.results.moment = Moment.STEP
 
     def end_train_batch(self, accumulating: bool) -> None:
         """Send the step's metrics to the loggers, every ``log_every_n_steps`` optimizer steps."""
-        trainer, run, results = self._trainer, self._run, self.results
-        assert results is not None
-        self._batch = None
+        trainer, run = self._trainer, self._run
+        self._batch = self._batch_size = None
         if accumulating or not trainer.loggers:
             return
         every = trainer.log_every_n_steps
         due = every and (run.progress.batches_that_stepped + 1) % every == 0
         if due or run.should_stop or trainer.fast_dev_run:
-            self.send(results.metrics().loggers)
+            self.send(self.results.metrics().loggers)
 
     def end_evaluation_batch(self, step: int) -> None:
         """Send what an evaluation step logged with ``on_step=True``, under the batch's number."""
-        assert self.results is not None
-        self._batch = None
+        self._batch = self._batch_size = None
         if self._trainer.loggers and not self._trainer.sanity_checking:
             self.send(self.results.metrics().loggers, step)
 
     def end_epoch(self) -> dict[str, Any]:
-        """The epoch's values are final, of the running dataloader at least; returns what loggers are to see of them."""
-        results = self.results
-        assert results is not None
-        if results.moment is Moment.STEP:
+        """Make the epoch's values of the running dataloader final; returns those that loggers are to see."""
+        if self.results.moment is Moment.STEP:
             self._keep()
-        results.moment = Moment.EPOCH
+        self.results.moment = Moment.EPOCH
         return self._keep()
 
     def send(self, metrics: Mapping[str, Any], step: int | None = None, offset: int = 0) -> None:
@@ -160,29 +143,25 @@ class Metrics:
             return
         self._kept.loggers.update(metrics)
         numbers = _numbers(metrics)
-        if step is None:
-            own_step = numbers.pop("step", None)
-            if own_step is None:
-                numbers.setdefault("epoch", self._run.progress.epoch)
-                step = self._run.progress.batches_that_stepped + offset
-            else:
-                step = int(own_step)
+        if step is None and "step" in numbers:
+            step = int(numbers.pop("step"))
+        elif step is None:
+            numbers.setdefault("epoch", self._run.progress.epoch)
+            step = self._run.progress.batches_that_stepped + offset
         for logger in loggers:
             logger.log_metrics(metrics=dict(numbers), step=step)
 
     def _keep(self) -> dict[str, Any]:
-        """Keep what the running loop has to show now; returns what loggers are to see of it."""
-        if self.results is None:
-            return {}
+        """Keep the values that the running loop shows now; returns those that loggers are to see."""
         shown = self.results.metrics()
         for kept, new in zip(self._kept, shown, strict=True):
             kept.update(new)
         return shown.loggers
 
     def to_host(self) -> None:
-        """Bring what is kept to the host; the run is over, well or not, and its device may go."""
+        """Move what is kept to the host, since the run is over and its device may be released."""
         self._keep()
-        self.results = None
+        self.results = Results(self._trainer)
         for kept in self._kept:
             kept.update({name: v.cpu() if isinstance(v, Tensor) else v for name, v in kept.items()})
 

@@ -1,1 +1,1 @@
-"""What modules and data modules are made of: hooks, hyperparameters, loading from checkpoints, export."""
+"""Base classes of modules and data modules: hooks, hyperparameters, loading from checkpoints, export."""

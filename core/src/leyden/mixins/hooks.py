@@ -3,8 +3,6 @@
 Those that others may implement, too, are listed in :mod:`leyden.plugin_system.hooks` and do nothing here.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -65,25 +63,12 @@ class ModelHooks(ModelObservations):
         self.zero_grad()  # type: ignore[attr-defined]
 
     def on_validation_model_eval(self) -> None:
-        """Put the module into evaluation mode for validation."""
+        """Put the module into evaluation mode, before a pass of evaluation or prediction."""
         self.eval()  # type: ignore[attr-defined]
 
     def on_validation_model_train(self) -> None:
-        """Put the module back after validation. If not overridden, every submodule's mode is restored."""
+        """Put the module back after such a pass. If not overridden, every submodule's mode is restored."""
         self.train()  # type: ignore[attr-defined]
 
-    def on_test_model_eval(self) -> None:
-        """Put the module into evaluation mode for testing."""
-        self.eval()  # type: ignore[attr-defined]
-
-    def on_test_model_train(self) -> None:
-        """Put the module back after testing. If not overridden, every submodule's mode is restored."""
-        self.train()  # type: ignore[attr-defined]
-
-    def on_predict_model_eval(self) -> None:
-        """Put the module into evaluation mode for prediction."""
-        self.eval()  # type: ignore[attr-defined]
-
-    def on_predict_model_train(self) -> None:
-        """Put the module back after prediction. If not overridden, every submodule's mode is restored."""
-        self.train()  # type: ignore[attr-defined]
+    on_test_model_eval = on_predict_model_eval = on_validation_model_eval
+    on_test_model_train = on_predict_model_train = on_validation_model_train

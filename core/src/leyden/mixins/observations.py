@@ -4,25 +4,23 @@ They are made from :mod:`leyden.plugin_system.hooks`, and do nothing. Editors an
 beside this file, which ``core/docs.py`` writes.
 """
 
-from __future__ import annotations
-
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from leyden.plugin_system.hooks import OBSERVATION, RUN_ARGUMENTS, Observation
 
-WITH_DATA = ("setup", "teardown", "on_exception")
-IN_CHECKPOINTS = ("on_save_checkpoint", "on_load_checkpoint")
+
+class DataObservations:
+    """What happens in a run, for modules and data modules."""
 
 
-def _has(names: Sequence[str]) -> Callable[[type], type]:
-    def add(cls: type) -> type:
-        for name in names:
-            setattr(cls, name, _method(cls, name))
-        return cls
+class CheckpointHooks:
+    """What a module adds to checkpoints, and takes back from them."""
 
-    return add
+
+class ModelObservations:
+    """What happens in a run, for modules alone."""
 
 
 def _method(cls: type, name: str) -> Callable[..., None]:
@@ -37,16 +35,10 @@ def _method(cls: type, name: str) -> Callable[..., None]:
     return method
 
 
-@_has(WITH_DATA)
-class DataObservations:
-    """What happens in a run, for modules and data modules."""
-
-
-@_has(IN_CHECKPOINTS)
-class CheckpointHooks:
-    """What a module adds to checkpoints, and takes back from them."""
-
-
-@_has([name for name in OBSERVATION if name not in (*WITH_DATA, *IN_CHECKPOINTS)])
-class ModelObservations:
-    """What happens in a run, for modules alone."""
+_OWNERS = {
+    **dict.fromkeys(("setup", "teardown", "on_exception"), DataObservations),
+    **dict.fromkeys(("on_save_checkpoint", "on_load_checkpoint"), CheckpointHooks),
+}
+for _name in OBSERVATION:
+    _owner = _OWNERS.get(_name, ModelObservations)
+    setattr(_owner, _name, _method(_owner, _name))

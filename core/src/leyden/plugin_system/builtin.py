@@ -1,7 +1,5 @@
 """What the core brings, on the same path as every plugin: one device, 32 bits, files, a mute logger, seeded workers."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from functools import partial
@@ -25,6 +23,7 @@ def leyden_components() -> Iterable[Component]:
     yield Component(
         "checkpoint_io", "torch", "leyden.checkpoint.file:TorchCheckpointIO", {"aliases": ["TorchCheckpointIO"]}
     )
+    yield Component("utility", "CombinedLoader", "leyden.data.combined:CombinedLoader")
 
 
 @hookimpl(trylast=True)

@@ -3,25 +3,28 @@
 ``discover()`` reads the entry points of the group ``leyden`` once per process, imports each plugin's
 small module (never its parts), and registers it with pluggy. A plugin that is broken is set aside with
 one warning; asking for something of it by name raises its own error.
-"""
 
-from __future__ import annotations
+A plugin states what it was written for in its requirements, which are read without importing it: the versions of
+the core (``leyden-core>=0.1``) and, as extras of it, those of the hook specifications (``leyden-core[hooks-1]``).
+"""
 
 import copyreg
 import importlib
 import os
+import re
 import time
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
 from importlib_metadata import EntryPoint, entry_points
 
-from leyden.plugin_system.compatibility import CORE_DISTRIBUTION, refusal
+from leyden.plugin_system import hooks
 from leyden.plugin_system.manager import PluginInfo, PluginManager
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
 
-GROUP = "leyden"
+CORE_DISTRIBUTION = "leyden-core"
 
 
 @cache
@@ -38,22 +41,17 @@ def discover() -> PluginManager:
     manager = PluginManager()
     autoload = os.environ.get("LEYDEN_PLUGINS_AUTOLOAD", "1") != "0"
     disabled, wanted = names_in("LEYDEN_PLUGINS_DISABLED"), names_in("LEYDEN_PLUGINS")
-    found = sorted(entry_points(group=GROUP), key=_discovery_order)
-    for point in found:
+    for point in sorted(entry_points(group="leyden"), key=_discovery_order):
         info, needs = _read_metadata(point)
-        names = {info.name, info.distribution}
-        if not (autoload or names.intersection(wanted)):
-            info.disabled_by = "LEYDEN_PLUGINS_AUTOLOAD=0"
-        if names.intersection(disabled):
+        is_core = info.distribution == CORE_DISTRIBUTION
+        if info.answers_to(disabled) and not is_core:
             info.disabled_by = "LEYDEN_PLUGINS_DISABLED"
-        if info.disabled_by and not _is_core(info):
-            info.state = "disabled"
-            manager.infos.append(info)
-        elif twin := next((r for r in manager.infos if r.name == info.name and r.state != "disabled"), None):
-            info.mend = f"pip uninstall {info.distribution}"
-            _set_aside(manager, info, MisconfigurationException(f"{twin.distribution} has a plugin of that name."))
+        elif not (autoload or is_core or info.answers_to(wanted)):
+            info.disabled_by = "LEYDEN_PLUGINS_AUTOLOAD=0"
         else:
             _load(manager, info, point, needs)
+        if info.state != "active":
+            manager.infos.append(info)
     for name in wanted:
         _admit_wanted(manager, name)
     return manager
@@ -67,10 +65,6 @@ def names_in(variable: str) -> list[str]:
 def _discovery_order(point: EntryPoint) -> tuple[bool, str, str]:
     """The core first, then by name: the same order on every machine and rank."""
     return point.value.partition(".")[0] != "leyden", point.name, point.value
-
-
-def _is_core(info: PluginInfo) -> bool:
-    return info.distribution == CORE_DISTRIBUTION
 
 
 def _read_metadata(point: EntryPoint) -> tuple[PluginInfo, list[str]]:
@@ -93,43 +87,78 @@ def _load(manager: PluginManager, info: PluginInfo, point: EntryPoint, needs: li
     began = time.perf_counter()
     info.mend = f"pip install --upgrade {info.distribution}"
     try:
-        _refuse_other_hooks(manager, info, needs)
+        _refuse(manager, info, needs)
         info.plugin = point.load()
         manager.admit(info)
     except (Exception, SystemExit) as error:
-        _set_aside(manager, info, error)
+        info.error = error
+        shared = any(other.name == info.name for other in manager.infos)
+        handle = info.distribution if shared else info.name
+        rank_zero_warn(
+            f"The {info} is {info.reason}. "
+            f"Mend it ({info.mend}), uninstall it, or disable it with LEYDEN_PLUGINS_DISABLED={handle}.",
+            RuntimeWarning,
+        )
     info.load_time = time.perf_counter() - began
 
 
-def _refuse_other_hooks(manager: PluginManager, info: PluginInfo, needs: list[str]) -> None:
-    """Refuse, before its import, a plugin whose metadata asks for another version of the core or of its hooks."""
-    core = next((other.version for other in manager.infos if _is_core(other)), None)
-    if core is not None and (reason := refusal(needs, core)):
-        info.mend = f"pip install --upgrade {CORE_DISTRIBUTION} {info.distribution}"
-        raise MisconfigurationException(reason)
+def _refuse(manager: PluginManager, info: PluginInfo, needs: list[str]) -> None:
+    """Refuse, before its import, a plugin of a name that is taken, or for another version of the core or its hooks."""
+    for other in manager.infos:
+        if other.name == info.name and other.state != "disabled":
+            info.mend = f"pip uninstall {info.distribution}"
+            raise MisconfigurationException(f"{other.distribution} has a plugin of that name.")
+        if other.distribution == CORE_DISTRIBUTION and (reason := refusal(needs, other.version)):
+            info.mend = f"pip install --upgrade {CORE_DISTRIBUTION} {info.distribution}"
+            raise MisconfigurationException(reason)
 
 
-def _set_aside(manager: PluginManager, info: PluginInfo, error: BaseException) -> None:
-    info.state, info.error = "set aside", error
-    shared = any(other.name == info.name for other in manager.infos)
-    handle = info.distribution if shared else info.name
-    manager.infos.append(info)
-    rank_zero_warn(
-        f"The {info} is {info.reason}. "
-        f"Mend it ({info.mend}), uninstall it, or disable it with LEYDEN_PLUGINS_DISABLED={handle}.",
-        RuntimeWarning,
-    )
+def refusal(requirements: Iterable[str], core: str) -> str:
+    """Why a plugin can't work with this core, in words, or "" where it can.
+
+    Args:
+        requirements: The requirements of the plugin's distribution, as they stand in its metadata.
+        core: The version of the core.
+
+    Raises:
+        packaging.requirements.InvalidRequirement: A requirement on the core is none.
+    """
+    on_core = (need for need in requirements if normalized(re.split(r"[^\w.-]", need)[0]) == CORE_DISTRIBUTION)
+    return next(filter(None, (_refusal_by(need, core) for need in on_core)), "")
+
+
+@cache
+def _refusal_by(requirement: str, core: str) -> str:
+    """Why one requirement is not met; many plugins have the same one."""
+    from packaging.requirements import Requirement
+
+    need = Requirement(requirement)
+    if need.marker is not None and not need.marker.evaluate({"extra": ""}):
+        return ""
+    if not need.specifier.contains(core, prereleases=True):
+        return f"it asks for {need}, and {CORE_DISTRIBUTION} is {core}"
+    versions = sorted(extra.removeprefix("hooks-") for extra in need.extras if re.fullmatch(r"hooks-\d+", extra))
+    if versions and str(hooks.HOOKS_VERSION) not in versions:
+        return (
+            f"it is written for version {' or '.join(versions)} of the hooks, "
+            f"and {CORE_DISTRIBUTION} {core} has version {hooks.HOOKS_VERSION}"
+        )
+    return ""
+
+
+def normalized(distribution: str) -> str:
+    """A distribution's name as package indices compare it: ``Leyden_Core`` is ``leyden-core``."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def _admit_wanted(manager: PluginManager, name: str) -> None:
     """See that a plugin of ``LEYDEN_PLUGINS`` is there: an installed one, or a module."""
-    infos = [info for info in manager.infos if name in (info.name, info.distribution)]
+    infos = [info for info in manager.infos if info.answers_to([name])]
     if any(info.state == "active" for info in infos):
         return
     try:
-        if broken := next((info for info in infos if info.state == "set aside"), None):
-            assert broken.error is not None
-            raise broken.error
+        for error in (info.error for info in infos if info.error is not None):
+            raise error
         if not infos:
             manager.admit(PluginInfo(name, plugin=importlib.import_module(name)))
     except (Exception, SystemExit) as error:
@@ -138,13 +167,13 @@ def _admit_wanted(manager: PluginManager, name: str) -> None:
         raise MisconfigurationException(f"LEYDEN_PLUGINS asks for {name!r}, which can't be used: {what}") from error
 
 
-def _elsewhere(manager: PluginManager) -> tuple[Any, ...]:
-    """A manager in another process: what is installed there, and the plugins that were given here."""
-    return _in_other_process, ([info.plugin for info in manager.infos if info.given],)
-
-
 def _in_other_process(given: list[Any]) -> PluginManager:
+    """A manager in another process: what is installed there, and the plugins that were given here."""
     return discover().extended(given) if given else discover()
+
+
+def _elsewhere(manager: PluginManager) -> tuple[Any, ...]:
+    return _in_other_process, ([info.plugin for info in manager.infos if info.given],)
 
 
 copyreg.pickle(PluginManager, _elsewhere)

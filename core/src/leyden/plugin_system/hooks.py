@@ -3,7 +3,8 @@
 Three groups, each a class below: *registration* (what a plugin brings), *observation* (what happens
 in a run; the hooks that Lightning users know), *behaviour* (how one thing is done; the first answer
 wins). The signatures are the specification: an implementation takes any subset of the arguments.
-A hook that is not marked :class:`Hook` runs once, one can't log in it, and its answers are not used.
+How often a hook runs, how one logs in it and what is made of the answers is in the table ``FACTS``; a hook that is not
+there runs once, one can't log in it, and its answers are not used.
 
 An installed plugin implements a hook with a function marked by :data:`hookimpl`; a callback, the
 ``LightningModule``, the ``LightningDataModule`` and the strategy implement it by a method of the same
@@ -21,11 +22,13 @@ pluggy's own words, and whoever implements it is warned:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pluggy
 
@@ -34,14 +37,13 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from leyden.interfaces.component import Component
-    from leyden.module import LightningModule
+    from leyden.module import LightningModule as Module
     from leyden.trainer import Trainer
 
 PROJECT = "leyden"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 HOOKS_VERSION = 1  # see the module's docstring
-Specification = TypeVar("Specification", bound=Callable[..., Any])
 
 
 class Frequency(Enum):
@@ -79,7 +81,7 @@ class LogRule(NamedTuple):
 
 @dataclass(frozen=True)
 class Hook:
-    """What is known of a hook beside its arguments; as a decorator, it declares so.
+    """What is known of a hook beside its arguments.
 
     Args:
         frequency: How often it runs.
@@ -91,16 +93,25 @@ class Hook:
     logging: LogRule | None = None
     answers: Answers = Answers.UNUSED
 
-    def __call__(self, specification: Specification) -> Specification:
-        """Declare what is known of a hook."""
-        specification.__dict__["facts"] = self
-        return specification
-
 
 EACH_EPOCH, EACH_BATCH = Frequency.EACH_EPOCH, Frequency.EACH_BATCH
 LOGS_STEPS = LogRule(step_allowed=True, on_step=True, on_epoch=False)
 LOGS_EPOCH = LogRule(step_allowed=False, on_step=False, on_epoch=True)
 LOGS_EVALUATION = LogRule(step_allowed=True, on_step=False, on_epoch=True)
+# What is known of hooks, by patterns of their names; no name fits two of them.
+FACTS = {
+    "leyden_(default_logger|default_strategy|find_checkpoint|read_progress)": Hook(answers=Answers.FIRST),
+    "leyden_(show_results|prepare_loader)": Hook(answers=Answers.FIRST),
+    "leyden_optimize_batch": Hook(EACH_BATCH, answers=Answers.FIRST),
+    "leyden_wrap_batches": Hook(EACH_EPOCH, answers=Answers.FIRST),
+    "on_(train|test)_start": Hook(logging=LOGS_EPOCH),
+    "on_(train|validation|test)_epoch_(start|end)|on_validation_start": Hook(EACH_EPOCH, LOGS_EPOCH),
+    "on_predict_epoch_(start|end)|on_validation_end|on_save_checkpoint|leyden_rank_state": Hook(EACH_EPOCH),
+    "on_train_batch_start": Hook(EACH_BATCH, LOGS_STEPS, Answers.SKIP),
+    "on_train_batch_end|on_before_(zero_grad|backward|optimizer_step)|on_after_backward": Hook(EACH_BATCH, LOGS_STEPS),
+    "on_(validation|test)_batch_(start|end)": Hook(EACH_BATCH, LOGS_EVALUATION),
+    "on_predict_batch_(start|end)": Hook(EACH_BATCH),
+}
 
 
 # mypy: disable-error-code="empty-body"
@@ -118,15 +129,12 @@ class Registration:
     def leyden_default_callbacks(self, trainer: Trainer) -> Iterable[Any]:
         """Return callbacks to add to a Trainer; ask ``trainer.wants(role)`` before adding a role's default."""
 
-    @Hook(answers=Answers.FIRST)
     def leyden_default_logger(self, trainer: Trainer) -> Any:
         """Return the logger of a Trainer made with ``logger=True`` or without ``logger``."""
 
-    @Hook(answers=Answers.FIRST)
     def leyden_default_strategy(self, trainer: Trainer, num_processes: int) -> Any:
         """Return the strategy (instance or name) for ``strategy="auto"`` and more than one process."""
 
-    @Hook(answers=Answers.FIRST)
     def leyden_find_checkpoint(self, trainer: Trainer, ckpt_path: str | None, fn: str) -> str | None:
         """Return the path of what a ``ckpt_path`` such as "best" names, "" for the weights as they are, or None.
 
@@ -134,7 +142,6 @@ class Registration:
         refused. ``ckpt_path`` is None where none was given, in a fit or in another run without a model.
         """
 
-    @Hook(answers=Answers.FIRST)
     def leyden_read_progress(self, trainer: Trainer, checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Return how far the fit had come that wrote a checkpoint of another framework, or None for one not known.
 
@@ -142,11 +149,9 @@ class Registration:
         lacks is as at the start of a fit.
         """
 
-    @Hook(answers=Answers.FIRST)
     def leyden_show_results(self, trainer: Trainer, stage: str, results: Sequence[Mapping[str, float]]) -> Any:
         """Show the results of a ``validate`` or ``test``, which are by dataloader, and return True; only on rank 0."""
 
-    @Hook(answers=Answers.FIRST)
     def leyden_prepare_loader(self, owner: Any, loader: Any, training: bool) -> Any:
         """Return the loader that a run reads; asked for each loader before its first batch.
 
@@ -156,7 +161,6 @@ class Registration:
         Fabric takes for granted.
         """
 
-    @Hook(EACH_EPOCH)
     def leyden_rank_state(self, trainer: Trainer) -> Mapping[str, Any] | None:
         """Return what an exact resume needs of this process, as plain data under the plugin's name, or None.
 
@@ -178,194 +182,144 @@ class Observation:
     Nothing that an implementation answers is used, except the -1 of ``on_train_batch_start``.
     """
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: Module, stage: str) -> None:
         """A run begins; ``stage`` is "fit", "validate", "test" or "predict". The model is still where it was built."""
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: Module) -> None:
         """The model is on its device and has its optimizers; before the sanity check."""
 
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: Module) -> None:
         """A few validation batches are about to be tried before training."""
 
-    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: Module) -> None:
         """The sanity check is over; its metrics are forgotten."""
 
-    @Hook(logging=LOGS_EPOCH)
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Training is about to begin, after the sanity check."""
 
-    @Hook(EACH_EPOCH, LOGS_EPOCH)
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Module) -> None:
         """A training epoch begins."""
 
-    @Hook(EACH_BATCH, LOGS_STEPS, Answers.SKIP)
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> int | None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Module, batch: Any, batch_idx: int) -> int | None:
         """A batch, already on the device, is about to be trained on. Return -1 to skip the rest of the epoch."""
 
-    @Hook(EACH_BATCH, LOGS_STEPS)
-    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+    def on_before_zero_grad(self, trainer: Trainer, pl_module: Module, optimizer: Optimizer) -> None:
         """Gradients are about to be cleared."""
 
-    @Hook(EACH_BATCH, LOGS_STEPS)
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+    def on_before_backward(self, trainer: Trainer, pl_module: Module, loss: Tensor) -> None:
         """Before ``loss.backward()``; ``loss`` is divided by ``accumulate_grad_batches`` already."""
 
-    @Hook(EACH_BATCH, LOGS_STEPS)
-    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_after_backward(self, trainer: Trainer, pl_module: Module) -> None:
         """Gradients exist; under mixed precision they are still scaled."""
 
-    @Hook(EACH_BATCH, LOGS_STEPS)
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Module, optimizer: Optimizer) -> None:
         """Gradients are unscaled and not yet clipped; the optimizer is about to step."""
 
-    @Hook(EACH_BATCH, LOGS_STEPS)
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Module, outputs: Any, batch: Any, batch_idx: int) -> None:
         """A batch has been trained on; ``outputs`` is ``{"loss": …}`` and what the step's dict held, detached."""
 
-    @Hook(EACH_EPOCH, LOGS_EPOCH)
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
         """A training epoch ends. Implementations that read epoch metrics mark themselves ``trylast``."""
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Training is over."""
 
-    @Hook(EACH_EPOCH, LOGS_EPOCH)
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Validation begins; the model is in evaluation mode."""
 
-    @Hook(EACH_EPOCH, LOGS_EPOCH)
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: Module) -> None:
         """The pass over the validation loaders begins."""
 
-    @Hook(EACH_BATCH, LOGS_EVALUATION)
     def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Trainer, pl_module: Module, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A validation batch, already on the device, is about to be evaluated."""
 
-    @Hook(EACH_BATCH, LOGS_EVALUATION)
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Module, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A validation batch has been evaluated; ``outputs`` is what ``validation_step`` returned."""
 
-    @Hook(EACH_EPOCH, LOGS_EPOCH)
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
         """The pass over the validation loaders is over; the last place to log from."""
 
-    @Hook(EACH_EPOCH)
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Validation is over and ``trainer.callback_metrics`` holds its results."""
 
-    @Hook(logging=LOGS_EPOCH)
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Testing begins; the model is in evaluation mode."""
 
-    @Hook(EACH_EPOCH, LOGS_EPOCH)
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: Module) -> None:
         """The pass over the test loaders begins."""
 
-    @Hook(EACH_BATCH, LOGS_EVALUATION)
     def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Trainer, pl_module: Module, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A test batch, already on the device, is about to be evaluated."""
 
-    @Hook(EACH_BATCH, LOGS_EVALUATION)
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Module, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A test batch has been evaluated; ``outputs`` is what ``test_step`` returned."""
 
-    @Hook(EACH_EPOCH, LOGS_EPOCH)
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
         """The pass over the test loaders is over; the last place to log from."""
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Testing is over and ``trainer.callback_metrics`` holds its results."""
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Prediction begins; the model is in evaluation mode."""
 
-    @Hook(EACH_EPOCH)
-    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: Module) -> None:
         """The pass over the prediction loaders begins."""
 
-    @Hook(EACH_BATCH)
     def on_predict_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Trainer, pl_module: Module, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A batch, already on the device, is about to be predicted."""
 
-    @Hook(EACH_BATCH)
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Module, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A batch has been predicted; ``outputs`` is what ``predict_step`` returned."""
 
-    @Hook(EACH_EPOCH)
-    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
         """The pass over the prediction loaders is over."""
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Prediction is over."""
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: Module) -> None:
         """A fit is over; the last hook of a fit before ``teardown``."""
 
-    def on_asked_to_end(self, trainer: Trainer, pl_module: LightningModule, reason: str) -> None:
+    def on_asked_to_end(self, trainer: Trainer, pl_module: Module, reason: str) -> None:
         """A fit ends at a step boundary, as something set ``trainer.asked_to_end``; save what is needed.
 
         All processes are at the same boundary, and ``reason`` is what one of them was given. ``on_exception`` follows,
         with the ``SIGTERMException`` that ends the fit.
         """
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: Module, stage: str) -> None:
         """A run is over and went well; after an error there is ``on_exception``."""
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
         """A run is ending because of ``exception`` (Ctrl-C included), which is raised again afterwards."""
 
-    @Hook(EACH_EPOCH)
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
         """A checkpoint is complete and about to be written; add to it or change it in place.
 
         For one of weights alone, which has no "optimizer_states", only plugins and the module are called.
         """
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
         """A checkpoint has been read and nothing is restored from it yet; change it in place."""
 
 
 class Behaviour:
     """How one thing is done. The first answer that is not None wins."""
 
-    @Hook(EACH_BATCH, answers=Answers.FIRST)
-    def leyden_optimize_batch(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> dict[str, Any]:
+    def leyden_optimize_batch(self, trainer: Trainer, pl_module: Module, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Train on one batch that is already on the device and return the outputs (``{}`` for a skipped batch).
 
         The core's implementation is ``trylast``; a plugin that returns a dict replaces it, one that
@@ -373,10 +327,7 @@ class Behaviour:
         ``trainer.progress.optimizer_steps``.
         """
 
-    @Hook(EACH_EPOCH, answers=Answers.FIRST)
-    def leyden_wrap_batches(
-        self, trainer: Trainer, pl_module: LightningModule, batches: Iterable[Any]
-    ) -> Iterable[Any]:
+    def leyden_wrap_batches(self, trainer: Trainer, pl_module: Module, batches: Iterable[Any]) -> Iterable[Any]:
         """Return an iterable of the same items in the place of an epoch's training batches, or None.
 
         Asked at the start of each training epoch. An item has the batch first; the rest is Leyden's own.
@@ -386,6 +337,7 @@ class Behaviour:
 GROUPS = (Registration, Observation, Behaviour)
 REGISTRATION, OBSERVATION, BEHAVIOUR = ([name for name in vars(group) if not name.startswith("_")] for group in GROUPS)
 RUN_HOOKS = (*OBSERVATION, *BEHAVIOUR)  # those that the participants of a run implement, too
+ALL = (*REGISTRATION, *RUN_HOOKS)
 RUN_ARGUMENTS = ("trainer", "pl_module")  # those that are the same in every call of a run
 # The methods of a module or data module through which a batch goes to the device, in their order.
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
@@ -396,10 +348,10 @@ def _declared(name: str) -> Any:
     return next(vars(group)[name] for group in GROUPS if name in vars(group))
 
 
+@cache
 def facts(name: str) -> Hook:
     """What is known of a hook beside its arguments."""
-    declared: Hook = _declared(name).__dict__.get("facts", Hook())
-    return declared
+    return next((known for pattern, known in FACTS.items() if re.fullmatch(pattern, name)), Hook())
 
 
 # How one may log in the module's own methods, which nobody else implements, and in the hooks.
@@ -415,8 +367,6 @@ def specification(name: str) -> Any:
     """A hook as pluggy takes it: marked, and without the defaults, which are for those who call a callback's method."""
     declared = _declared(name)
     function = FunctionType(declared.__code__, {}, name)
-    function.__qualname__ = declared.__qualname__
-    function.__dict__.update(declared.__dict__)
     marks = {**declared.__dict__.get(f"{PROJECT}_spec", {}), "firstresult": facts(name).answers is Answers.FIRST}
     return hookspec(function, **marks)
 

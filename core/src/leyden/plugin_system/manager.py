@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from itertools import count
-from typing import Any, Literal
+from typing import Any
 
 import pluggy
 
 from leyden.interfaces.component import Component
 from leyden.plugin_system import hooks
-from leyden.plugin_system.catalogue import UnknownComponentError, catalogue, published_by
-from leyden.utilities.exceptions import MisconfigurationException
-
-State = Literal["active", "disabled", "set aside"]
+from leyden.utilities.exceptions import MisconfigurationException, UnknownComponentError
 
 
 @dataclass
@@ -27,17 +27,18 @@ class PluginInfo:
         name: The entry point's name, or the name under which ``Trainer(plugins=...)`` registered it.
         distribution: The distribution that it came with; "" for one that was not installed.
         version: That distribution's version.
-        state: "active", "disabled" by the user, or "set aside" because of ``error``.
+        plugin: Its module or object.
+        components: The parts that it brings.
         load_time: Seconds that importing and registering it took.
+        error: Because of which it is set aside.
         disabled_by: The environment variable by which it is disabled.
-        given: Whether ``Trainer(plugins=...)`` or a run got it, not discovery.
-        mend: The command that mends what set it aside.
+        given: Whether it was given to a Trainer or a run, and not discovered.
+        mend: The command that repairs it, where it is set aside.
     """
 
     name: str
     distribution: str = ""
     version: str = ""
-    state: State = "active"
     plugin: Any = None
     components: tuple[Component, ...] = ()
     load_time: float = 0.0
@@ -47,14 +48,20 @@ class PluginInfo:
     mend: str = ""
 
     @property
+    def state(self) -> str:
+        """Whether it takes part: "active", "disabled" by the user, or "set aside" because of an error."""
+        return "set aside" if self.error is not None else "disabled" if self.disabled_by else "active"
+
+    @property
     def reason(self) -> str:
         """Why it is out of use: "disabled" or "set aside" with what did it; "" where it is active."""
-        reasons = {
-            "active": "",
-            "disabled": f"disabled by {self.disabled_by}",
-            "set aside": f"set aside: {type(self.error).__name__}: {str(self.error).rstrip('.')}",
-        }
-        return reasons[self.state]
+        if self.error is not None:
+            return f"set aside: {type(self.error).__name__}: {str(self.error).rstrip('.')}"
+        return f"disabled by {self.disabled_by}" if self.disabled_by else ""
+
+    def answers_to(self, names: Iterable[str]) -> bool:
+        """Whether its name, or that of its distribution, is one of these."""
+        return not {self.name, self.distribution}.isdisjoint(names)
 
     def __str__(self) -> str:
         source = f" of {self.distribution} {self.version}" if self.distribution else ""
@@ -66,8 +73,7 @@ class PluginManager(pluggy.PluginManager):
 
     def __init__(self) -> None:
         super().__init__(hooks.PROJECT)
-        names = (*hooks.REGISTRATION, *hooks.RUN_HOOKS)
-        self.add_hookspecs(type("Specifications", (), {name: hooks.specification(name) for name in names}))
+        self.add_hookspecs(type("Specifications", (), {name: hooks.specification(name) for name in hooks.ALL}))
         self.infos: list[PluginInfo] = []
 
     @property
@@ -87,36 +93,26 @@ class PluginManager(pluggy.PluginManager):
             raise MisconfigurationException(f"{info.plugin!r} is no plugin, or is registered already.")
         try:
             self.register(info.plugin, info.name)
-            own = self._implementations_of(info)
+            callers = self.get_hookcallers(info.plugin) or ()
+            own = {c.name: impl for c in callers for impl in c.get_hookimpls() if impl.plugin is info.plugin}
             self._refuse_unknown_hooks(own)
-            info.components = self._components_of(own)
+            brings: Any = own["leyden_components"].function if "leyden_components" in own else tuple
+            info.components = tuple(brings() or ())
+            for part in info.components:
+                if not isinstance(part, Component):
+                    raise MisconfigurationException(f"its leyden_components yields {part!r}, which is no Component.")
         except BaseException:
             if self.has_plugin(info.name):  # some versions of pluggy keep what they could not register
                 self.unregister(name=info.name)
             raise
         self.infos.append(info)
 
-    def _implementations_of(self, info: PluginInfo) -> dict[str, pluggy.HookImpl]:
-        """What a registered plugin implements, by the hook's name."""
-        callers = self.get_hookcallers(info.plugin) or ()
-        return {c.name: impl for c in callers for impl in c.get_hookimpls() if impl.plugin is info.plugin}
-
-    def _components_of(self, own: dict[str, pluggy.HookImpl]) -> tuple[Component, ...]:
-        brings: Any = own["leyden_components"].function if "leyden_components" in own else tuple
-        components = tuple(brings() or ())
-        for part in components:
-            if not isinstance(part, Component):
-                raise MisconfigurationException(f"its leyden_components yields {part!r}, which is no Component.")
-        return components
-
     def _refuse_unknown_hooks(self, own: dict[str, pluggy.HookImpl]) -> None:
         for name, impl in own.items():
-            if getattr(self.hook, name).spec is None and not impl.optionalhook:
-                known = [hook for hook in vars(self.hook) if getattr(self.hook, hook).spec is not None]
-                near = difflib.get_close_matches(name, known, n=1)
-                raise MisconfigurationException(
-                    f"it implements {name!r}, which is no hook" + (f"; did it mean {near[0]!r}?" if near else ".")
-                )
+            if name not in hooks.ALL and not impl.optionalhook:
+                near = difflib.get_close_matches(name, hooks.ALL, n=1)
+                advice = f"; did it mean {near[0]!r}?" if near else "."
+                raise MisconfigurationException(f"it implements {name!r}, which is no hook{advice}")
 
     def extended(self, plugins: list[Any]) -> PluginManager:
         """A manager of the same plugins and more; those that can't be registered raise."""
@@ -138,8 +134,7 @@ class PluginManager(pluggy.PluginManager):
         """
         if not any(hasattr(getattr(plugin, name, None), f"{hooks.PROJECT}_impl") for name in dir(plugin)):
             raise MisconfigurationException(
-                f"plugins: {plugin!r} has no function marked @leyden.hookimpl and is no component such as a Precision "
-                "or a CheckpointIO."
+                f"plugins: {plugin!r} is no component and has no function marked @hookimpl."
             )
         own = getattr(plugin, "__name__", type(plugin).__name__)
         names = (own if number == 1 else f"{own}-{number}" for number in count(1))
@@ -220,9 +215,8 @@ class PluginManager(pluggy.PluginManager):
             raise  # it is a TypeError too, and says by itself what is wrong
         except TypeError as error:
             name = value if isinstance(value, str) else value.__name__
-            raise MisconfigurationException(
-                f"The {kind} {name!r} can't be built: {error}; give an instance."
-            ) from error
+            message = f"The {kind} {name!r} can't be built: {error}; give an instance."
+            raise MisconfigurationException(message) from error
 
     def unknown(self, kinds: Sequence[str], name: str) -> Exception:
         """The error for a name that nothing answers to; caused by the plugin's own where one was set aside for it.
@@ -251,14 +245,14 @@ class PluginManager(pluggy.PluginManager):
         return error
 
     def advice(self, name: str, kind: str = "role") -> str:
-        """What to do where no plugin has a default for a role of the Trainer's, "timer" say.
+        """What to do where no plugin brings something, such as a default for the Trainer's role "timer".
 
         Args:
-            name: The role, or what else the catalogue knows.
-            kind: Where the catalogue has it.
+            name: The role, or another name of the catalogue.
+            kind: The kind under which the catalogue lists it.
 
         Returns:
-            A clause: the command that installs a plugin that has one, or why the installed one is out of use.
+            A clause: the command that installs a plugin which brings it, or why the installed one is out of use.
         """
         distribution = published_by(kind, name)[0]
         missing = self._out_of_use("", distribution)
@@ -280,3 +274,19 @@ class PluginManager(pluggy.PluginManager):
         """The plugin, set aside or disabled, that would have brought ``name``."""
         idle = [info for info in self.infos if info.state != "active"]
         return next((r for r in idle if r.name == name or r.distribution == distribution != ""), None)
+
+
+@cache
+def catalogue() -> dict[str, dict[str, dict[str, str]]]:
+    """Which published or planned distribution brings which name: data, so that the code knows no plugin."""
+    text = files("leyden.plugin_system").joinpath("catalogue.json").read_text(encoding="utf-8")
+    sections: dict[str, dict[str, dict[str, str]]] = json.loads(text)
+    return sections
+
+
+def published_by(kind: str, name: str) -> tuple[str, bool]:
+    """The distribution that is known to bring a name, or ""; and whether it is published already."""
+    for section in ("published", "planned"):
+        if distribution := catalogue()[section].get(kind, {}).get(name):
+            return distribution, section == "published"
+    return "", False

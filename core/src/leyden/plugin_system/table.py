@@ -8,11 +8,11 @@ for each hook: a callable that takes the hook's arguments without ``trainer`` an
 from __future__ import annotations
 
 import inspect
-import warnings
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
-from typing import Any, NoReturn
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from traceback import walk_tb
+from typing import Any
 
 import pluggy
 
@@ -20,9 +20,8 @@ from leyden.plugin_system import hooks
 from leyden.plugin_system.hooks import RUN_ARGUMENTS, RUN_HOOKS, Answers
 from leyden.plugin_system.manager import PluginInfo, PluginManager
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.overriding import is_overridden
-
-MARKS = ("tryfirst", "trylast", "wrapper", "hookwrapper")
+from leyden.utilities.objects import is_overridden
+from leyden.utilities.rank_zero import rank_zero_warn
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +35,9 @@ class Implementation:
         target: The plugin or the participant.
         kind: "Plugin", or the base class of the participant, as "Callback".
         info: What is known of the plugin; None for a participant.
-        tryfirst: Whether it goes before those that are not so marked.
-        trylast: Whether it goes after those that are not so marked.
-        wrapper: Whether it runs around the others: a generator that yields once.
-        hookwrapper: The same in pluggy's old style: the generator gets a ``pluggy.Result``.
+        opts: The options of its ``@hookimpl`` by name: with "tryfirst" it goes before those without, with "trylast"
+            after them, and with "wrapper" it runs around the others: a generator that yields once. With "hookwrapper"
+            it does so in pluggy's old style: the generator gets a ``pluggy.Result``.
     """
 
     hook: str
@@ -48,20 +46,20 @@ class Implementation:
     target: Any
     kind: str = "Plugin"
     info: PluginInfo | None = None
-    tryfirst: bool = False
-    trylast: bool = False
-    wrapper: bool = False
-    hookwrapper: bool = False
+    opts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def wraps(self) -> bool:
         """Whether it runs around the others, in pluggy's new style or the old."""
-        return self.wrapper or self.hookwrapper
+        return bool(self.opts.get("wrapper") or self.opts.get("hookwrapper"))
 
     @property
     def name(self) -> str:
         """What it is called in reports: a plugin by its name, a participant by its class."""
         return self.info.name if self.info is not None else type(self.target).__name__
+
+
+ByHook = dict[str, list[Implementation]]  # who implements each hook, in calling order
 
 
 @dataclass(frozen=True)
@@ -91,30 +89,32 @@ class Participant:
         """
         if name not in self.names or not is_overridden(name, self.target, self.base):
             return None
-        method, marks = getattr(self.target, name), _marks(self.target, name)
+        method, opts = getattr(self.target, name), _options(self.target, name)
         takes_run = issubclass(self.base or object, hooks.Observation)
         offered = [a for a in hooks.arguments(name) if takes_run or a not in RUN_ARGUMENTS]
         taken = tuple(_arguments_taken(method, name, offered))
         kind = self.base.__name__ if self.base is not None else "Plugin"
         if name in self.first:
-            marks["tryfirst"] = True
-        implementation = Implementation(name, method, taken, self.target, kind, **marks)
+            opts = {**opts, "tryfirst": True}
+        implementation = Implementation(name, method, taken, self.target, kind, opts=opts)
         _tell_of_deprecation(implementation)
         return implementation
 
 
-def _marks(target: Any, name: str) -> dict[str, Any]:
-    """The options of ``@hookimpl`` on the method or on the one that it overrides, e.g. ``trylast``."""
-    for owner in type(target).__mro__:
-        if opts := getattr(owner.__dict__.get(name), f"{hooks.PROJECT}_impl", None):
-            return {mark: bool(opts.get(mark)) for mark in MARKS}
-    return {}
+def _options(target: Any, name: str) -> Mapping[str, Any]:
+    """The options of ``@hookimpl`` on a method or on the one that it overrides, e.g. ``trylast``."""
+    marked = (getattr(vars(owner).get(name), f"{hooks.PROJECT}_impl", None) for owner in type(target).__mro__)
+    return next(filter(None, marked), {})
 
 
 def _arguments_taken(method: Callable[..., Any], name: str, offered: list[str]) -> list[str]:
-    """Which of the arguments that a hook offers a method wants: by position, or by their names where it takes fewer.
+    """Which of the arguments that a hook offers a method takes.
 
-    By position as long as no argument of the hook stands in another one's place.
+    They are taken by position, since a method may give them names of its own. Where it requires more than there are,
+    or uses the name of one in the place of another, they are taken by name.
+
+    Raises:
+        MisconfigurationException: It requires one that the hook does not offer.
     """
     parameters = list(inspect.signature(method).parameters.values())
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
@@ -133,45 +133,35 @@ def _arguments_taken(method: Callable[..., Any], name: str, offered: list[str]) 
 
 
 def _tell_of_deprecation(one: Implementation) -> None:
-    """Warn of a hook or argument that is going to go, as pluggy does for plugins: at the method, once."""
+    """Warn of a hook or argument that is going to go, as pluggy does for plugins."""
     marks = hooks.specification(one.hook).leyden_spec
     found = [marks["warn_on_impl"], *map((marks["warn_on_impl_args"] or {}).get, one.arguments)]
     for warning in filter(None, found):
-        code = getattr(one.function, "__code__", None)
-        place = ("<unknown>", 1) if code is None else (code.co_filename, code.co_firstlineno)
         owner = f"{one.kind} {type(one.target).__module__}.{type(one.target).__qualname__}"
-        _warn_once(f"The {owner} implements {one.hook!r}: {warning}", type(warning), *place)
+        rank_zero_warn(f"The {owner} implements {one.hook!r}: {warning}", type(warning))
 
 
-_warn_once: Callable[..., None] = cache(warnings.warn_explicit)
-
-
-def implementations(
-    manager: PluginManager, participants: Sequence[Participant] = ()
-) -> dict[str, list[Implementation]]:
+def implementations(manager: PluginManager, participants: Sequence[Participant] = ()) -> ByHook:
     """Who implements each hook, in calling order; of those who wrap the others, the first is outermost.
 
-    What is marked ``tryfirst`` goes before all that is not so marked, and ``trylast`` after it; beyond that the order
-    is that in which plugins were found, and then that of the participants.
+    Those marked ``tryfirst`` come before all others, those marked ``trylast`` after them. Otherwise the plugins come
+    first, in the order in which they were found, and then the participants in theirs.
 
     Args:
         manager: The plugins.
         participants: Who else takes part in a run.
     """
-    return {name: _in_order(name, manager, participants) for name in (*hooks.REGISTRATION, *RUN_HOOKS)}
-
-
-def _in_order(name: str, manager: PluginManager, participants: Sequence[Participant]) -> list[Implementation]:
-    registered = {id(impl.plugin): impl for impl in getattr(manager.hook, name).get_hookimpls()}
-    plugins = [(info, registered[id(info.plugin)]) for info in manager.active if id(info.plugin) in registered]
-    found = [_of_plugin(info, impl, name) for info, impl in plugins]
-    found += filter(None, (participant.implementation(name) for participant in participants))
-    return sorted(found, key=lambda one: one.trylast - one.tryfirst)
-
-
-def _of_plugin(info: PluginInfo, impl: pluggy.HookImpl, name: str) -> Implementation:
-    marks: dict[str, Any] = {mark: bool(getattr(impl, mark)) for mark in MARKS}
-    return Implementation(name, impl.function, tuple(impl.argnames), info.plugin, info=info, **marks)
+    by_hook: ByHook = {}
+    for name in hooks.ALL:
+        registered = {impl.plugin_name: impl for impl in getattr(manager.hook, name).get_hookimpls()}
+        plugins = [(info, registered[info.name]) for info in manager.active if info.name in registered]
+        found = [
+            Implementation(name, impl.function, tuple(impl.argnames), info.plugin, info=info, opts=impl.opts)
+            for info, impl in plugins
+        ]
+        found += filter(None, (participant.implementation(name) for participant in participants))
+        by_hook[name] = sorted(found, key=lambda one: bool(one.opts.get("trylast")) - bool(one.opts.get("tryfirst")))
+    return by_hook
 
 
 def nothing(*values: Any) -> None:
@@ -187,7 +177,7 @@ class HookTable:
         participants: Who else takes part.
         run: The values of ``trainer`` and ``pl_module``.
         scope: Its attribute ``hook`` is the name of the running hook; ``self.log`` asks it where it is.
-        timed: Makes of an action's name and a function one that is timed; or the same, where nothing is measured.
+        timed: Takes an action's name and a function, and returns the function; timed, where a profiler measures.
 
     Attributes:
         by_hook: Who implements each hook, in calling order.
@@ -210,7 +200,10 @@ class HookTable:
         return table
 
     def register(self, plugin: Any) -> None:
-        """Add a plugin to this run: its hooks are called from now on, in a loop over batches that runs from the next.
+        """Add a plugin to this run.
+
+        Its hooks are called from now on. In an evaluation or prediction that has begun, those of its batches are called
+        from the next one.
 
         Args:
             plugin: An object with functions marked ``@hookimpl``.
@@ -229,21 +222,17 @@ class HookTable:
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"There is no hook {name!r}.")
 
-    def implementations(self, name: str) -> list[Implementation]:
-        """Who implements a hook, in calling order."""
-        return self.by_hook[name]
-
     def has(self, name: str) -> bool:
         """Whether anybody implements a hook."""
         return bool(self.by_hook[name])
 
     def of(self, name: str, targets: Iterable[Any]) -> Callable[..., Any]:
-        """What calls a hook of some of the participants alone."""
+        """A callable that calls a hook of these participants and of nobody else."""
         wanted = [id(target) for target in targets]
         return self._compiled(name, [one for one in self.by_hook[name] if id(one.target) in wanted])
 
     def _compiled(self, name: str, called: list[Implementation]) -> Callable[..., Any]:
-        """One callable for those who implement a hook: they are called directly, and wrappers around all the others."""
+        """One callable for all who implement a hook. Wrappers run around all the others."""
         if not called:
             return nothing
         calls = [self.timed(self.action(one), self._bound(one)) for one in called if not one.wraps]
@@ -268,7 +257,7 @@ class HookTable:
         return some
 
     def _joined(self, name: str, calls: list[Callable[..., Any]]) -> Callable[..., Any]:
-        """One callable for several, which makes of their answers what the hook's rule says."""
+        """One callable for several, which combines their answers by the hook's rule."""
         scope, answers = self.scope, hooks.facts(name).answers
         skips = answers is Answers.SKIP
 
@@ -308,9 +297,6 @@ def _action(implementation: Implementation) -> str:
     return f"[{implementation.kind}]{key or implementation.name}.{implementation.hook}"
 
 
-# -- wrappers ---------------------------------------------------------------------------------------------
-
-
 def _around(start: Callable[..., Generator[Any, Any, Any]], inside: Callable[..., Any], wrapper: Implementation) -> Any:
     """One callable that runs a wrapper around what it wraps, as pluggy does.
 
@@ -318,17 +304,19 @@ def _around(start: Callable[..., Generator[Any, Any, Any]], inside: Callable[...
     any more; one that it lets through is raised as it was. One of pluggy's old style is given both in a
     ``pluggy.Result``.
     """
+    rule = f"The wrapper {wrapper.hook!r} of {wrapper.name} has to yield once, and "
+    old = wrapper.opts.get("hookwrapper")
 
     def call(*values: Any) -> Any:
         generator = start(*values)
         try:
             next(generator)
         except StopIteration:
-            _refuse(wrapper, "did not yield")
+            raise RuntimeError(f"{rule}did not.") from None
         outcome = pluggy.Result.from_call(partial(inside, *values))
         error, answer = outcome.exception, None
         try:
-            if wrapper.hookwrapper:
+            if old:
                 generator.send(outcome)
             elif error is None:
                 generator.send(outcome.get_result())
@@ -342,11 +330,32 @@ def _around(start: Callable[..., Generator[Any, Any, Any]], inside: Callable[...
             raise
         else:
             generator.close()
-            _refuse(wrapper, "yielded a second time")
-        return outcome.get_result() if wrapper.hookwrapper else answer
+            raise RuntimeError(f"{rule}yielded a second time.")
+        return outcome.get_result() if old else answer
 
     return call
 
 
-def _refuse(wrapper: Implementation, what: str) -> NoReturn:
-    raise RuntimeError(f"The wrapper {wrapper.hook!r} of {wrapper.name} {what}; it has to yield once.")
+def note_plugin(error: BaseException, by_hook: ByHook, participants: Iterable[Any] = ()) -> None:
+    """Add a note that names plugin, distribution and version, where a hook of a plugin raised ``error``.
+
+    It is found from the traceback when it has happened: nothing is wrapped around the hooks for it, and the exception
+    keeps its type and traceback. What a method of the module, the data module, a callback or the strategy raised is
+    not a plugin's, even where a plugin's hook called it.
+
+    Args:
+        error: What was raised; before Python 3.11, whose tracebacks do not print notes, it only has them.
+        by_hook: Who implements each hook.
+        participants: The run's module, data module, callbacks and strategy.
+    """
+    by_code = {getattr(one.function, "__code__", None): one for ones in by_hook.values() for one in ones}
+    own = [id(participant) for participant in participants if participant is not None]
+    for frame in reversed([frame for frame, _ in walk_tb(error.__traceback__)]):
+        one = by_code.get(frame.f_code)
+        if one is not None and one.info is not None:
+            notes = vars(error).setdefault("__notes__", [])  # add_note came with Python 3.11
+            note = f"Raised within {frame.f_code.co_name!r} of the {one.info}."
+            if note not in notes:
+                notes.append(note)
+        if one is not None or id(frame.f_locals.get("self")) in own:
+            return

@@ -3,24 +3,27 @@
 Plugins bring modules too: what is below ``leyden`` and has no file is asked of the components "module_paths".
 """
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dis import opmap
-from functools import partial
 from importlib import import_module
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from types import FrameType, ModuleType
 from typing import Any
 
-from leyden.plugin_system.catalogue import UnknownComponentError, catalogue
+from leyden import utilities
 from leyden.plugin_system.discovery import discover
+from leyden.plugin_system.manager import catalogue
+from leyden.utilities.exceptions import UnknownComponentError
 
 
 def window(module: str, *kinds: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """The ``__getattr__`` and ``__dir__`` of a module that shows the components of some kinds by name.
+
+    ``__getattr__`` gives the module below it that a plugin brings under the name, or the component. Where there is
+    none, it raises UnknownComponentError to ``from … import name``, and AttributeError to whatever else asks.
+    ``__dir__`` lists the module's ``__all__`` and the names of the components, sorted.
 
     Args:
         module: The module's name.
@@ -28,43 +31,25 @@ def window(module: str, *kinds: str) -> tuple[Callable[[str], Any], Callable[[],
     """
 
     def find(name: str) -> Any:
-        return look(module, kinds, name, sys._getframe(1))
+        if name == "__path__":  # Python looks for modules below this one only where there is a path
+            return []
+        if name.startswith("_"):
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        try:
+            if _brought(f"{module}.{name}") is not None:
+                return import_module(f"{module}.{name}")
+            return discover().component(kinds, name).load()
+        except UnknownComponentError as unknown:
+            if _is_import(sys._getframe(1)):
+                raise
+            raise AttributeError(str(unknown)) from unknown.__cause__
 
-    return find, partial(names, module, kinds)
+    def listed() -> list[str]:
+        parts = [part for kind in kinds for part in discover().components(kind)]
+        own = getattr(sys.modules[module], "__all__", ())
+        return sorted({*own, *(name for part in parts for name in part.names if name.isidentifier())})
 
-
-def names(module: str, kinds: Sequence[str]) -> list[str]:
-    """What ``dir()`` lists of a window: its ``__all__``, and the names of the components of its kinds, sorted."""
-    parts = [part for kind in kinds for part in discover().components(kind)]
-    own = getattr(sys.modules[module], "__all__", ())
-    return sorted({*own, *(name for part in parts for name in part.names if name.isidentifier())})
-
-
-def look(module: str, kinds: Sequence[str], name: str, asker: FrameType) -> Any:
-    """What a window shows under a name: a module that a plugin brings, or a component.
-
-    Args:
-        module: The window's module.
-        kinds: The kinds of component to look in, in order.
-        name: The name.
-        asker: The frame that asks for it.
-
-    Raises:
-        UnknownComponentError: There is none, and ``from … import name`` asks.
-        AttributeError: There is none, and something else asks.
-    """
-    if name == "__path__":  # Python looks for modules below this one only where there is a path
-        return []
-    if name.startswith("_"):
-        raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    try:
-        if _brought(f"{module}.{name}") is not None:
-            return import_module(f"{module}.{name}")
-        return discover().component(kinds, name).load()
-    except UnknownComponentError as unknown:
-        if _is_import(asker):
-            raise
-        raise AttributeError(str(unknown)) from unknown.__cause__
+    return find, listed
 
 
 def submodule(module: str, name: str) -> ModuleType:
@@ -117,3 +102,4 @@ class _Finder(Loader):
 
 
 sys.meta_path.append(_Finder())
+utilities.__getattr__, utilities.__dir__ = window("leyden.utilities", "utility")  # a window below this layer

@@ -13,9 +13,9 @@ from leyden.data.loading import DataSource, refuse_if_not_iterable
 from leyden.datamodule import LightningDataModule
 from leyden.mixins.hooks import DataHooks
 from leyden.module import LightningModule
-from leyden.plugin_system.catalogue import published_by
+from leyden.plugin_system.manager import published_by
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.overriding import is_overridden
+from leyden.utilities.objects import is_overridden
 from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.states import RunningStage, TrainerFn
 from leyden.utilities.storage import is_remote, local_path

@@ -18,11 +18,11 @@ from leyden.interfaces.environment import Environment
 from leyden.interfaces.logger import DummyLogger, Logger
 from leyden.interfaces.precision import Precision
 from leyden.interfaces.profiler import PassThroughProfiler, Profiler
-from leyden.interfaces.strategy import Strategy, connect
+from leyden.interfaces.strategy import Strategy
 from leyden.plugin_system.discovery import discover
 from leyden.plugin_system.manager import PluginManager
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.overriding import is_overridden
+from leyden.utilities.objects import is_overridden
 from leyden.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def choose_strategy(value: Any, precision: Any, instances: dict[type, Any], owne
     strategy.precision = _choose_precision(precision, instances.get(Precision), strategy)
     strategy.checkpoint_io = instances.get(CheckpointIO, TorchCheckpointIO())
     strategy.parallel_devices, strategy.num_nodes = owner.parallel_devices, owner.num_nodes
-    connect(strategy)
+    strategy.connect()
     rank_zero_only.rank = strategy.global_rank
     return strategy
 

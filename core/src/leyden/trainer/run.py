@@ -20,24 +20,22 @@ from leyden.datamodule import LightningDataModule
 from leyden.interfaces.logger import Logger, agree_on_versions
 from leyden.interfaces.profiler import PassThroughProfiler
 from leyden.interfaces.strategy import Strategy, tear_down
-from leyden.loops.evaluate import EvaluationLoop
+from leyden.loops.evaluate import EvaluationLoop, PredictionLoop
 from leyden.loops.fit import FitLoop
 from leyden.loops.optimizers import LRSchedulerConfig, read_optimizers
-from leyden.loops.predict import PredictionLoop
 from leyden.loops.progress import Progress
 from leyden.loops.step import BatchStep
 from leyden.metrics import Metrics
 from leyden.module import LightningModule
-from leyden.plugin_system.attribution import note_plugin
 from leyden.plugin_system.hooks import RUN_HOOKS
 from leyden.plugin_system.manager import PluginManager
-from leyden.plugin_system.table import HookTable, Participant
+from leyden.plugin_system.table import HookTable, Participant, note_plugin
 from leyden.trainer.parts import as_list, order_callbacks
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.forwarding import forward, is_at
+from leyden.utilities.objects import Stash
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_only
 from leyden.utilities.rng import isolate_rng
-from leyden.utilities.stash import Stash
 from leyden.utilities.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
 
 if TYPE_CHECKING:
@@ -110,7 +108,7 @@ class Run:
         elif fn is TrainerFn.FITTING:
             self.progress = before.progress.of_next_fit()
         else:
-            self.progress, self.step = before.progress, before.step
+            self.progress, self.step, self.should_stop = before.progress, before.step, before.should_stop
             self.lr_scheduler_configs = before.lr_scheduler_configs
         self.loops: dict[TrainerFn, Any] = dict(before.loops) if before is not None else {}
         for function in [fn] if fn is not None else TrainerFn:
@@ -163,6 +161,12 @@ class Run:
     def owners(self) -> list[Any]:
         """Who has loaders and hyperparameters: the data module, if there is one, and the module."""
         return [owner for owner in (self.datamodule, self.module) if owner is not None]
+
+    def not_told(self, paths: Iterable[str]) -> list[str]:
+        """The keys, of what a checkpoint can't hold, of which no run of the Trainer has warned; now this one does."""
+        news = [path for path in paths if path not in self.told]
+        self.told.update(news)
+        return news
 
     # -- from beginning to end ----------------------------------------------------------------------------
 

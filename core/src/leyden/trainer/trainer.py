@@ -25,14 +25,12 @@ from leyden.interfaces.accelerator import Accelerator
 from leyden.interfaces.logger import Logger
 from leyden.interfaces.profiler import Profiler
 from leyden.interfaces.strategy import Strategy
-from leyden.loops.evaluate import EvaluationLoop
+from leyden.loops.evaluate import EvaluationLoop, PredictionLoop
 from leyden.loops.fit import FitLoop
 from leyden.loops.optimizers import LRSchedulerConfig
-from leyden.loops.predict import PredictionLoop
 from leyden.loops.progress import Progress
 from leyden.module import LightningModule
-from leyden.plugin_system.attribution import note_plugin
-from leyden.plugin_system.table import HookTable, implementations
+from leyden.plugin_system.table import HookTable, implementations, note_plugin
 from leyden.trainer.arguments import Settings, check_arguments
 from leyden.trainer.checks import check_call
 from leyden.trainer.run import Run

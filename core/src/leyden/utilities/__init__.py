@@ -1,41 +1,23 @@
-"""Small things with clear names, used everywhere; this page lists those that users import.
+"""Small helpers that are used everywhere; this module exports those that users import.
 
-It shows the utilities of installed plugins too, as a window does.
+It shows the utilities of installed plugins too: :mod:`leyden.plugin_system.windows`, a layer above, makes it a window.
 """
 
-import sys
-from importlib import import_module
+from collections.abc import Callable
 from typing import Any
 
+from leyden.utilities.batch import move_data_to_device
+from leyden.utilities.durations import parse_duration
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.monitoring import missing_metric
+from leyden.utilities.objects import AttributeDict
 from leyden.utilities.rank_zero import rank_zero_deprecation, rank_zero_info, rank_zero_only, rank_zero_warn
+from leyden.utilities.rng import isolate_rng
+from leyden.utilities.warnings import disable_possible_user_warnings
 
-# found on first use: they stand on layers above this one, or cost an import that few need
-_LATER = {
-    "AttributeDict": "leyden.utilities.attribute_dict",
-    "CombinedLoader": "leyden.data.combined",
-    "disable_possible_user_warnings": "leyden.utilities.warnings",
-    "isolate_rng": "leyden.utilities.rng",
-    "missing_metric": "leyden.utilities.monitoring",
-    "move_data_to_device": "leyden.utilities.batch",
-    "parse_duration": "leyden.utilities.durations",
-}
-__all__ = [
-    "MisconfigurationException",
-    "rank_zero_deprecation",
-    "rank_zero_info",
-    "rank_zero_only",
-    "rank_zero_warn",
-    *_LATER,
-]
+__all__ = ["AttributeDict", "CombinedLoader", "MisconfigurationException", "disable_possible_user_warnings"]
+__all__ += ["isolate_rng", "missing_metric", "move_data_to_device", "parse_duration"]
+__all__ += ["rank_zero_deprecation", "rank_zero_info", "rank_zero_only", "rank_zero_warn"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        return getattr(import_module(_LATER[name]), name)
-    return import_module("leyden.plugin_system.windows").look(__name__, ("utility",), name, sys._getframe(1))
-
-
-def __dir__() -> list[str]:
-    listed: list[str] = import_module("leyden.plugin_system.windows").names(__name__, ("utility",))
-    return listed
+__getattr__: Callable[[str], Any]
+__dir__: Callable[[], list[str]]

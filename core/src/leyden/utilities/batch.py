@@ -1,6 +1,4 @@
-"""A batch: moving it to a device and finding its size, whatever collections it is made of."""
-
-from __future__ import annotations
+"""Functions for batches of nested collections: moving them to a device and finding their size."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,14 +12,16 @@ from leyden.utilities.rank_zero import rank_zero_warn
 
 
 def move_data_to_device(batch: Any, device: torch.device | str, non_blocking: bool = False) -> Any:
-    """Move every tensor of a batch, and everything else that has ``.to(device)``, to a device.
+    """Move every tensor of a batch, and every other object with a method ``to(device)``, to a device.
 
     Args:
-        batch: A tensor or any nesting of lists, tuples, named tuples, mappings and dataclasses. Collections
-            are rebuilt with their own types; leaves that can't be moved stay as they are.
-        device: Where to.
-        non_blocking: Whether copies from pinned memory may still be under way on return; safe towards a device
-            that queues its work, never towards the host.
+        batch: A tensor or any nesting of lists, tuples, named tuples, mappings and dataclasses.
+        device: The device to move to.
+        non_blocking: Whether the function may return before copies from pinned memory are done. This is safe for a
+            device that queues its work, and never safe for copies to the CPU.
+
+    Returns:
+        The batch on the device. Collections are rebuilt with their own types; values that can't be moved are unchanged.
     """
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=non_blocking)
@@ -35,7 +35,7 @@ def move_data_to_device(batch: Any, device: torch.device | str, non_blocking: bo
 
 
 def map_collection(value: Any, function: Callable[[Any], Any]) -> Any:
-    """Apply ``function`` to the direct members of a collection and rebuild it; any other value is returned as it is."""
+    """Apply ``function`` to the direct members of a collection and rebuild it; return any other value unchanged."""
     if isinstance(value, Mapping):
         pairs = [(k, function(v)) for k, v in value.items()]
         default = getattr(value, "default_factory", None)
@@ -53,12 +53,12 @@ def map_collection(value: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def extract_batch_size(batch: Any) -> int:
-    """The first dimension of the first tensor found in a batch.
+    """Return the first dimension of the first tensor in a batch.
 
-    Warns where tensors disagree, since a weighted mean would then depend on their order.
+    Warns if tensors have different first dimensions, since the weights of epoch means then depend on their order.
 
     Raises:
-        MisconfigurationException: No tensor was found; ``self.log(..., batch_size=n)`` says it instead.
+        MisconfigurationException: There is no tensor; the user must pass ``self.log(..., batch_size=n)``.
     """
     if isinstance(batch, Tensor):
         return batch.size(0) if batch.dim() else 1
@@ -66,13 +66,11 @@ def extract_batch_size(batch: Any) -> int:
     size = next(sizes, None)
     if size is None:
         raise MisconfigurationException(
-            f"No batch size could be found in a batch of type {type(batch).__name__}; say it: "
-            "self.log(..., batch_size=n)."
+            f"No batch size was found in a batch of type {type(batch).__name__}; say it: self.log(..., batch_size=n)."
         )
     if type(batch) in (tuple, list, dict) and any(other != size for other in sizes):
         rank_zero_warn(
-            f"The tensors of the batch disagree about its size; {size} is used to weight epoch means. "
-            "Say it to be sure: self.log(..., batch_size=n)."
+            f"The batch's tensors disagree about its size; {size} is taken. Say it: self.log(..., batch_size=n)."
         )
     return size
 
@@ -82,11 +80,8 @@ def _sizes(value: Any) -> Iterator[int]:
         yield value.size(0) if value.dim() else 1
     elif isinstance(value, str):
         yield len(value)
-    elif isinstance(value, Mapping):
-        for member in value.values():
-            yield from _sizes(member)
-    elif isinstance(value, (tuple, list)):
-        for member in value:
+    elif isinstance(value, (Mapping, tuple, list)):
+        for member in value.values() if isinstance(value, Mapping) else value:
             yield from _sizes(member)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         yield from _sizes(vars(value))

@@ -1,6 +1,4 @@
-"""Making modules without filling their parameters, which a checkpoint is going to do."""
-
-from __future__ import annotations
+"""Makes modules without initialising their parameters, if a checkpoint is loaded into them anyway."""
 
 from typing import Any
 
@@ -8,10 +6,10 @@ from torch.overrides import TorchFunctionMode
 
 
 class EmptyInit(TorchFunctionMode):
-    """A block in which ``torch.nn.init``'s functions leave tensors as they are."""
+    """A context in which the functions of ``torch.nn.init`` do nothing."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Return the tensor that was to be filled, or call ``function`` if it is no initialisation."""
+        """Return the tensor unchanged if ``function`` is from ``torch.nn.init``; else call ``function``."""
         kwargs = kwargs or {}
         if getattr(function, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"] if "tensor" in kwargs else args[0]

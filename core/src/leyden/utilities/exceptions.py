@@ -1,22 +1,26 @@
-"""The exceptions that Leyden raises of its own."""
+"""Leyden's own exceptions."""
 
 
 class MisconfigurationException(ValueError, TypeError, RuntimeError):
-    """Something that the user wrote can't work; the message says what, and what to write instead.
+    """Raised if the user's code can't work; the message says why, and what to write instead.
 
-    It is each of the three standard errors, so that a script which catches the one that Lightning raises for a
-    mistake catches it here too.
+    It derives from three standard errors, so a script that catches the error that Lightning raises for a mistake
+    also catches this one.
     """
 
 
+class UnknownComponentError(MisconfigurationException, ImportError):
+    """No installed plugin brings a component of that kind and name."""
+
+
 class CheckpointCorruptedError(RuntimeError):
-    """A checkpoint is there but damaged: torn, or with a byte that is not the one that was written."""
+    """Raised if a checkpoint exists but is damaged: parts are missing or some bytes have changed."""
 
 
 class SIGTERMException(SystemExit):
-    """The process was asked to end; raised at a step boundary, so that the run can be saved.
+    """Raised after the process was asked to end, at the end of a step, so that the run can be saved.
 
-    Its exit code is the one of a process that SIGTERM has ended, so that whoever sent it sees that it did.
+    The exit code is that of a process ended by SIGTERM, so the sender of the signal sees that it worked.
     """
 
     def __init__(self, code: int = 143) -> None:

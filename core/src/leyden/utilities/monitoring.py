@@ -1,18 +1,19 @@
-"""What is said where a metric that something monitors is not there."""
-
-from __future__ import annotations
+"""The error text for a monitored metric that was not logged."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def missing_metric(owner: str, monitor: str, logged: Iterable[str]) -> str:
-    """The sentence for a monitored metric that nothing logged.
+    """Return the error text for a monitored metric that was not logged.
 
     Args:
-        owner: Who monitors it, such as the name of a callback's class.
-        monitor: The metric that it was asked to monitor.
-        logged: The names that were logged.
+        owner: The name of what monitors the metric, such as a callback's class.
+        monitor: The name of the monitored metric.
+        logged: The names of the logged metrics.
+
+    Returns:
+        A sentence that lists the logged names, and suggests one that is similar or how to log the metric.
     """
     names = sorted(logged)
     near = difflib.get_close_matches(monitor, names, n=1)

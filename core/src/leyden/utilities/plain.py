@@ -1,6 +1,4 @@
-"""Values as plain data, which ``torch.load(weights_only=True)`` takes back."""
-
-from __future__ import annotations
+"""Converts values to plain data, which ``torch.load(weights_only=True)`` can load."""
 
 from argparse import Namespace
 from collections import Counter, OrderedDict, deque
@@ -8,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import date, time, timedelta
 from enum import Enum
-from operator import methodcaller
+from operator import attrgetter, methodcaller
 from pathlib import PurePath
 from typing import Any
 
@@ -18,8 +16,8 @@ from torch.nn import Parameter
 from torch.serialization import get_safe_globals
 
 _PLAIN = {type(None), bool, float, complex, str, torch.dtype, torch.device, torch.Size, Tensor, Parameter}
-# what makes the plain value of one of these or of a subclass, whatever the subclass says of itself;
-# empty bytes are pickled as a call of ``bytes``, which is refused when loading, empty byte arrays are not
+# Functions that make the plain value from an instance of the class or a subclass, even if the subclass overrides the
+# conversion. Empty bytes become a bytearray: they are pickled as a call of ``bytes``, which loading refuses.
 _PLAIN_BASES: dict[type, Callable[[Any], Any]] = {
     int: int.__int__,
     float: float.__float__,
@@ -27,40 +25,39 @@ _PLAIN_BASES: dict[type, Callable[[Any], Any]] = {
     bytes: lambda value: bytes(value) or bytearray(),
 }
 # what makes the same of one of these in simpler types
-_SIMPLER: dict[type, Callable[[Any], Any]] = {
+_SIMPLER: dict[type | tuple[type, ...], Callable[[Any], Any]] = {
+    Enum: attrgetter("value"),
     PurePath: str,
-    date: methodcaller("isoformat"),
-    time: methodcaller("isoformat"),
+    (date, time): methodcaller("isoformat"),
     timedelta: timedelta.total_seconds,
     bytearray: bytes,
     Namespace: vars,
 }
-_MOST_BITS = 8 * 255 - 1  # of an integer that weights_only can read, beside its sign
+_MAX_BITS = 8 * 255 - 1  # the longest integer, without its sign, that torch.load(weights_only=True) can read
 
 
 class NotPlainError(TypeError):
-    """A value is no data: loading it back would run code or import a name from the file."""
+    """Raised for a value that is not plain data: loading it would run code or import a name from the file."""
 
 
 def to_plain(value: Any, where: str = "", dropped: list[str] | None = None, within: tuple[int, ...] = ()) -> Any:
-    """The value as data that ``torch.load(weights_only=True)`` takes back.
+    """Convert a value to plain data, which ``torch.load(weights_only=True)`` can load.
 
-    Numpy values become numbers and tensors, paths strings, enums their values, dates text, named tuples tuples,
-    dataclasses and Namespaces dicts.
+    NumPy values become numbers and tensors, paths become strings, enums their values, dates text, named tuples
+    tuples, and dataclasses and Namespaces dicts.
 
     Args:
-        value: Anything.
+        value: Any value.
         where: The key path of ``value``, for messages.
-        dropped: Collects the paths of dict entries that are no data and were left out.
-        within: The ``id`` of every collection that ``value`` is in.
+        dropped: A list to which the paths of dict entries are added that are not plain data and were left out. With
+            None such entries raise an error.
+        within: The ``id`` of every collection that contains ``value``.
 
     Raises:
-        NotPlainError: The value is no data and stands in no dict from which it could be left out.
+        NotPlainError: The value is not plain data, and is not an entry of a dict that could be left out.
     """
     if type(value) in _PLAIN:
         return value
-    if isinstance(value, Enum):
-        return to_plain(value.value, where, dropped, within)
     if isinstance(value, tuple(_PLAIN_BASES)):
         return _plain_subclass(value, where)
     if isinstance(value, Tensor):
@@ -79,21 +76,23 @@ def to_plain(value: Any, where: str = "", dropped: list[str] | None = None, with
 
 
 def _plain_subclass(value: Any, where: str) -> Any:
-    """An integer, or what derives from a number or text, such as numpy.float64."""
-    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
-        raise NotPlainError(f"{where} is an integer of {value.bit_length()} bits, and {_MOST_BITS} can be read back.")
+    """Convert an integer, or an instance of a subclass of a number or text, such as numpy.float64."""
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        raise NotPlainError(
+            f"{where} is an integer of {value.bit_length()} bits, but at most {_MAX_BITS} bits can be loaded."
+        )
     return next(plain(value) for base, plain in _PLAIN_BASES.items() if isinstance(value, base))
 
 
 def _plain_mapping(value: Mapping[Any, Any], where: str, dropped: list[str] | None, within: tuple[int, ...]) -> Any:
     if isinstance(value, OrderedDict) and all(type(v) in (Tensor, Parameter) for v in value.values()):
-        return value  # a module's state keeps its metadata
+        return value  # the state of a module, whose metadata must be kept
     plain = {}
     for key, member in value.items():
         path = f"{where}.{key}" if where else str(key)
         try:
             plain[to_plain(key, path)] = to_plain(member, path, dropped, within)
-        except Exception:  # besides NotPlainError whatever the methods of a user's own object raise
+        except Exception:  # NotPlainError, or any error from the methods of a user's object
             if dropped is None:
                 raise
             dropped.append(path)
@@ -101,7 +100,7 @@ def _plain_mapping(value: Mapping[Any, Any], where: str, dropped: list[str] | No
 
 
 def _simpler(value: Any, where: str) -> Any:
-    """The same in simpler types, which may hold others that are to be made simpler in turn."""
+    """Convert a value by one step to simpler types; the result may contain values to convert further."""
     for kind, simpler in _SIMPLER.items():
         if isinstance(value, kind):
             return simpler(value)
@@ -110,12 +109,12 @@ def _simpler(value: Any, where: str) -> Any:
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
         return _plain_numpy(value) if value.dtype.kind in "biufc" else value.tolist()
     raise NotPlainError(
-        f"{where or 'the value'} is a {type(value).__module__}.{type(value).__qualname__}, which is no data."
+        f"{where or 'the value'} is a {type(value).__module__}.{type(value).__qualname__}, which is not plain data."
     )
 
 
 def _plain_numpy(value: Any) -> Any:
-    """Numbers of numpy's: an array as a tensor, a scalar as Python's own; floats beyond 64 bits lose their last."""
+    """Convert a NumPy array to a tensor, or a scalar to a Python number; longer floats are rounded to 64 bits."""
     kind, dtype = value.dtype.kind, value.dtype.newbyteorder("=")
     too_long = dtype.itemsize > (16 if kind == "c" else 8)
     native = value.astype({"f": "float64", "c": "complex128"}[kind] if too_long else dtype)

@@ -1,6 +1,4 @@
-"""Saying and doing things once, on the process of rank 0, however many processes there are."""
-
-from __future__ import annotations
+"""Logs, warns and calls functions only once, on rank 0, even with several processes."""
 
 import logging
 import os
@@ -15,7 +13,7 @@ R = TypeVar("R")
 
 
 class _StandardErrorHandler(logging.StreamHandler):  # type: ignore[type-arg]  # generic only for type checkers
-    """Writes to what ``sys.stderr`` is now: a progress bar puts a stream there that writes above it."""
+    """Writes to the current ``sys.stderr``, which a progress bar may have replaced to print above the bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -24,22 +22,17 @@ class _StandardErrorHandler(logging.StreamHandler):  # type: ignore[type-arg]  #
 
 log = logging.getLogger("leyden")
 log.setLevel(logging.INFO)
-if not logging.getLogger().hasHandlers():  # speak without being configured, but never twice
+if not logging.getLogger().hasHandlers():  # print messages without configuration, but never twice
     log.addHandler(_StandardErrorHandler())
     log.propagate = False
 
 
-def _rank_from_environment() -> int:
-    """The rank that a launcher announced before any strategy could; 0 without one."""
-    rank = os.environ.get("RANK", "")
-    return int(rank) if rank.isdigit() else 0
-
-
 class _RankZeroOnly:
-    """The decorator :data:`rank_zero_only`; its ``rank`` is set by the strategy once it knows."""
+    """The decorator :data:`rank_zero_only`; the strategy sets its attribute ``rank``."""
 
     def __init__(self) -> None:
-        self.rank = _rank_from_environment()
+        announced = os.environ.get("RANK", "")  # by a launcher, before any strategy could
+        self.rank = int(announced) if announced.isdigit() else 0
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R | None]:
         """Make ``function`` do nothing and return None on ranks other than 0."""
@@ -61,7 +54,7 @@ def rank_zero_debug(message: str, *args: Any) -> None:
 
 
 def rank_zero_info(message: str, *args: Any) -> None:
-    """Log an information on rank 0."""
+    """Log a message on rank 0."""
     if rank_zero_only.rank == 0:
         log.info(message, *args)
 
@@ -73,5 +66,5 @@ def rank_zero_warn(message: str, category: type[Warning] = UserWarning, stacklev
 
 
 def rank_zero_deprecation(message: str, stacklevel: int = 2) -> None:
-    """Warn on rank 0 that something is going away; ``stacklevel`` as in :func:`rank_zero_warn`."""
+    """Warn on rank 0 that something is deprecated; ``stacklevel`` is that of :func:`rank_zero_warn`."""
     rank_zero_warn(message, DeprecationWarning, stacklevel + 1)

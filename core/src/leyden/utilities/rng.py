@@ -1,13 +1,11 @@
-"""Random states: seeding them all, keeping them aside, putting them back."""
-
-from __future__ import annotations
+"""Random states: seeds them, collects them and restores them."""
 
 import os
 import random
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import numpy
 import torch
@@ -18,33 +16,33 @@ MAX_SEED = 2**32 - 1
 
 
 def seed_everything(seed: int | None = None, workers: bool | str = False, verbose: bool = True) -> int:
-    """Seed Python, numpy and PyTorch on every device.
+    """Seed the random generators of Python, NumPy and PyTorch, on the CPU and every device.
 
     Args:
-        seed: From 0 to 2**32 - 1; without one, that of ``PL_GLOBAL_SEED``, or 0.
-        workers: True gives each worker of each loader its own seed derived from this one. A name asks for a plugin's
-            way of seeding: "sample", of leyden-seeding, makes the random numbers that a map-style dataset draws for an
-            item depend on seed, epoch and index alone, in any number of workers and processes.
-        verbose: Whether to say which seed was set.
+        seed: From 0 to 2**32 - 1; by default the environment variable ``PL_GLOBAL_SEED``, or else 0.
+        workers: True gives each worker of each loader its own seed, derived from this one. A text names a plugin's way
+            of seeding. With "sample", from leyden-seeding, the random numbers that a map-style dataset draws for an
+            item depend only on seed, epoch and index, for any number of workers and processes.
+        verbose: Whether to log the seed.
 
     Returns:
         The seed.
 
     Raises:
-        ValueError: The seed is no number from 0 to 2**32 - 1, or no installed plugin has that way of seeding.
+        ValueError: The seed is not a number from 0 to 2**32 - 1, or no installed plugin has that way of seeding.
     """
     if seed is None:
         text = os.environ.get("PL_GLOBAL_SEED", "0")
         if not text.lstrip("-").isdigit():
-            raise ValueError(f"PL_GLOBAL_SEED={text!r} is no integer; set a number from 0 to {MAX_SEED}.")
+            raise ValueError(f"PL_GLOBAL_SEED={text!r} is not an integer; set a number from 0 to {MAX_SEED}.")
         seed = int(text)
     seed = int(seed)
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed={seed} is out of range; write a number from 0 to {MAX_SEED}.")
-    if isinstance(workers, str):  # asked of a layer above this one, and only where there is a name
+    if isinstance(workers, str):  # imported only here, since discovery is in a layer above this one
         import_module("leyden.plugin_system.discovery").discover().component("worker_seeding", workers)
     elif workers not in (True, False):
-        raise ValueError(f'workers={workers!r}: write True, False or a name such as "sample".')
+        raise ValueError(f'workers={workers!r} is not known; write True, False or a name such as "sample".')
     if verbose:
         rank_zero_info(f"Seed set to {seed}")
     os.environ["PL_GLOBAL_SEED"] = str(seed)
@@ -55,7 +53,7 @@ def seed_everything(seed: int | None = None, workers: bool | str = False, verbos
 
 
 def seed_host(seed: int) -> None:
-    """Seed Python's, numpy's and PyTorch's generators of the host, and none of a device."""
+    """Seed the CPU's generators of Python, NumPy and PyTorch, but not those of other devices."""
     random.seed(seed)
     numpy.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
@@ -65,68 +63,53 @@ def collect_rng_states(
     accelerator: Any = None, device: torch.device | None = None, loaders: Iterable[Any] = ()
 ) -> dict[str, Any]:
     """The random states of this process, and of the generators of its loaders, as plain data."""
-    numpys: Any = numpy.random.get_state()
-    name, keys, position, has_gauss, gauss = numpys
-    states: dict[str, Any] = {
+    name, keys, position, has_gauss, gauss = cast(Any, numpy.random.get_state())
+    loaders = list(loaders)
+    states = {
         "python": random.getstate(),
         "torch": torch.get_rng_state(),
         "numpy": (str(name), torch.from_numpy(keys.astype("int64")), int(position), int(has_gauss), float(gauss)),
+        "device": accelerator.get_rng_state(device) if accelerator is not None else None,
+        "generators": [generator.get_state() for generator in _generators(loaders)] or None,
+        "workers": [_keeps_workers(loader) and loader._iterator is not None for loader in loaders] or None,
     }
-    if accelerator is not None and device is not None:
-        state = accelerator.get_rng_state(device)
-        if state is not None:
-            states["device"] = state
-    loaders = list(loaders)
-    if generators := _generators(loaders):
-        states["generators"] = [generator.get_state() for generator in generators]
-    if any(map(_keeps_workers, loaders)):
-        states["workers"] = [_keeps_workers(loader) and loader._iterator is not None for loader in loaders]
-    return states
+    return {name: state for name, state in states.items() if state is not None}
 
 
 def _generators(loaders: Iterable[Any]) -> list[torch.Generator]:
     """The generators that the user gave to loaders and their samplers, each once."""
-    found: dict[int, torch.Generator] = {}
+    found: list[Any] = []
     for loader in loaders:
         batch_sampler = getattr(loader, "batch_sampler", None)
-        for owner in (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)):
-            generator = getattr(owner, "generator", None)
-            if isinstance(generator, torch.Generator):
-                found[id(generator)] = generator
-    return list(found.values())
+        owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
+        found += [getattr(owner, "generator", None) for owner in owners]
+    return list(dict.fromkeys(one for one in found if isinstance(one, torch.Generator)))
 
 
 def _keeps_workers(loader: Any) -> bool:
-    """Whether a loader's workers live on from epoch to epoch."""
+    """Whether a loader keeps its workers from epoch to epoch."""
     return bool(getattr(loader, "persistent_workers", False) and getattr(loader, "num_workers", 0))
 
 
-def _set_workers(loaders: Iterable[Any], running: Iterable[bool]) -> None:
-    """Persistent workers draw their seed when they start and only then: have those run that ran, and no others."""
-    for loader, runs in zip(loaders, running, strict=False):
-        if not _keeps_workers(loader):
-            continue
-        if not runs:
-            loader._iterator = None
-        elif loader._iterator is None:
-            iter(loader)
-
-
 def set_rng_states(
-    states: dict[str, Any],
-    accelerator: Any = None,
-    device: torch.device | None = None,
-    loaders: Iterable[Any] = (),
+    states: dict[str, Any], accelerator: Any = None, device: torch.device | None = None, loaders: Iterable[Any] = ()
 ) -> None:
-    """Put back what :func:`collect_rng_states` returned."""
+    """Put back what :func:`collect_rng_states` returned.
+
+    Persistent workers draw their seed when they start and only then: those run afterwards that ran, and no others.
+    """
     loaders = list(loaders)
-    _set_workers(loaders, states.get("workers", ()))
+    for loader, ran in zip(loaders, states.get("workers", ()), strict=False):
+        if _keeps_workers(loader) and not ran:
+            loader._iterator = None
+        elif _keeps_workers(loader) and loader._iterator is None:
+            iter(loader)
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     torch.set_rng_state(states["torch"])
     name, keys, *rest = states["numpy"]
     numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
-    if accelerator is not None and device is not None and "device" in states:
+    if accelerator is not None and "device" in states:
         accelerator.set_rng_state(states["device"], device)
     for generator, state in zip(_generators(loaders), states.get("generators", ()), strict=False):
         generator.set_state(state)
@@ -134,7 +117,7 @@ def set_rng_states(
 
 @contextmanager
 def isolate_rng(accelerator: Any = None, device: torch.device | None = None) -> Generator[None, None, None]:
-    """Whatever the block draws, the random states afterwards are those from before it."""
+    """Restore the random states after the block, whatever the block draws."""
     states = collect_rng_states(accelerator, device)
     try:
         yield
@@ -143,9 +126,9 @@ def isolate_rng(accelerator: Any = None, device: torch.device | None = None) -> 
 
 
 def worker_init_function(worker_id: int, rank: int = 0) -> None:
-    """Seed one loader worker; for ``seed_everything(workers=True)``.
+    """Seed a worker of a loader, for ``seed_everything(workers=True)``.
 
-    PyTorch gives the workers of a process different seeds, but processes that were seeded alike give theirs the
-    same ones; the rank tells them apart.
+    PyTorch gives the workers of one process different seeds, but the workers of equally seeded processes get the same
+    seeds. The rank makes them different.
     """
     seed_host(torch.initial_seed() + rank * 1_000_003)

@@ -1,25 +1,18 @@
-"""Where a Trainer stands: what it was asked to do, which stage runs, and how it ended."""
-
-from __future__ import annotations
+"""The state of a Trainer: the method that the user called, the stage that runs, and how the run ended."""
 
 from dataclasses import dataclass
 from enum import Enum
 
 
 class _StrEnum(str, Enum):
-    """Members compare equal to their values and print as them."""
+    """An enum whose members compare equal to their values and print as them."""
 
-    def __str__(self) -> str:
-        return str(self.value)
-
-    def __format__(self, spec: str) -> str:
-        return format(self.value, spec)
-
+    __str__ = str.__str__
     __hash__ = str.__hash__
 
 
 class TrainerFn(_StrEnum):
-    """What the user called."""
+    """The Trainer's method that the user called."""
 
     FITTING = "fit"
     VALIDATING = "validate"
@@ -28,7 +21,7 @@ class TrainerFn(_StrEnum):
 
 
 class RunningStage(_StrEnum):
-    """What runs now; a fit trains, validates and makes a sanity check."""
+    """The stage that runs now; a fit has training, validation and sanity check."""
 
     TRAINING = "train"
     SANITY_CHECKING = "sanity_check"
@@ -43,12 +36,12 @@ class RunningStage(_StrEnum):
 
     @property
     def dataloader_prefix(self) -> str:
-        """The stage's part of names such as ``val_dataloader`` and ``limit_val_batches``."""
+        """The stage's word in names such as ``val_dataloader`` and ``limit_val_batches``."""
         return {"validate": "val", "sanity_check": "val"}.get(self.value, self.value)
 
 
 class TrainerStatus(_StrEnum):
-    """How far a run has come."""
+    """The status of a run."""
 
     INITIALIZING = "initializing"
     RUNNING = "running"
@@ -57,7 +50,7 @@ class TrainerStatus(_StrEnum):
 
     @property
     def stopped(self) -> bool:
-        """Whether the run is over, well or not."""
+        """Whether the run is over, successful or not."""
         return self in (self.FINISHED, self.INTERRUPTED)
 
 
@@ -71,7 +64,7 @@ class TrainerState:
 
     @property
     def finished(self) -> bool:
-        """Whether the last run ended well."""
+        """Whether the last run ended without an error."""
         return self.status == TrainerStatus.FINISHED
 
     @property

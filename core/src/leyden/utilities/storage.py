@@ -1,6 +1,4 @@
-"""Files and directories, local or behind a URL that fsspec understands; fsspec is imported for URLs only."""
-
-from __future__ import annotations
+"""Files and directories, local or behind a URL that fsspec understands; only URLs need fsspec."""
 
 import errno
 import io
@@ -13,57 +11,56 @@ from typing import IO, Any, Literal
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], mode: str, storage_options: Any = None) -> Generator[IO[Any], None, None]:
-    """A file to write that takes the place of the one at ``path`` when it is whole.
+    """Open a file for writing that replaces the one at ``path`` when the block ends without an error.
 
-    On a local disk there is the old one or the new one at every moment, whatever happens to the process or the power.
-    Text is in UTF-8, line ends as they are; a directory for the file is made.
+    On a local disk either the old or the whole new file exists at any time, even if the process is killed or the
+    power fails. Text is written in UTF-8 without changing line ends. The file's directory is made if needed.
 
     Args:
         path: A local path or a URL.
         mode: "w" or "wb".
-        storage_options: Arguments of the file system of a URL.
+        storage_options: Arguments for the URL's file system.
     """
-    encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     if is_remote(path):
         import fsspec
 
-        whole = io.BytesIO() if encoding is None else io.StringIO(newline=newline)
+        whole = io.StringIO(newline="") if text else io.BytesIO()
         yield whole
-        options = storage_options or {}
-        with fsspec.open(str(path), mode, encoding=encoding, newline=newline, **options) as remote:
+        with fsspec.open(str(path), mode, **text, **(storage_options or {})) as remote:
             remote.write(whole.getvalue())
         return
     target = local_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.part")  # always the same, so that kills leave one at most
+    temporary = target.with_name(f".{target.name}.part")  # always the same name, so killed runs leave at most one file
     try:
-        with beside.open(mode, encoding=encoding, newline=newline) as file:
+        with temporary.open(mode, **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, target)
+        os.replace(temporary, target)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     flush_directory(target.parent)
 
 
 def flush_directory(path: Path) -> None:
-    """Make renames in a local directory durable, where the system lets a directory be opened."""
+    """Make renames in a local directory durable; does nothing on systems other than POSIX."""
     if os.name != "posix":
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems have nothing to flush there
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems can't flush directories
             raise
     finally:
         os.close(descriptor)
 
 
 def entries(path: str, kind: Literal["file", "directory"]) -> list[str]:
-    """The names of the files, or of the directories, in a directory; none where there is no such directory."""
+    """Return the names of the files or of the directories in a directory; an empty list if it does not exist."""
     if not is_remote(path):
         directory = local_path(path)
         found = os.scandir(directory) if directory.is_dir() else ()
@@ -76,17 +73,17 @@ def entries(path: str, kind: Literal["file", "directory"]) -> list[str]:
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a URL of another file system than the local one."""
+    """Whether a path is a URL other than ``file://``."""
     return "://" in str(path) and not str(path).startswith("file://")
 
 
 def local_path(path: str | os.PathLike[str]) -> Path:
-    """A local path, without ``file://``."""
+    """Return a local path, without ``file://``."""
     return Path(str(path).removeprefix("file://"))
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path in it."""
+    """Return the fsspec file system of a URL, and the path in that file system."""
     from fsspec.core import url_to_fs
 
     filesystem, path = url_to_fs(url)

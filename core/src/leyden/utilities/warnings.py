@@ -4,13 +4,13 @@ import warnings
 
 
 class PossibleUserWarning(UserWarning):
-    """Something is probably, not certainly, a mistake."""
+    """A warning of a possible mistake, which may also be intended."""
 
 
 def disable_possible_user_warnings(module: str = "") -> None:
-    """Say nothing of what is probably, not certainly, a mistake.
+    """Silence the warnings of category :class:`PossibleUserWarning`.
 
     Args:
-        module: A pattern of the modules whose lines are warned of; all by default.
+        module: A regular expression for the modules whose warnings are silenced; by default all modules.
     """
     warnings.filterwarnings("ignore", module=module, category=PossibleUserWarning)

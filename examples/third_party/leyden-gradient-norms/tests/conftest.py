@@ -1,4 +1,4 @@
-"""One thread for each test process."""
+"""Makes each test process use one thread."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The callback is one, by the checks of Leyden's own kit."""
+"""The conformance kit's checks of the callback."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The percentiles of gradients that are known: a model of one weight, whose gradient is the mean of the batch."""
+"""Percentiles of known gradients: the model has one weight, whose gradient is the mean of the batch."""
 
 import math
 
@@ -37,7 +37,7 @@ class Weight(pl.LightningModule):
 
 
 class TwoWeights(Weight):
-    """Two optimizers, the second with twice the gradient."""
+    """A model with two optimizers; the second has twice the gradient."""
 
     def __init__(self):
         super().__init__()
@@ -54,7 +54,7 @@ class TwoWeights(Weight):
 
 
 def rows_of(gradients, callback, tmp_path, model=None, ckpt_path=None, **arguments):
-    """What is logged at each step of a fit with these gradients, one a batch."""
+    """Fit with one of the gradients in each batch; return the values logged at each step."""
     logger = Kept()
     trainer = pl.Trainer(
         accelerator="cpu", devices=1, logger=logger, log_every_n_steps=1, callbacks=callback, max_epochs=1,
@@ -96,7 +96,7 @@ def test_a_resumed_run_remembers_the_norms(tmp_path):
     gradients = [1.0, 5.0, 2.0, 4.0]
     whole, _ = rows_of(gradients, [GradientNormPercentiles(window=3), Save()], tmp_path)
     resumed, _ = rows_of(gradients, GradientNormPercentiles(window=3), tmp_path, ckpt_path=tmp_path / "amid.ckpt")
-    assert resumed == whole[1:]  # the callbacks of the second batch saved before it was logged
+    assert resumed == whole[1:]  # the checkpoint was saved before the second batch's values were logged
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_what_is_out_of_range_is_refused(arguments):
 
 def test_divided_parameters_are_refused(tmp_path):
     model = Weight()
-    model.weight.full_tensor = lambda: model.weight  # as the parameters of strategies that divide them have
+    model.weight.full_tensor = lambda: model.weight  # the parameters of strategies that divide them have this method
     with pytest.raises(MisconfigurationException, match="'single_device' divides"):
         rows_of([1.0], GradientNormPercentiles(), tmp_path, model)
 

@@ -1,4 +1,4 @@
-"""A small model, rows for it, and runs in two processes; a module of its own, so that these can import it."""
+"""A small model, its data, and runs in two processes; in a separate module, so that the processes can import it."""
 
 import json
 
@@ -16,10 +16,10 @@ def rows(count=32, batch_size=4):
 
 
 class Line(pl.LightningModule):
-    """A linear model that remembers its weights after each batch.
+    """A linear model that keeps its weights after each batch.
 
     Args:
-        momentum: Of SGD.
+        momentum: The momentum of SGD.
     """
 
     def __init__(self, momentum=0.0):
@@ -43,7 +43,7 @@ class Line(pl.LightningModule):
 
 
 class Validated(Line):
-    """The same with a validation step, that remembers the weights which it saw."""
+    """The same model with a validation step, which keeps the weights used in it."""
 
     def validation_step(self, batch):
         self.log("val_loss", self.loss(batch), sync_dist=True)
@@ -51,10 +51,10 @@ class Validated(Line):
 
 
 class Report(pl.Callback):
-    """Writes down in each process, at the end, what its model was and is.
+    """Writes, in each process at the end of the run, the weights that its model kept and its last weights.
 
     Args:
-        directory: Where to.
+        directory: The directory to write to.
     """
 
     def __init__(self, directory):
@@ -67,11 +67,11 @@ class Report(pl.Callback):
 
 
 class SaveAfter(pl.Callback):
-    """Saves a checkpoint after one batch.
+    """Saves a checkpoint after some batches.
 
     Args:
-        path: Where to.
-        batches: After how many.
+        path: The path to save to.
+        batches: The number of batches after which to save.
     """
 
     def __init__(self, path, batches):
@@ -83,7 +83,7 @@ class SaveAfter(pl.Callback):
 
 
 def trained(directory, model, val=None, ckpt_path=None, **arguments):
-    """What each of two spawned processes reports of a fit."""
+    """Fit in two spawned processes and return each one's report."""
     directory.mkdir(exist_ok=True)
     arguments["callbacks"] = [*arguments.get("callbacks", ()), Report(directory)]
     trainer = pl.Trainer(

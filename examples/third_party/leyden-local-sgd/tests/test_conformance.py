@@ -1,4 +1,4 @@
-"""Local SGD that meets after every step averages gradients, and is a strategy by the checks of Leyden's own kit."""
+"""The conformance kit's checks of local SGD that averages after every step, which equals averaging gradients."""
 
 import pytest
 
@@ -14,5 +14,5 @@ class TestLocalSGD(StrategyConformance):
     def arguments(self):
         return {"average_every": 1}
 
-    # Every process clips its own gradients, where one process clips their mean; both are bounded, and differ.
+    # Every process clips its own gradients, while one process clips their mean; the results differ.
     test_accumulation_and_clipping_are_those_of_one_process = None

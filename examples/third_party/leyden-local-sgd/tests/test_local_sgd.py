@@ -1,4 +1,4 @@
-"""Local SGD in two processes, beside the same written out in one."""
+"""Local SGD in two processes, compared with the same computation written out in one process."""
 
 import copy
 
@@ -17,7 +17,7 @@ def flat(model):
 
 
 def by_hand(every):
-    """What two models are after each of 8 batches, that take their mean every few of them."""
+    """Train two models on 8 batches, average them every few batches, and return the weights after each batch."""
     models = [Line(momentum=0.9), Line(momentum=0.9)]
     optimizers = [model.configure_optimizers() for model in models]
     samples = rows().dataset.tensors

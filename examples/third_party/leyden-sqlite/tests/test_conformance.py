@@ -1,4 +1,4 @@
-"""The SQLite logger is one, by the checks of Leyden's own kit."""
+"""The conformance kit's checks of the SQLite logger."""
 
 import sqlite3
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""The SQLite logger: its rows are read back by Python's own sqlite3."""
+"""The SQLite logger; its rows are read back with Python's sqlite3."""
 
 import math
 import sqlite3
@@ -27,7 +27,7 @@ def series(file, name, version="0"):
 
 
 def losses(directory, count=6, version=0, **arguments):
-    """What a fit of a known loss, 1, 2, 3, … logs at each step."""
+    """Fit a model whose loss is 1, 2, 3, …; return the values logged at each step."""
 
     class Counting(pl.LightningModule):
         def __init__(self, lr=0.5, layers=(2, 3)):
@@ -70,7 +70,7 @@ def test_another_process_reads_while_the_run_goes_on(tmp_path):
 
     query = "SELECT MAX(step), MAX(value), status FROM metric JOIN run ON run.id = run WHERE metric.name = 'count'"
     losses(tmp_path, 4, callbacks=[Reader()])
-    assert read[0].stdout.strip() == "(1, 2.0, 'running')"  # the third batch is logged when it has ended
+    assert read[0].stdout.strip() == "(1, 2.0, 'running')"  # the third batch is logged only after this hook
 
 
 def test_a_resumed_run_replaces_what_it_repeats(tmp_path):

@@ -1,4 +1,4 @@
-"""The toy's accelerator is one, by the checks of Leyden's own kit."""
+"""The conformance kit's checks of the toy's accelerator."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The toy by itself: what PyTorch does on it is what it does on the host; and how it comes into a Trainer."""
+"""The toy alone: PyTorch computes the same on it as on the CPU; and the choice of the toy by a Trainer."""
 
 import copy
 import os
@@ -44,7 +44,7 @@ def test_a_module_computes_and_learns_what_it_does_on_the_host(name):
             if optimizer is not None:
                 optimizer.step()
                 optimizer.zero_grad()
-    # PyTorch has one fused operation for attention on the host, and does it step by step elsewhere.
+    # PyTorch has a fused operation for attention on the CPU, but uses several operations elsewhere.
     near = {"rtol": 1e-3, "atol": 1e-3} if name == "transformer" else {"rtol": 0, "atol": 0}
     torch.testing.assert_close(toy.output.cpu(), host.output, **near)
     torch.testing.assert_close({k: v.cpu() for k, v in toy.state_dict().items()}, dict(host.state_dict()), **near)
@@ -105,7 +105,7 @@ def test_what_it_can_not_do_is_refused(tmp_path, arguments, sentence):
 
 
 def printed(script, **environ):
-    """What a script prints in a process of its own."""
+    """Run a script in a new process and return its output."""
     command = [sys.executable, "-W", "error", "-c", f"import torch; {script}"]
     result = subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True, check=False)
     return result.stdout.strip() if result.returncode == 0 else result.stderr.strip().splitlines()[-1]
@@ -125,10 +125,10 @@ CHOSEN = "import leyden as pl; print(pl.Trainer(accelerator={!r}, logger=False).
 )
 def test_auto_takes_it_where_it_is_said_to_be_the_best(accelerator, environ, device):
     if device == "cpu" and torch.cuda.is_available():
-        pytest.skip("this machine has a device that is better than either")
+        pytest.skip("this machine has a device with a higher priority")
     assert printed(CHOSEN.format(accelerator), **{"LEYDEN_TOY_FIRST": "0", **environ}) == device
 
 
 def test_where_another_device_has_the_place_that_is_said():
     script = f"torch.utils.rename_privateuse1_backend('other'); {CHOSEN.format('toy')}"
-    assert "in this process 'other' has it" in printed(script, TORCH_DEVICE_BACKEND_AUTOLOAD="0")
+    assert "in this process 'other' uses it" in printed(script, TORCH_DEVICE_BACKEND_AUTOLOAD="0")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from leyden.callback import Callback
+from leyden.callbacks import Callback
 
 
 class Checkpoint(Callback):
-    """Derive from it to write a checkpoint callback of one's own.
+    """Base class for your own checkpoint callbacks.
 
-    The Trainer then takes it for its checkpoint callback: the default ``ModelCheckpoint`` is left out, it runs
-    after the other callbacks, and it is listed in ``trainer.checkpoint_callbacks``.
+    A Trainer that gets one makes no default ``ModelCheckpoint``. It runs the callback after the other callbacks and
+    lists it in ``trainer.checkpoint_callbacks``.
     """
 
     role: ClassVar[str | None] = "checkpoint"

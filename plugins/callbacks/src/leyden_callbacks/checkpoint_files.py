@@ -1,4 +1,4 @@
-"""Where checkpoints lie and what they are called: directories, and names from templates (``{epoch}-{loss:.2f}``)."""
+"""The directory and the names of checkpoint files; names are made from templates such as ``{epoch}-{loss:.2f}``."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from leyden_callbacks import storage
 from leyden_callbacks.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from leyden.trainer import Trainer
+    from leyden import Trainer
 
 FIELD = re.compile(r"\{(?P<name>[^{}:]*)(?::(?P<spec>[^{}]*))?\}")
 
 
 class CheckpointFiles(Checkpoint):
-    """The files of a checkpoint callback; ``ModelCheckpoint`` decides when to write which.
+    """Names, finds and removes the files of a checkpoint callback; ``ModelCheckpoint`` decides when to write them.
 
     Args:
-        dirpath: The directory, local or a URL; None is settled when a run begins.
-        filename: The template of the names, or None for ``{epoch}-{step}``.
+        dirpath: The directory, local or a URL; with None it is chosen when a run begins.
+        filename: The template of the file names; None means ``{epoch}-{step}``.
         insert_names: Whether a field of the template becomes ``metric=value`` instead of ``value``.
-        version_counter: Whether a name that is taken gets a version instead of being overwritten.
+        version_counter: Whether a file name that already exists gets a version number instead of being overwritten.
 
     Attributes:
-        CHECKPOINT_JOIN_CHAR: Between the parts of a name.
-        CHECKPOINT_EQUALS_CHAR: Between a metric's name and its value.
-        CHECKPOINT_NAME_LAST: The template of the newest checkpoint's second name.
-        FILE_EXTENSION: The ending of a name.
-        STARTING_VERSION: The first number that is put behind a name that is taken.
+        CHECKPOINT_JOIN_CHAR: Separates the parts of a file name.
+        CHECKPOINT_EQUALS_CHAR: Stands between a metric's name and its value.
+        CHECKPOINT_NAME_LAST: The template for the file of ``save_last``.
+        FILE_EXTENSION: The extension of every file name.
+        STARTING_VERSION: The first version number that is tried.
     """
 
     CHECKPOINT_JOIN_CHAR = "-"
@@ -61,16 +61,16 @@ class CheckpointFiles(Checkpoint):
         ver: int | None = None,
         prefix: str | None = None,
     ) -> str:
-        """The path of a checkpoint.
+        """Return the path of a checkpoint.
 
         Args:
             metrics: Values for the fields of the template, numbers or scalar tensors; a missing one counts as 0.
             filename: The template; the callback's by default.
-            ver: A version to put behind.
-            prefix: Text to put before.
+            ver: A version number to append to the name.
+            prefix: Text to put before the name.
 
         Returns:
-            The path in :attr:`dirpath`, or the name alone where no directory is settled yet.
+            The path in :attr:`dirpath`; the file name alone if there is no directory yet.
         """
         join, template = self.CHECKPOINT_JOIN_CHAR, filename or self.filename
 
@@ -85,18 +85,18 @@ class CheckpointFiles(Checkpoint):
         return os.path.join(self.dirpath, name) if self.dirpath else name
 
     def to_yaml(self, filepath: str | os.PathLike[str] | None = None) -> None:
-        """Write :attr:`best_k_models` as YAML, to ``best_k_models.yaml`` in the directory unless told where."""
+        """Write :attr:`best_k_models` as YAML, by default to ``best_k_models.yaml`` in :attr:`dirpath`."""
         path = os.fspath(filepath or os.path.join(self.dirpath or "", "best_k_models.yaml"))
         lines = []
         for name, score in self.best_k_models.items():
-            # a JSON string is YAML too; YAML's floats need a point, also infinity's
+            # a JSON string is valid YAML; YAML floats need a decimal point, and infinity is written ".inf"
             number = f"{float(score):.9e}".replace("inf", ".inf")
             lines.append(f"{json.dumps(name)}: {number}\n")
         with replacing(path, "w") as file:
             file.writelines(lines)
 
     def _resolve_dirpath(self, trainer: Trainer) -> str:
-        """The directory that was given, else the first logger's of this run, else the Trainer's."""
+        """Return :attr:`dirpath` if it is given, else the first logger's directory, else one in default_root_dir."""
         if self.dirpath is not None:
             return self.dirpath
         if not trainer.loggers:
@@ -106,7 +106,7 @@ class CheckpointFiles(Checkpoint):
         return os.path.join(logger.save_dir or trainer.default_root_dir, str(logger.name), version, "checkpoints")
 
     def _free_path(self, trainer: Trainer, metrics: Mapping[str, Any], template: str | None, keep: str) -> str:
-        """A path that is not taken, unless by ``keep``; rank 0, which writes, chooses it for all."""
+        """Return a path that does not exist yet, or ``keep``. Rank 0, which writes the file, chooses for all ranks."""
         path = ""
         if trainer.is_global_zero:
             path = self.format_checkpoint_name(metrics, template)
@@ -117,7 +117,7 @@ class CheckpointFiles(Checkpoint):
         return trainer.strategy.broadcast(path)
 
     def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
-        """The files in the directory that ``save_last`` may have written, with a version or without."""
+        """Return the paths of all files that ``save_last`` may have written, with or without a version number."""
         parts = [re.escape(part) for part in re.split(r"\{[^{}]*\}", self.CHECKPOINT_NAME_LAST)]
         join, extension = re.escape(self.CHECKPOINT_JOIN_CHAR), re.escape(self.FILE_EXTENSION)
         pattern = re.compile(".*".join(parts) + rf"({join}v\d+)?{extension}")
@@ -125,7 +125,10 @@ class CheckpointFiles(Checkpoint):
         return {path for path in paths if pattern.fullmatch(os.path.basename(path))}
 
     def _may_remove(self, trainer: Trainer, previous: str, current: str) -> bool:
-        """Whether ``previous`` is this run's to remove: not what it resumed from, nor outside of its directory."""
+        """Whether this run may remove ``previous``.
+
+        It may not remove the checkpoint that it resumed from, nor local files outside its own directory.
+        """
         if not previous or previous == current:
             return False
         if is_remote(previous):

@@ -1,4 +1,4 @@
-"""EarlyStopping: ends a fit when a metric has stopped getting better."""
+"""EarlyStopping: ends a fit when a metric no longer improves."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from leyden.callback import Callback
-from leyden.plugin_system.hooks import hookimpl
+from leyden import hookimpl
+from leyden.callbacks import Callback
 from leyden.utilities import MisconfigurationException, missing_metric, rank_zero_warn
 
 if TYPE_CHECKING:
-    from leyden.module import LightningModule
-    from leyden.trainer import Trainer
+    from leyden import LightningModule, Trainer
 
 log = logging.getLogger("leyden.callbacks.early_stopping")
 
@@ -34,32 +33,33 @@ class EarlyStoppingReason(Enum):
 class EarlyStopping(Callback):
     """Stops training when a logged metric has not improved for a number of checks.
 
-    A check is made when a training epoch ends, or after each validation where validation runs at other times than
-    once in each epoch. ``patience`` counts checks, not epochs. In a ``fast_dev_run`` it does nothing.
+    By default it checks at the end of each training epoch if validation runs once in every epoch, and otherwise after
+    each validation. ``patience`` counts checks, not epochs. In a ``fast_dev_run`` it does nothing.
 
     Args:
-        monitor: The logged metric.
-        min_delta: By more than this it must change for the better to count as improved, in the metric's unit.
-        patience: After how many checks in a row without improvement training stops.
-        verbose: Say when the metric improved and why training stops.
-        mode: Whether better is smaller, "min", or larger, "max".
-        strict: Raise where ``monitor`` was not logged; False skips that check.
-        check_finite: Stop when the metric becomes NaN or infinite.
-        stopping_threshold: Stop at once when the metric is better than this.
-        divergence_threshold: Stop at once when the metric is worse than this.
-        check_on_train_epoch_end: True to check when training epochs end, False after validation; None as said above.
-        log_rank_zero_only: Let only rank 0 speak where ``verbose``.
+        monitor: The name of the logged metric.
+        min_delta: The metric must improve by more than this to count as improved; in the metric's unit.
+        patience: Training stops after this many checks in a row without improvement.
+        verbose: Whether to log when the metric improved and why training stops.
+        mode: "min" if smaller values are better, "max" if larger ones are.
+        strict: Whether to raise an error if ``monitor`` was not logged; False skips that check.
+        check_finite: Whether to stop when the metric becomes NaN or infinite.
+        stopping_threshold: Training stops at once when the metric is better than this.
+        divergence_threshold: Training stops at once when the metric is worse than this.
+        check_on_train_epoch_end: True checks when a training epoch ends, False after validation; None is the default
+            described above.
+        log_rank_zero_only: Whether only rank 0 logs messages; only with ``verbose``.
 
     Attributes:
         best_score: The best value so far, a scalar tensor.
-        wait_count: Checks since it was reached.
+        wait_count: The number of checks since the best value.
         stopped_epoch: The epoch in which training was stopped; 0 if it was not.
-        stopping_reason: An :class:`EarlyStoppingReason`.
-        stopping_reason_message: The same in words, None if training was not stopped.
+        stopping_reason: Why training was stopped, an :class:`EarlyStoppingReason`.
+        stopping_reason_message: The reason in words; None if training was not stopped.
 
     Raises:
         MisconfigurationException: ``mode`` is neither "min" nor "max".
-        RuntimeError: During a fit, ``monitor`` was not logged and ``strict`` is set.
+        RuntimeError: During a fit, ``monitor`` was not logged and ``strict`` is True.
     """
 
     role: ClassVar[str | None] = "early_stopping"
@@ -99,27 +99,27 @@ class EarlyStopping(Callback):
 
     @property
     def monitor_op(self) -> Callable[[Any, Any], Any]:
-        """The comparison "is better than" of ``mode``."""
+        """The function that tells whether its first argument is better than its second, by ``mode``."""
         return torch.lt if self.mode == "min" else torch.gt
 
     @property
     def state_key(self) -> str:
-        """The class's name with the arguments that tell two of them apart."""
+        """The class's name with ``monitor`` and ``mode``, so that two instances keep separate states."""
         return self._generate_state_key(monitor=self.monitor, mode=self.mode)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Choose the moment of the check, where it was not chosen."""
+        """Choose when to check, if ``check_on_train_epoch_end`` is None."""
         if self._check_on_train_epoch_end is None:
             self._check_on_train_epoch_end = trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
 
     @hookimpl(trylast=True)
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check, if this is the moment; after all others, who may still log here."""
+        """Check the metric, if checks are made here. Runs last, since other callbacks may still log in this hook."""
         if self._check_on_train_epoch_end and _trains(trainer):
             self._run_early_stopping_check(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check, if this is the moment."""
+        """Check the metric, if checks are made after validation."""
         if not self._check_on_train_epoch_end and _trains(trainer):
             self._run_early_stopping_check(trainer)
 
@@ -148,7 +148,7 @@ class EarlyStopping(Callback):
         return False
 
     def _judge(self, current: Tensor) -> tuple[bool, str | None]:
-        """Whether to stop, and what there is to say; takes note of an improvement."""
+        """Return whether to stop, and a message or None. Updates the best score, the wait count and the reason."""
         better = self.monitor_op
         sign = "<" if self.mode == "min" else ">"
         if self.check_finite and not torch.isfinite(current):
@@ -182,7 +182,7 @@ class EarlyStopping(Callback):
             log.info("[rank: %d] %s", trainer.global_rank, message)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next check compares with, and how training was stopped."""
+        """Return the best score, the wait count, ``patience``, and how training was stopped."""
         return {
             "wait_count": self.wait_count,
             "stopped_epoch": self.stopped_epoch,
@@ -193,7 +193,7 @@ class EarlyStopping(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what :meth:`state_dict` returned, ``patience`` included."""
+        """Restore what :meth:`state_dict` returned, ``patience`` included."""
         self.wait_count = state_dict["wait_count"]
         self.stopped_epoch = state_dict["stopped_epoch"]
         self.best_score = state_dict["best_score"]

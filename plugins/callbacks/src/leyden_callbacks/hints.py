@@ -1,6 +1,4 @@
-"""Hints at what may be a mistake.
-
-Parts left in evaluation mode, what checkpoints will not hold, steps that nobody logs, waiting for data, shuffling.
+"""Warnings of possible mistakes: evaluation mode, what checkpoints will not hold, unlogged steps, waiting, shuffling.
 
 Each is given once in a run; a Trainer with ``barebones=True`` gives none.
 """
@@ -15,24 +13,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch.utils.data import DataLoader, RandomSampler
 
-from leyden.checkpoint.contents import not_told
-from leyden.plugin_system.catalogue import UnknownComponentError
+from leyden.plugins import Run, UnknownComponentError
 from leyden.utilities import CombinedLoader
 from leyden.utilities.plain import to_plain
 from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.warnings import PossibleUserWarning
 
 if TYPE_CHECKING:
-    from leyden.module import LightningModule
-    from leyden.trainer import Trainer
-    from leyden.trainer.run import Run
+    from leyden import LightningModule, Trainer
 
 T = TypeVar("T")
-WATCHED = 5.0  # seconds of an epoch in which the waiting is measured
+WATCHED = 5.0  # seconds at the start of an epoch for which waiting is measured
 
 
 def of_training(trainer: Trainer, module: LightningModule) -> None:
-    """At the start of a fit, whose validation loaders are known."""
+    """Warn of modules in evaluation mode and shuffled validation data; called when training starts."""
     if trainer.barebones:
         return
     _warn_of_evaluation_mode(module)
@@ -42,23 +37,28 @@ def of_training(trainer: Trainer, module: LightningModule) -> None:
 
 
 def of_first_epoch(trainer: Trainer) -> None:
-    """When the first epoch ends: whether what it logged by steps has reached the loggers."""
+    """Warn if values logged by step did not reach a logger in the first epoch; called when it ends."""
     every, batches = trainer.log_every_n_steps, trainer.fit_loop.max_batches
     if trainer.current_epoch or not trainer.loggers or trainer.fast_dev_run or trainer.should_stop or batches >= every:
         return
     options = [record.options for record in trainer.fit_loop.results.records.values()]
     if any(each.on_step and each.logger for each in options):
         rank_zero_warn(
-            f"An epoch has {batches} batches and log_every_n_steps={every}, so that its steps are logged seldom or "
-            "never; write a smaller number to see them.",
+            f"An epoch has {batches} batches, fewer than log_every_n_steps={every}: some epochs log no step at all; "
+            "set a smaller log_every_n_steps.",
             PossibleUserWarning,
         )
 
 
 def of_waiting(trainer: Trainer, batches: Iterable[T]) -> Iterable[T] | None:
-    """When an epoch starts: the batches, each of which is waited for under watch; None where there is nothing to hint.
+    """Measure in the first epoch how long training waits for batches, and warn if that is most of the time.
 
-    Only the first epoch is watched, and only where workers would have a processor.
+    Args:
+        trainer: The Trainer, in a fit.
+        batches: The batches of the epoch that starts.
+
+    Returns:
+        The same batches, measured; None if it is not the first epoch, or if workers could not help.
     """
     if trainer.barebones or trainer.current_epoch or not _has_idle_processors(trainer.train_dataloader):
         return None
@@ -66,21 +66,21 @@ def of_waiting(trainer: Trainer, batches: Iterable[T]) -> Iterable[T] | None:
 
 
 def of_evaluation(trainer: Trainer) -> None:
-    """At the start of a ``validate``, ``test`` or ``predict``; not of the validation of a fit."""
+    """Warn of shuffled data at the start of ``validate``, ``test`` or ``predict``, not of validation within a fit."""
     if trainer.state.fn != "fit" and not trainer.barebones:
         _warn_of_shuffling(trainer.run.loop)
 
 
 def _has_idle_processors(loaders: Any) -> bool:
-    """Whether one of the loaders has no workers although there is more than one processor."""
+    """Return whether one of the loaders has no workers although there is more than one processor."""
     flat = CombinedLoader(loaders).flattened
     return (os.cpu_count() or 1) > 1 and any(isinstance(x, DataLoader) and x.num_workers == 0 for x in flat)
 
 
 def _watched(batches: Iterable[T], source: object) -> Iterator[T]:
-    """The batches; for a while measures how long each is waited for, and says so where that is most of the time."""
+    """Yield the batches, and warn if most of the time is spent waiting for them; measured at the start only."""
     iterator = iter(batches)
-    yield from islice(iterator, 1)  # the first may open files and the like
+    yield from islice(iterator, 1)  # the first batch is not measured, since loading it may open files
     waited, began = 0.0, time.perf_counter()
     while (asked := time.perf_counter()) < began + WATCHED:
         batch = next(iterator, None)
@@ -92,7 +92,7 @@ def _watched(batches: Iterable[T], source: object) -> Iterator[T]:
     if share > 0.5:
         rank_zero_warn(
             f"{source} gave a DataLoader that does not have many workers (num_workers=0), and training waits "
-            f"{share:.0%} of its time for batches; write num_workers=2 or more, so that they are loaded meanwhile.",
+            f"{share:.0%} of its time for batches; write num_workers=2 or more to load them during the steps.",
             PossibleUserWarning,
         )
     yield from iterator
@@ -103,7 +103,7 @@ def _warn_of_evaluation_mode(module: LightningModule) -> None:
     if names:
         rank_zero_warn(
             f"{len(names)} module(s) are in evaluation mode at the start of training, "
-            f"{names[0] or 'the whole model'!r} first; call .train() if that is not meant.",
+            f"{names[0] or 'the whole model'!r} first; call .train() if that is not intended.",
             PossibleUserWarning,
         )
 
@@ -127,7 +127,7 @@ def _warn_of_hyperparameters(run: Run) -> None:
     for owner in run.owners:
         dropped: list[str] = []
         to_plain(dict(owner.hparams), owner.CHECKPOINT_HYPER_PARAMS_KEY, dropped)
-        if names := [path.partition(".")[2] for path in not_told(run, dropped)]:
+        if names := [path.partition(".")[2] for path in run.not_told(dropped)]:
             rank_zero_warn(
                 f"Hyperparameters of {type(owner).__name__} that are no plain data are not saved: {', '.join(names)}. "
                 f"Pass them when loading, load_from_checkpoint(path, {names[0].split('.')[0]}=...), and leave them "
@@ -137,11 +137,11 @@ def _warn_of_hyperparameters(run: Run) -> None:
 
 
 def _warn_of_shuffling(loop: Any) -> None:
-    """Of the loaders of one loop; a sampler of the user's own is the user's choice."""
+    """Warn if a loader of ``loop`` shuffles by PyTorch's default sampler; a user's own sampler is taken as intended."""
     loaders: Iterable[Any] = () if loop.loader is None else loop.loader.flattened
     if any(isinstance(loader, DataLoader) and type(loader.sampler) is RandomSampler for loader in loaders):
         rank_zero_warn(
-            f"{loop.source} gave a DataLoader with shuffling enabled: each pass takes its batches in another order, "
-            "and a limited one takes other samples; write shuffle=False.",
+            f"{loop.source} gave a DataLoader with shuffling enabled: each pass sees the batches in another order, "
+            "and with a limit on batches it sees other samples; write shuffle=False.",
             PossibleUserWarning,
         )

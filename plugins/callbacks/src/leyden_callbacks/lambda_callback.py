@@ -1,4 +1,4 @@
-"""LambdaCallback: a callback from functions, without writing a class."""
+"""LambdaCallback: makes a callback from functions, without writing a class."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
-from leyden.callback import Callback
-from leyden.plugin_system.hooks import OBSERVATION
+from leyden.callbacks import Callback
+from leyden.plugins import OBSERVATION
 from leyden.utilities import MisconfigurationException
 
 
 class LambdaCallback(Callback):
-    """A callback made of the functions that it is given.
+    """A callback whose hooks are the given functions.
 
-    Each function takes what the hook of that name in :class:`~leyden.callback.Callback` takes, or fewer
-    arguments from the left.
+    Each function takes the arguments of the hook of that name in :class:`~leyden.callback.Callback`. It may take
+    only the first few of them.
 
     Example::
 
@@ -25,7 +25,7 @@ class LambdaCallback(Callback):
         **hooks: A function for each hook; None is the same as leaving it out.
 
     Raises:
-        MisconfigurationException: A name is no hook of callbacks, or a value can't be called.
+        MisconfigurationException: A name is not a callback hook, or a value is not callable.
     """
 
     def __init__(self, **hooks: Callable[..., Any] | None) -> None:
@@ -33,7 +33,7 @@ class LambdaCallback(Callback):
             if name not in OBSERVATION:
                 near = difflib.get_close_matches(name, OBSERVATION, n=1)
                 advice = f"did you mean {near[0]!r}?" if near else f"the hooks are {', '.join(OBSERVATION)}."
-                raise MisconfigurationException(f"LambdaCallback({name}=...) names no hook of callbacks; {advice}")
+                raise MisconfigurationException(f"LambdaCallback({name}=...): {name} is not a callback hook; {advice}")
             if function is None:
                 continue
             if not callable(function):

@@ -8,36 +8,35 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch.optim import Optimizer
 
-from leyden.callback import Callback
+from leyden.callbacks import Callback
 from leyden.utilities import MisconfigurationException, rank_zero_warn
 
 if TYPE_CHECKING:
-    from leyden.module import LightningModule
-    from leyden.trainer import Trainer
+    from leyden import LightningModule, Trainer
 
 
 class LearningRateMonitor(Callback):
-    """Logs learning rates, and momenta and weight decays if asked, to all loggers.
+    """Logs learning rates, and on request momenta and weight decays, to all loggers.
 
-    The names are ``lr-SGD`` after the optimizer's class, ``lr-SGD-1`` for the second one of a class, and
-    ``lr-SGD/pg1``, ``lr-SGD/pg2`` where there are several parameter groups. A ``name`` in the scheduler's dict
-    replaces ``lr-SGD``, a ``name`` in a parameter group replaces ``pg1``. The values are in
-    ``trainer.callback_metrics`` too.
+    The names are ``lr-SGD`` after the optimizer's class, ``lr-SGD-1`` for a second optimizer of that class, and
+    ``lr-SGD/pg1``, ``lr-SGD/pg2`` if there are several parameter groups. A ``name`` in the scheduler's dict
+    replaces ``lr-SGD``; a ``name`` in a parameter group replaces ``pg1``. The values are also in
+    ``trainer.callback_metrics``.
 
     Args:
-        logging_interval: "step" logs every ``log_every_n_steps`` steps, "epoch" once in each epoch, None each
-            scheduler at its own ``interval`` (and optimizers without a scheduler at both).
-        log_momentum: Log ``<name>-momentum`` too: ``momentum``, or the first of ``betas``, or 0.
-        log_weight_decay: Log ``<name>-weight_decay`` too.
+        logging_interval: "step" logs every ``log_every_n_steps`` steps, "epoch" logs once in each epoch. None logs
+            each scheduler at its own ``interval``, and optimizers without a scheduler at both.
+        log_momentum: Whether to log ``<name>-momentum`` too: ``momentum``, or the first of ``betas``, or 0.
+        log_weight_decay: Whether to log ``<name>-weight_decay`` too.
 
     Attributes:
-        lrs: Name to the learning rates that were logged in this fit.
-        last_momentum_values: Name to the momentum that was logged last.
-        last_weight_decay_values: Name to the weight decay that was logged last.
+        lrs: For each name, the learning rates logged in this fit.
+        last_momentum_values: For each name, the momentum logged last.
+        last_weight_decay_values: For each name, the weight decay logged last.
 
     Raises:
-        MisconfigurationException: ``logging_interval`` is none of these; when training starts, the Trainer has no
-            logger, or two parameter groups of an optimizer have the same name.
+        MisconfigurationException: ``logging_interval`` has another value; or, when training starts, the Trainer has
+            no logger, or two parameter groups of an optimizer have the same name.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class LearningRateMonitor(Callback):
         self.last_weight_decay_values: dict[str, float | None] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the names, so that two parameter groups with the same name are refused before training."""
+        """Make the names now, so that two parameter groups with the same name are refused before training."""
         if not trainer.loggers and not trainer.fast_dev_run:
             raise MisconfigurationException(
                 "LearningRateMonitor has no logger to log to; give the Trainer one or leave the callback out."
@@ -75,7 +74,7 @@ class LearningRateMonitor(Callback):
             )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Log what is logged by step, where the loggers get this step."""
+        """Log the values that are logged by step, if loggers get this step (``log_every_n_steps``)."""
         every = trainer.log_every_n_steps
         if self.logging_interval == "epoch" or not every:
             return
@@ -83,7 +82,7 @@ class LearningRateMonitor(Callback):
             self._log(trainer, "step")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log what is logged by epoch."""
+        """Log the values that are logged by epoch."""
         if self.logging_interval != "step":
             self._log(trainer, "epoch")
 
@@ -115,7 +114,10 @@ class LearningRateMonitor(Callback):
         return values
 
     def _history(self, name: str) -> list[float]:
-        """The values so far; a group that was the only one, and has got another beside it, keeps its own."""
+        """Return the list of a name's learning rates.
+
+        A second parameter group renames the first one, from ``lr-SGD`` to ``lr-SGD/pg1``; its list moves with it.
+        """
         alone = name.removesuffix("/pg1")
         if alone != name and alone in self.lrs:
             self.lrs[name] = self.lrs.pop(alone)
@@ -131,7 +133,7 @@ class _Source(NamedTuple):
 
 
 def _sources(trainer: Trainer) -> list[_Source]:
-    """Every scheduler's optimizer, then the optimizers without a scheduler."""
+    """Return every scheduler's optimizer, then the optimizers without a scheduler."""
     seen: Counter[type] = Counter()
     found: list[_Source] = []
 
@@ -147,7 +149,7 @@ def _sources(trainer: Trainer) -> list[_Source]:
         add(config.scheduler.optimizer, config.name, config.interval)
     scheduled = {id(source.optimizer) for source in found}
     for wrapper in trainer.optimizers:
-        optimizer = getattr(wrapper, "optimizer", wrapper)  # some strategies wrap what the user made
+        optimizer = getattr(wrapper, "optimizer", wrapper)  # some strategies wrap the user's optimizer
         if id(optimizer) not in scheduled:
             add(optimizer, None, None)
     return found

@@ -10,58 +10,59 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from leyden.plugin_system.hooks import hookimpl
+from leyden import hookimpl
 from leyden.utilities import MisconfigurationException, missing_metric, rank_zero_info, rank_zero_warn
 from leyden.utilities.storage import is_remote
 from leyden_callbacks import storage
 from leyden_callbacks.checkpoint_files import CheckpointFiles
 
 if TYPE_CHECKING:
-    from leyden.module import LightningModule
-    from leyden.trainer import Trainer
+    from leyden import LightningModule, Trainer
 
 
 class ModelCheckpoint(CheckpointFiles):
-    """Saves a checkpoint at chosen moments and keeps the ``save_top_k`` best ones by a logged metric.
+    """Saves checkpoints during a fit and keeps the ``save_top_k`` best ones by a logged metric.
 
-    Without arguments it saves after every epoch and keeps the newest. Several of them, saving at different
-    moments or by different metrics, can be given to one Trainer. In a ``fast_dev_run`` it does nothing.
+    Without arguments it saves after every epoch and keeps the newest. One Trainer may have several, which save at
+    different times or by different metrics. In a ``fast_dev_run`` it does nothing.
 
     Args:
         dirpath: Directory of the files, local or a URL that fsspec understands. By default ``checkpoints`` in the
-            first logger's directory of this run, or in ``default_root_dir`` where there is no logger.
-        filename: Template of the names, without the ending: ``"{epoch}-{val_loss:.2f}"`` gives
+            first logger's directory of this run, or in ``default_root_dir`` if there is no logger.
+        filename: Template of the file names, without the extension: ``"{epoch}-{val_loss:.2f}"`` gives
             ``epoch=2-val_loss=0.32.ckpt``. Fields are logged metrics, ``epoch`` (from 0) and ``step`` (optimizer
             steps done). The default is ``"{epoch}-{step}"``.
         monitor: The logged metric by which checkpoints are ranked; None ranks the newest first.
-        verbose: Say after each save what was saved, and why.
-        save_last: Keep the newest as ``last.ckpt`` too: True writes a second file, ``"link"`` makes a symbolic link
-            (local directories only).
-        save_top_k: How many to keep; 0 keeps none, -1 all. More than 1 needs ``monitor``.
-        save_on_exception: Save when an exception, Ctrl-C included, ends the fit.
-        save_weights_only: Leave out what only resuming needs: optimizers, schedulers, loops.
-        mode: Whether the best ``monitor`` is the smallest, "min", or the largest, "max".
-        auto_insert_metric_name: Write ``{epoch}`` as ``epoch=2``; False writes ``2``, which keeps a metric named
-            ``val/loss`` from making a directory.
-        every_n_train_steps: Save whenever the number of optimizer steps is a multiple of it.
-        train_time_interval: Save when this much time has passed since the last time, after a training batch.
-        every_n_epochs: Save after every n-th epoch; 1 unless another trigger is given, 0 never. Only one of these
-            three may be given.
-        save_on_train_epoch_end: Save when the training epoch ends (True) or when validation ends (False). By default
-            when the training epoch ends if validation runs once in each or not at all, else when validation ends.
-        enable_version_counter: Never overwrite a file that this run did not write, but add ``-v1``, ``-v2``, ….
+        verbose: Whether to log what was saved, and its score.
+        save_last: Whether to keep the newest checkpoint as ``last.ckpt`` too: True writes a second file, ``"link"``
+            makes a symbolic link (local directories only).
+        save_top_k: How many checkpoints to keep; 0 keeps none, -1 all. More than 1 needs ``monitor``.
+        save_on_exception: Whether to save when an exception, Ctrl-C included, ends the fit.
+        save_weights_only: Whether to leave out the states that only resuming needs: optimizers, schedulers, loops.
+        mode: "min" if the smallest ``monitor`` is the best, "max" if the largest is.
+        auto_insert_metric_name: Whether ``{epoch}`` becomes ``epoch=2``. False writes ``2``; use it for a metric
+            named ``val/loss``, whose name would otherwise make a directory.
+        every_n_train_steps: Save whenever the number of optimizer steps is a multiple of this.
+        train_time_interval: Save after the first training batch that ends this long after the last save.
+        every_n_epochs: Save after every n-th epoch; 0 never. The default is 1 if neither of the two arguments above
+            is given, else 0. Only one of the three may be given.
+        save_on_train_epoch_end: True saves when the training epoch ends, False when validation ends. By default it
+            saves when the training epoch ends if validation runs once in every epoch or not at all, else when
+            validation ends.
+        enable_version_counter: Whether to add ``-v1``, ``-v2``, … to a file name instead of overwriting a file that
+            another run wrote.
 
     Attributes:
-        best_model_path: The best checkpoint (without ``monitor`` the newest), "" before the first.
-        best_model_score: Its ``monitor``, a scalar tensor.
-        best_k_models: Path to score of the checkpoints that are kept, where ``monitor`` is given.
-        kth_best_model_path: The worst of them, which the next better one replaces.
-        kth_value: Its score.
+        best_model_path: Path of the best checkpoint, without ``monitor`` of the newest; "" before the first.
+        best_model_score: The best checkpoint's ``monitor``, a scalar tensor.
+        best_k_models: Maps the path of each kept checkpoint to its score; empty without ``monitor``.
+        kth_best_model_path: Path of the worst kept checkpoint, which a better one will replace.
+        kth_value: The worst kept checkpoint's score.
         current_score: ``monitor`` at the latest save.
-        last_model_path: The file of ``save_last``.
+        last_model_path: Path of the file of ``save_last``.
 
     Raises:
-        MisconfigurationException: An argument is out of its range, or two of them contradict each other; during
+        MisconfigurationException: An argument is out of range, or two arguments contradict each other; or, during
             a fit, ``monitor`` was never logged.
     """
 
@@ -105,7 +106,7 @@ class ModelCheckpoint(CheckpointFiles):
         self._last_global_step_saved = 0  # before the first step there is nothing worth saving
         self._last_checkpoint_saved = ""
         self._last_time_checked = 0.0
-        self._deferred = False  # a save was due when its metric was missing or old; validation will bring it
+        self._deferred = False  # a save was due, but it waits for validation to log its metric
         self._validated = False
 
     def _check_arguments(self) -> None:
@@ -124,21 +125,21 @@ class ModelCheckpoint(CheckpointFiles):
         if sum(triggers.values()) > 1:
             given = " and ".join(name for name, on in triggers.items() if on)
             raise MisconfigurationException(
-                f"ModelCheckpoint takes one of {given}; give a ModelCheckpoint for each of them to the Trainer."
+                f"ModelCheckpoint takes only one of {given}; give the Trainer a ModelCheckpoint for each of them."
             )
         if self.monitor is None and self.save_top_k not in (-1, 0, 1):
             raise MisconfigurationException(
-                f"ModelCheckpoint(save_top_k={self.save_top_k}) needs monitor=, the metric that ranks them."
+                f"ModelCheckpoint(save_top_k={self.save_top_k}) needs monitor=, the metric that ranks checkpoints."
             )
 
     @property
     def every_n_epochs(self) -> int:
-        """Epochs between two saves; 0 where epochs do not trigger one."""
+        """Number of epochs between two saves; 0 if epochs do not trigger saves."""
         return self._every_n_epochs
 
     @property
     def state_key(self) -> str:
-        """The class's name with the arguments that tell two checkpoint callbacks apart."""
+        """The class's name with arguments that differ between checkpoint callbacks, so that states stay separate."""
         return self._generate_state_key(
             monitor=self.monitor,
             mode=self.mode,
@@ -148,7 +149,7 @@ class ModelCheckpoint(CheckpointFiles):
         )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Settle the directory, the same on every rank, and warn where it holds something already."""
+        """Choose the directory, the same on every rank, and warn if it is not empty."""
         self.dirpath = directory = trainer.strategy.broadcast(self._resolve_dirpath(trainer))
         if self.save_last == "link" and is_remote(directory):
             raise ValueError(f'ModelCheckpoint(save_last="link") needs a local directory, not {directory!r}; use True.')
@@ -161,11 +162,11 @@ class ModelCheckpoint(CheckpointFiles):
         self._last_time_checked = time.monotonic()
         self._deferred = self._validated = False
 
-    @hookimpl(trylast=True)  # a resumed run does not call this hook again, so everybody must have done their part
+    @hookimpl(trylast=True)  # a resumed run does not call this hook again, so all others must have run before the save
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save where ``every_n_train_steps`` or ``train_time_interval`` says so."""
+        """Save if ``every_n_train_steps`` or ``train_time_interval`` makes a save due."""
         if self._every_n_train_steps < 1 and self._train_time_interval is None:
             return
         if not self._is_due(trainer) or self._should_skip(trainer):
@@ -182,14 +183,14 @@ class ModelCheckpoint(CheckpointFiles):
             return bool(trainer.global_step % self._every_n_train_steps == 0)
         now = time.monotonic()
         due = now - self._last_time_checked >= self._train_time_interval.total_seconds()
-        if trainer.world_size > 1:  # clocks differ between ranks, and all must save together
+        if trainer.world_size > 1:  # clocks differ between ranks, but all must save together
             due = trainer.strategy.broadcast(due)
         if due:
             self._last_time_checked = now
         return due
 
     def _validation_follows(self, trainer: Trainer) -> bool:
-        """Whether validation runs right after this batch and a save waits for it: its metrics are about to be new."""
+        """Whether a save must wait for the validation that follows this batch, to use its new metrics."""
         if not trainer.is_last_batch or self._saves_on_train_epoch_end(trainer) or not _validation_batches(trainer):
             return False
         every = trainer.check_val_every_n_epoch
@@ -197,7 +198,7 @@ class ModelCheckpoint(CheckpointFiles):
 
     @hookimpl(trylast=True)
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save where the end of a training epoch is the moment; after all others, who may still log here."""
+        """Save, if saves are made at the end of a training epoch. Runs last, as others may still log in this hook."""
         if self._should_skip(trainer):
             return
         if self._saves_on_train_epoch_end(trainer):
@@ -207,7 +208,7 @@ class ModelCheckpoint(CheckpointFiles):
 
     @hookimpl(trylast=True)
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save where the end of validation is the moment, also for what was put off until now."""
+        """Save, if saves are made at the end of validation or one was put off until now."""
         self._validated = self._validated or not trainer.sanity_checking
         if self._should_skip(trainer) or self._saves_on_train_epoch_end(trainer):
             return
@@ -218,12 +219,12 @@ class ModelCheckpoint(CheckpointFiles):
             self._save_at_epoch(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write ``last`` where the whole fit wrote no checkpoint."""
+        """Write the file of ``save_last`` if the whole fit wrote no checkpoint."""
         if self.save_last and not self._last_checkpoint_saved and not trainer.fast_dev_run:
             self._save_last(trainer, self._candidates(trainer))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save what there is, if ``save_on_exception`` and there is something new."""
+        """Save with ``save_on_exception``, if there were optimizer steps since the last save."""
         if not self.save_on_exception or self._should_skip(trainer):
             return
         candidates = self._candidates(trainer)
@@ -264,14 +265,14 @@ class ModelCheckpoint(CheckpointFiles):
         self._remove(trainer, outdated)
 
     def _candidates(self, trainer: Trainer) -> dict[str, Tensor]:
-        """The metrics that names and ranks are made of."""
+        """Return the metrics for file names and ranking: all logged metrics, ``epoch`` and ``step``."""
         metrics = {name: value.detach().clone() for name, value in trainer.callback_metrics.items()}
         for name, count in (("epoch", trainer.current_epoch), ("step", trainer.global_step)):
             metrics[name] = metrics[name].int() if name in metrics else torch.tensor(count)
         return metrics
 
     def _require_monitor(self, trainer: Trainer) -> None:
-        """Raise where ``monitor`` is not there and will not come; warn where validation may still bring it."""
+        """Raise if ``monitor`` was not logged; only warn if validation has not run yet and may still log it."""
         if self.monitor in (None, "epoch", "step") or self.monitor in trainer.callback_metrics:
             return
         message = missing_metric(type(self).__name__, str(self.monitor), trainer.callback_metrics)
@@ -280,7 +281,7 @@ class ModelCheckpoint(CheckpointFiles):
         rank_zero_warn(message)
 
     def _save_top_k(self, trainer: Trainer, candidates: dict[str, Tensor]) -> str:
-        """Save if this one is among the best; return the checkpoint that it replaces, or ""."""
+        """Save if the metric is among the best; return the path of the checkpoint to remove, or ""."""
         if self.save_top_k == 0:
             return ""
         if self.monitor is None:
@@ -295,7 +296,7 @@ class ModelCheckpoint(CheckpointFiles):
         return ""
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
-        """Whether ``current`` is among the ``save_top_k`` best values so far, the same answer on every rank."""
+        """Whether ``current`` is among the ``save_top_k`` best values so far; the answer is the same on every rank."""
         if current is None:
             return False
         if self.save_top_k == -1 or len(self.best_k_models) < self.save_top_k:
@@ -314,14 +315,14 @@ class ModelCheckpoint(CheckpointFiles):
         ranking = dict(self.best_k_models)
         replaced = self.kth_best_model_path if len(ranking) == self.save_top_k else ""
         ranking.pop(replaced, None)
-        if current.isnan():  # ranks last, and compares
+        if current.isnan():  # infinity ranks last too, and can be compared
             current = torch.full_like(current, torch.inf if self.mode == "min" else -torch.inf)
         path = self._free_path(trainer, candidates, self.filename, keep=replaced)
         ranking[path] = current
 
         best, worst = (min, max) if self.mode == "min" else (max, min)
         top = best(ranking, key=ranking.__getitem__)
-        moved: dict[str, Any] = {
+        changes: dict[str, Any] = {
             "current_score": current,
             "best_k_models": ranking,
             "best_model_path": top,
@@ -329,8 +330,8 @@ class ModelCheckpoint(CheckpointFiles):
         }
         if self.save_top_k in (-1, len(ranking)):
             last = worst(ranking, key=ranking.__getitem__)
-            moved.update(kth_best_model_path=last, kth_value=ranking[last])
-        self._save_checkpoint(trainer, path, **moved)
+            changes.update(kth_best_model_path=last, kth_value=ranking[last])
+        self._save_checkpoint(trainer, path, **changes)
         if self.verbose:
             where = f"Epoch {candidates['epoch']:d}, step {candidates['step']:d}"
             rank_zero_info(f"{where}: {self.monitor} is {current:.5f} (best {ranking[top]:.5f}), saved in {path}.")
@@ -351,10 +352,13 @@ class ModelCheckpoint(CheckpointFiles):
         if self._may_remove(trainer, previous, path):
             self._remove(trainer, previous)
 
-    def _save_checkpoint(self, trainer: Trainer, path: str, **moved: Any) -> None:
-        """Write a checkpoint that knows the attributes in ``moved``; they move back if it can't be written."""
-        before = {name: getattr(self, name) for name in moved}
-        self.__dict__.update(moved)
+    def _save_checkpoint(self, trainer: Trainer, path: str, **changes: Any) -> None:
+        """Set the attributes in ``changes``, then write a checkpoint; undo the changes if writing fails.
+
+        The attributes change first because the checkpoint contains this callback's state.
+        """
+        before = {name: getattr(self, name) for name in changes}
+        self.__dict__.update(changes)
         try:
             trainer.save_checkpoint(path, self.save_weights_only)
         except BaseException:
@@ -367,7 +371,7 @@ class ModelCheckpoint(CheckpointFiles):
                 logger.after_save_checkpoint(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """What is kept, and how good it is."""
+        """Return the paths and scores of the kept checkpoints."""
         return {
             "monitor": self.monitor,
             "best_model_score": self.best_model_score,
@@ -381,15 +385,15 @@ class ModelCheckpoint(CheckpointFiles):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up where the run that is resumed was; from another directory only the path of its best one."""
+        """Restore what :meth:`state_dict` returned; if the directory has changed, only ``best_model_path``."""
         self.best_model_path = state_dict["best_model_path"]
         directory = state_dict.get("dirpath", self.dirpath)
         if self.dirpath is None:  # the state of a run in another process
             self.dirpath = directory
         if directory != self.dirpath:
             rank_zero_warn(
-                f"The checkpoint directory changed from {directory!r} to {self.dirpath!r}: best_model_path is taken "
-                "over, the other checkpoints of the earlier run are neither ranked nor removed by this one."
+                f"The checkpoint directory changed from {directory!r} to {self.dirpath!r}: best_model_path is "
+                "restored, but this run neither ranks nor removes the earlier run's other checkpoints."
             )
             return
         for name in ("best_model_score", "current_score", "kth_best_model_path", "kth_value", "last_model_path"):
@@ -398,6 +402,6 @@ class ModelCheckpoint(CheckpointFiles):
 
 
 def _validation_batches(trainer: Trainer) -> float:
-    """Batches of one validation, over all its loaders."""
+    """Return the number of batches in one validation, over all its loaders."""
     batches = trainer.num_val_batches
     return sum(batches) if isinstance(batches, list) else batches

@@ -1,4 +1,4 @@
-"""What this distribution brings: callbacks by name, the default checkpoint and time limit, what "best" means, hints."""
+"""The plugin's hooks: callbacks by name, the default callbacks, ``ckpt_path="best"`` and "last", and warnings."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 from leyden import Component, hookimpl
 
 if TYPE_CHECKING:
-    from leyden.callback import Callback
-    from leyden.module import LightningModule
-    from leyden.trainer import Trainer
+    from leyden import LightningModule, Trainer
+    from leyden.callbacks import Callback
 
 CALLBACKS = {
     "BasePredictionWriter": "prediction_writer",
@@ -32,7 +31,7 @@ def leyden_components() -> Iterator[Component]:
 
 @hookimpl
 def leyden_default_callbacks(trainer: Trainer) -> Iterator[Callback]:
-    """A checkpoint after every epoch, and the time limit of ``Trainer(max_time=...)``."""
+    """Make a ``ModelCheckpoint``, and a ``Timer`` for ``Trainer(max_time=...)``, where the Trainer wants them."""
     if trainer.wants("timer"):
         from leyden_callbacks.timer import Timer
 
@@ -45,7 +44,7 @@ def leyden_default_callbacks(trainer: Trainer) -> Iterator[Callback]:
 
 @hookimpl
 def leyden_find_checkpoint(trainer: Trainer, ckpt_path: str | None, fn: str) -> str | None:
-    """Of "best" and "last", and for a run without a model, what the checkpoint callbacks have kept."""
+    """Return the kept checkpoint that "best" or "last" means, or that a run without a model uses."""
     from leyden_callbacks import kept
 
     if ckpt_path is None:
@@ -56,7 +55,7 @@ def leyden_find_checkpoint(trainer: Trainer, ckpt_path: str | None, fn: str) -> 
 
 @hookimpl
 def on_train_start(trainer: Trainer, pl_module: LightningModule) -> None:
-    """Hint at what may be a mistake in a fit."""
+    """Warn of possible mistakes in a fit."""
     from leyden_callbacks import hints
 
     hints.of_training(trainer, pl_module)
@@ -64,7 +63,7 @@ def on_train_start(trainer: Trainer, pl_module: LightningModule) -> None:
 
 @hookimpl
 def leyden_wrap_batches(trainer: Trainer, batches: Iterable[Any]) -> Iterable[Any] | None:
-    """Hint at training that waits for its data."""
+    """Warn of training that waits for data."""
     from leyden_callbacks import hints
 
     return hints.of_waiting(trainer, batches)
@@ -72,7 +71,7 @@ def leyden_wrap_batches(trainer: Trainer, batches: Iterable[Any]) -> Iterable[An
 
 @hookimpl
 def on_train_epoch_end(trainer: Trainer) -> None:
-    """Hint at steps that no logger has seen."""
+    """Warn of logged steps that no logger gets."""
     from leyden_callbacks import hints
 
     hints.of_first_epoch(trainer)
@@ -80,7 +79,7 @@ def on_train_epoch_end(trainer: Trainer) -> None:
 
 @hookimpl
 def on_validation_start(trainer: Trainer) -> None:
-    """Hint at what may be a mistake in an evaluation."""
+    """Warn of possible mistakes in an evaluation."""
     from leyden_callbacks import hints
 
     hints.of_evaluation(trainer)

@@ -8,20 +8,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from leyden.callback import Callback
+from leyden.callbacks import Callback
 from leyden.utilities import MisconfigurationException
 
 if TYPE_CHECKING:
-    from leyden.module import LightningModule
-    from leyden.trainer import Trainer
+    from leyden import LightningModule, Trainer
 
 
 class BasePredictionWriter(Callback):
-    """Derive from it and write :meth:`write_on_batch_end`, :meth:`write_on_epoch_end`, or both.
+    """Base class for callbacks that store predictions; implement one or both of its two methods.
 
-    Each process writes what it predicted itself; put ``trainer.global_rank`` into the file's name. Predictions that
-    are written need not be returned: ``trainer.predict(..., return_predictions=False)`` saves their memory where
-    they are written batch by batch.
+    The methods are :meth:`write_on_batch_end` and :meth:`write_on_epoch_end`. Each process writes its own
+    predictions, so put ``trainer.global_rank`` into the file names. If predictions are written batch by batch,
+    ``trainer.predict(..., return_predictions=False)`` keeps none of them in memory.
 
     Args:
         write_interval: "batch" writes after each batch, "epoch" after all of them, "batch_and_epoch" at both.
@@ -35,7 +34,7 @@ class BasePredictionWriter(Callback):
                 torch.save({"indices": batch_indices, "prediction": prediction}, f"{dataloader_idx}-{batch_idx}.pt")
 
     Raises:
-        MisconfigurationException: ``write_interval`` is none of these.
+        MisconfigurationException: ``write_interval`` has another value.
     """
 
     def __init__(self, write_interval: Literal["batch", "epoch", "batch_and_epoch"] = "batch") -> None:
@@ -57,17 +56,16 @@ class BasePredictionWriter(Callback):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Store one batch.
+        """Store the predictions of one batch.
 
         Args:
             trainer: The Trainer.
             pl_module: The model.
             prediction: What ``predict_step`` returned.
-            batch_indices: The samples of the batch by their index in the dataset; empty where the loader does not
-                draw indices.
+            batch_indices: The dataset indices of the batch's samples; empty if the loader does not draw indices.
             batch: The batch.
-            batch_idx: Its number in its loader.
-            dataloader_idx: The number of its loader.
+            batch_idx: The batch's number within its loader, from 0.
+            dataloader_idx: The loader's number, from 0.
         """
         raise NotImplementedError(
             f'{type(self).__name__}(write_interval="{self.interval}") needs write_on_batch_end().'
@@ -80,13 +78,13 @@ class BasePredictionWriter(Callback):
         predictions: Sequence[Any],
         batch_indices: Sequence[Any],
     ) -> None:
-        """Store all.
+        """Store the predictions of all batches.
 
         Args:
             trainer: The Trainer.
             pl_module: The model.
-            predictions: What ``predict_step`` returned for each batch, on the host; a list of such lists where there
-                are several loaders.
+            predictions: What ``predict_step`` returned for each batch, on the CPU; with several loaders, a list of
+                such lists.
             batch_indices: For each loader, for each batch, the indices of its samples.
         """
         raise NotImplementedError(
@@ -94,7 +92,7 @@ class BasePredictionWriter(Callback):
         )
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the predictions of an earlier run."""
+        """Discard the predictions of an earlier run."""
         self._kept = []
 
     def on_predict_batch_end(
@@ -106,7 +104,7 @@ class BasePredictionWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write the batch, if asked; keep it for the end, if it is written there and the loop does not keep it."""
+        """Write the batch's predictions, or keep them for the end of the epoch if the loop does not."""
         if self.interval != "epoch":
             indices = trainer.predict_loop.current_batch_indices
             self.write_on_batch_end(trainer, pl_module, outputs, indices, batch, batch_idx, dataloader_idx)
@@ -116,7 +114,7 @@ class BasePredictionWriter(Callback):
             self._kept[dataloader_idx].append(tree_map_only(Tensor, Tensor.cpu, outputs))
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write everything, if asked."""
+        """Write all predictions, unless ``write_interval`` is "batch"."""
         if self.interval == "batch":
             return
         loop = trainer.predict_loop

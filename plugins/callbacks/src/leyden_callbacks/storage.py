@@ -1,4 +1,4 @@
-"""Checkpoint directories and links to checkpoints, on the local disk or (but for links) behind an fsspec URL."""
+"""Checkpoint directories, local or behind an fsspec URL, and links to local checkpoints."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from leyden.utilities.storage import file_system, is_remote
 
 
 def normalised(path: str | os.PathLike[str]) -> str:
-    """An absolute local path without links and ``~``; a remote URL as it is."""
+    """Return an absolute local path with links and ``~`` resolved; a remote URL is returned unchanged."""
     text = os.fspath(path)
     return text if is_remote(text) else os.path.realpath(os.path.expanduser(text.removeprefix("file://")))
 
 
 def exists(path: str) -> bool:
-    """Whether there is a file or a directory."""
+    """Whether ``path`` is a file or a directory."""
     if not is_remote(path):
         return os.path.exists(path)
     filesystem, name = file_system(path)
@@ -23,7 +23,7 @@ def exists(path: str) -> bool:
 
 
 def listing(directory: str) -> list[str]:
-    """The full paths of what is in a directory; nothing where there is no such directory."""
+    """Return the full paths of a directory's entries; an empty list if the directory does not exist."""
     if not is_remote(directory):
         return [entry.path for entry in os.scandir(directory)] if os.path.isdir(directory) else []
     filesystem, name = file_system(directory)
@@ -33,9 +33,10 @@ def listing(directory: str) -> list[str]:
 
 
 def link(target: str, path: str) -> None:
-    """Make ``path`` a symbolic link to ``target``, replacing what is there; a copy where links are not allowed.
+    """Make ``path`` a symbolic link to ``target``, or a copy of it where links are not allowed.
 
-    The link is made beside and renamed, so that ``path`` is never missing in between.
+    An existing ``path`` is replaced. The link is made under another name and renamed, so that an existing file or
+    link is never missing in between.
     """
     if os.path.abspath(target) == os.path.abspath(path):
         return

@@ -7,30 +7,28 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from leyden.callback import Callback
+from leyden.callbacks import Callback
 from leyden.utilities import MisconfigurationException, parse_duration, rank_zero_info
 
 if TYPE_CHECKING:
-    from leyden.module import LightningModule
-    from leyden.trainer import Trainer
+    from leyden import LightningModule, Trainer
 
 STAGES = ("train", "sanity_check", "validate", "test", "predict")
 
 
 class Timer(Callback):
-    """Stops training after a given time, and knows how long each stage took.
+    """Stops training after a given time, and measures how long each stage takes.
 
-    The time that a run spent before it was interrupted counts when it is resumed from a checkpoint.
-    ``Trainer(max_time=...)`` makes one.
+    In a resumed run the training time before the interruption counts too. ``Trainer(max_time=...)`` makes a Timer.
 
     Args:
         duration: How long training may take: "DD:HH:MM:SS" (days, hours, minutes, seconds), a ``timedelta``, or a
-            dict of its arguments, such as ``{"hours": 2}``. None only measures.
-        interval: Whether training may stop after any batch, "step", or only after a whole epoch, "epoch".
-        verbose: Say that the time is up.
+            dict of its arguments, such as ``{"hours": 2}``. With None the Timer only measures.
+        interval: "step" lets training stop after any batch, "epoch" only after a whole epoch.
+        verbose: Whether to log that the time is up.
 
     Raises:
-        MisconfigurationException: ``duration`` or ``interval`` is not understood.
+        MisconfigurationException: ``duration`` or ``interval`` has another form.
     """
 
     role: ClassVar[str | None] = "timer"
@@ -52,26 +50,29 @@ class Timer(Callback):
         self._offset = 0.0  # seconds of training before the run that is resumed
 
     def start_time(self, stage: str = "train") -> float | None:
-        """When a stage began, in seconds of :func:`time.monotonic`; None if it did not.
+        """Return when a stage began, in seconds of :func:`time.monotonic`; None if it did not begin.
 
         Args:
             stage: "train", "sanity_check", "validate", "test" or "predict".
+
+        Raises:
+            ValueError: There is no such stage.
         """
         return self._start.get(_known(stage))
 
     def end_time(self, stage: str = "train") -> float | None:
-        """When a stage ended, in seconds of :func:`time.monotonic`; None if it did not."""
+        """Return when a stage ended, in seconds of :func:`time.monotonic`; None if it did not end."""
         return self._end.get(_known(stage))
 
     def time_elapsed(self, stage: str = "train") -> float:
-        """Seconds that a stage took, until now if it has not ended."""
+        """Return the seconds that a stage took; if it has not ended, the seconds until now."""
         start, offset = self.start_time(stage), self._offset if stage == "train" else 0.0
         if start is None:
             return offset
         return self._end.get(stage, time.monotonic()) - start + offset
 
     def time_remaining(self, stage: str = "train") -> float | None:
-        """Seconds that are left of ``duration``; None where there is none."""
+        """Return the seconds that are left of ``duration``; None if there is no ``duration``."""
         return None if self._duration is None else self._duration - self.time_elapsed(stage)
 
     def _begin(self, stage: str) -> None:
@@ -79,50 +80,50 @@ class Timer(Callback):
         self._end.pop(stage, None)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Training begins."""
+        """Note when training begins."""
         self._begin("train")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Training ends."""
+        """Note when training ends."""
         self._end["train"] = time.monotonic()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validation begins, in a fit or alone; the sanity check is one too, and is timed apart."""
+        """Note when validation begins, in a fit or alone; the sanity check is timed separately."""
         self._begin("sanity_check" if trainer.sanity_checking else "validate")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validation ends."""
+        """Note when validation or the sanity check ends."""
         self._end["sanity_check" if trainer.sanity_checking else "validate"] = time.monotonic()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Testing begins."""
+        """Note when testing begins."""
         self._begin("test")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Testing ends."""
+        """Note when testing ends."""
         self._end["test"] = time.monotonic()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prediction begins."""
+        """Note when prediction begins."""
         self._begin("predict")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prediction ends."""
+        """Note when prediction ends."""
         self._end["predict"] = time.monotonic()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A resumed run may have used up its time already."""
+        """Stop at once if a resumed run has already used up its time."""
         self._check(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop here if the time is up and ``interval`` is "step"."""
+        """Stop if the time is up and ``interval`` is "step"."""
         if self._interval == "step":
             self._check(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop here if the time is up and ``interval`` is "epoch"."""
+        """Stop if the time is up and ``interval`` is "epoch"."""
         if self._interval == "epoch":
             self._check(trainer)
 
@@ -130,7 +131,7 @@ class Timer(Callback):
         if self._duration is None:
             return
         stop = self.time_elapsed() >= self._duration
-        if trainer.world_size > 1:  # clocks differ between ranks, and all must stop together
+        if trainer.world_size > 1:  # clocks differ between ranks, but all must stop together
             stop = trainer.strategy.broadcast(stop)
         if stop:
             trainer.should_stop = True
@@ -139,11 +140,11 @@ class Timer(Callback):
                 rank_zero_info(f"The time limit is reached: training took {elapsed}. Training stops.")
 
     def state_dict(self) -> dict[str, Any]:
-        """The seconds that each stage took."""
+        """Return the seconds that each stage took."""
         return {"time_elapsed": {stage: self.time_elapsed(stage) for stage in STAGES}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Count the training time of the run that is resumed."""
+        """Add the training time of the run that is resumed."""
         self._offset = state_dict.get("time_elapsed", {}).get("train", 0.0)
 
 

@@ -1,6 +1,6 @@
-"""The command ``leyden``, for those who look at an installation and those who write plugins.
+"""The command ``leyden``, which inspects an installation and starts new plugins.
 
-``leyden plugins`` lists what is installed; ``leyden hooks SCRIPT`` prints what a script's run calls, in what order and
-at what cost; ``leyden doctor`` says what is broken and the command that mends it; ``leyden new KIND NAME`` writes a
-plugin's package. Nothing of it is imported by ``import leyden``.
+``leyden plugins`` lists the installed plugins; ``leyden hooks SCRIPT`` prints what a script's run calls, in what order
+and at what cost; ``leyden doctor`` lists problems with a command that fixes each; ``leyden new KIND NAME`` writes a
+plugin package. ``import leyden`` does not import this package.
 """

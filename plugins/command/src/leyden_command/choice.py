@@ -1,4 +1,4 @@
-"""The option ``-p``: which plugins a command has, as pytest's ``-p`` does it."""
+"""The option ``-p``, which loads a plugin or leaves one out, as pytest's ``-p`` does."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from leyden.plugin_system.discovery import names_in
+from leyden.plugins import names_in
 
 
 class _Choose(argparse.Action):
-    """Has discovery, in this process and in those that it starts, load a plugin or leave it out."""
+    """Sets the environment variable that makes this process and its child processes load or leave out a plugin."""
 
     def __call__(
         self,
@@ -26,12 +26,12 @@ class _Choose(argparse.Action):
 
 
 def add_plugin_option(parser: argparse.ArgumentParser) -> None:
-    """Give a command the option ``-p``."""
+    """Add the option ``-p`` to a command."""
     parser.add_argument(
         "-p",
         action=_Choose,
         default=argparse.SUPPRESS,
         metavar="NAME",
-        help="load a plugin that is not loaded by itself, by the name of its entry point or its module; "
-        "no:NAME leaves one out (may be repeated)",
+        help="load a plugin that is not loaded automatically, given by its entry point or its module; "
+        "no:NAME leaves a plugin out (may be repeated)",
     )

@@ -1,15 +1,15 @@
-"""Names that several plugins bring, so that asking for one is an error."""
+"""Finds names that several parts of one kind have; asking for such a name is an error."""
 
 from __future__ import annotations
 
-from leyden.interfaces.component import Component
-from leyden.plugin_system.manager import PluginInfo, PluginManager
+from leyden import Component
+from leyden.plugins import PluginInfo, PluginManager
 
 
 def clashing_names(manager: PluginManager) -> list[tuple[str, str, list[PluginInfo]]]:
-    """Kind, name and plugins of each name for which ``manager.component`` is an error because several parts have it.
+    """Return kind, name and plugins of each name that several parts have: ``manager.component`` refuses such a name.
 
-    An alias that several accelerators share is none: it stands for the best of them.
+    An alias that several accelerators share is no clash: it means the best of them.
     """
     found: dict[tuple[str, str], list[tuple[PluginInfo, Component]]] = {}
     for info in manager.active:

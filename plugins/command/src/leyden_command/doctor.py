@@ -1,4 +1,4 @@
-"""``leyden doctor``: say what is installed, which devices there are, what is broken and the command that mends it."""
+"""``leyden doctor``: list installed distributions, devices and problems, with a command that fixes each problem."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from typing import Any
 
 import torch
 
-from leyden.plugin_system import hooks
-from leyden.plugin_system.discovery import discover
-from leyden.plugin_system.manager import PluginManager
+from leyden.plugins import HOOKS_VERSION, REGISTRATION, PluginManager, discover
 from leyden_command import checks
 from leyden_command.choice import add_plugin_option
 from leyden_command.describe import order_mark
@@ -22,24 +20,24 @@ from leyden_command.printing import show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments."""
+    """Add the command's arguments."""
     add_plugin_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the report; 0 when nothing is broken, else 1."""
+    """Print the report; return 0 if there is no problem, else 1."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # what is set aside is in the report, with its command
+        warnings.simplefilter("ignore", RuntimeWarning)  # the report lists broken plugins itself, with a fix
         report = examine(discover())
     show(json.dumps(report, indent=2) if options.json else _text(report))
     return 1 if report["problems"] else 0
 
 
 def examine(manager: PluginManager) -> dict[str, Any]:
-    """Everything that the doctor sees, in plain data."""
+    """Return the whole report as plain data."""
     return {
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "hooks": hooks.HOOKS_VERSION},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "hooks": HOOKS_VERSION},
         "distributions": checks.installed_distributions(manager),
         "devices": [asdict(device) for device in checks.devices(manager)],
         "order": _orders(manager),
@@ -48,9 +46,9 @@ def examine(manager: PluginManager) -> dict[str, Any]:
 
 
 def _orders(manager: PluginManager) -> dict[str, list[str]]:
-    """Who is asked first at each registration hook that several plugins implement."""
+    """Return, for each registration hook of several plugins, the plugins in calling order."""
     orders = {}
-    for name in hooks.REGISTRATION:
+    for name in REGISTRATION:
         implementations = getattr(manager.hook, name).get_hookimpls()
         if len(implementations) > 1 and name != "leyden_components":
             orders[name] = [f"{impl.plugin_name}{order_mark(impl)}" for impl in reversed(implementations)]
@@ -67,9 +65,9 @@ def _text(report: dict[str, Any]) -> str:
     if report["order"]:
         lines += ["", "Order of the hooks that several plugins implement:"]
         lines += [f"  {hook}: {', '.join(names)}" for hook, names in report["order"].items()]
-    lines += ["", f"Broken ({len(report['problems'])}):" if report["problems"] else "Nothing is broken."]
+    lines += ["", f"Problems ({len(report['problems'])}):" if report["problems"] else "No problems were found."]
     for problem in report["problems"]:
-        lines += [f"  {problem['what'].rstrip('.')}.", f"    {problem['mend']}"]
+        lines += [f"  {problem['description'].rstrip('.')}.", f"    {problem['fix']}"]
     return "\n".join(lines)
 
 
@@ -77,5 +75,5 @@ def _device(device: dict[str, Any]) -> str:
     if device["error"]:
         return f"  {device['name']}: {device['error']}"
     count = device["count"]
-    can = f": {', '.join(device['precisions'])}" if count else ""
-    return f"  {device['name']}: {count or 'no'} device{'' if count == 1 else 's'}{can}"
+    precisions = f": {', '.join(device['precisions'])}" if count else ""
+    return f"  {device['name']}: {count or 'no'} device{'' if count == 1 else 's'}{precisions}"

@@ -1,4 +1,4 @@
-"""``leyden hooks``: run a script for a few batches and print what its hooks call, in what order, at what cost."""
+"""``leyden hooks``: run a script for a few batches and print what its hooks call, in what order and at what cost."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from collections import defaultdict
 from time import perf_counter
 from typing import Any
 
-from leyden.interfaces.profiler import Profiler
-from leyden.plugin_system.discovery import discover
-from leyden.plugin_system.hooks import hookimpl
-from leyden.plugin_system.manager import PluginInfo
+from leyden import hookimpl
+from leyden.plugins import PluginInfo, discover
+from leyden.profilers import Profiler
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_command.choice import add_plugin_option
 from leyden_command.describe import describe_hooks
@@ -21,7 +20,7 @@ from leyden_command.printing import show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments."""
+    """Add the command's arguments."""
     add_plugin_option(parser)
     parser.add_argument("--batches", type=int, default=20, help="training batches to measure (default: 20)")
     parser.add_argument("script", help="a Python script that calls a Trainer")
@@ -29,11 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the script until its first run has ended; 1 where it ends without one.
+    """Run the script until its Trainer's first run ends; return 1 if the script ends without a run.
 
     Raises:
         MisconfigurationException: There is no such script.
-        SystemExit: The run has ended and its hooks are printed.
+        SystemExit: The run has ended and its hooks were printed.
     """
     script = options.script
     if not os.path.isfile(script):
@@ -47,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 class _Observer:
-    """A plugin that has every Trainer's runs measured; it takes part in none, so that no plan shows it."""
+    """A plugin that gives every Trainer a timer. It has no hooks of a run, so the printed list does not show it."""
 
     def __init__(self, batches: int) -> None:
         self.batches = batches
@@ -59,11 +58,11 @@ class _Observer:
 
 
 class _HookTimer(Profiler):
-    """Keeps how long each measured action took, and ends the script with its first run.
+    """Measures how long each action takes, and ends the script after its first run.
 
     Args:
-        trainer: Whose run is measured.
-        batches: Training batches after which it stops, at an epoch's end like any other stop.
+        trainer: The Trainer to measure.
+        batches: The number of training batches after which the run stops; it ends as with ``trainer.should_stop``.
     """
 
     def __init__(self, trainer: Any, batches: int) -> None:

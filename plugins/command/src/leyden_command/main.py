@@ -1,4 +1,4 @@
-"""The command ``leyden``: its words are those of its parts, one file for each."""
+"""The command ``leyden`` with its subcommands, each in a file of its own."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ COMMANDS = (plugins, hooks, doctor, new)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command.
+    """Run one subcommand.
 
     Args:
-        arguments: The command's words; by default those with which the process was started.
+        arguments: The command line's words; by default those of this process.
 
     Returns:
-        The exit status: 0 when all is well, 1 when not, 2 when the command was not understood.
+        The exit status: 0 on success, 1 if there are problems, 2 if the command line is wrong.
     """
-    parser = argparse.ArgumentParser(prog="leyden", description="Look at what Leyden has found and what it would do.")
+    parser = argparse.ArgumentParser(prog="leyden", description="Inspect an installation of Leyden; start a plugin.")
     commands = parser.add_subparsers(dest="command", required=True)
     for command in COMMANDS:
         name = command.__name__.rpartition(".")[2]

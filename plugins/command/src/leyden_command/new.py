@@ -1,4 +1,4 @@
-"""``leyden new``: write the package of a plugin, with code that works, tests on the conformance kit, and a README."""
+"""``leyden new``: write a plugin package with working code, tests that use the conformance kit, and a README."""
 
 from __future__ import annotations
 
@@ -21,46 +21,46 @@ if TYPE_CHECKING:
 
 TEMPLATES = files("leyden_command").joinpath("templates")
 KINDS = ("accelerator", "callback", "checkpoint_io", "environment", "logger", "precision", "profiler", "strategy")
-SHARED = "package"  # the template of what every package has
-CORE = '"leyden-core[hooks-1]>=0.1,<1"'  # what every package needs, as it stands in that template
-NEEDS = {"logger": f'{CORE}, "leyden-logfiles>=0.1,<1"'}  # what the code of a kind needs instead
+SHARED = "package"  # the template of the files that every package has
+CORE = '"leyden-core[hooks-1]>=0.1,<1"'  # the dependencies in that template
+DEPENDENCIES = {"logger": f'{CORE}, "leyden-logfiles>=0.1,<1"'}  # the dependencies of a kind that needs more
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments."""
-    parser.add_argument("kind", choices=KINDS, help="what the plugin brings")
+    """Add the command's arguments."""
+    parser.add_argument("kind", choices=KINDS, help="what the plugin provides")
     parser.add_argument(
-        "name", help="what users write, as in Trainer(accelerator=NAME); a callback's class is made of it"
+        "name", help="the name that users write, as in Trainer(accelerator=NAME); a callback's class is named after it"
     )
-    parser.add_argument("--directory", type=Path, default=Path(), help="where to make its folder (default: here)")
+    parser.add_argument("--directory", type=Path, default=Path(), help="where to make the folder (default: here)")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the package and say what to do next.
+    """Write the package and print what to do next.
 
     Raises:
-        MisconfigurationException: The name or the folder is none that can be taken.
+        MisconfigurationException: The name or the folder can't be used.
     """
     name = checked_name(options.name)
     folder = write(options.kind, name, options.directory)
-    print(f"{folder} is the package of the {options.kind} {name!r}. Next:")
+    print(f"{folder} is the new package of the {options.kind} {name!r}. Next:")
     print(f'    cd {folder}\n    python -m pip install -e ".[test]"\n    python -m pytest')
     return 0
 
 
 def checked_name(given: str) -> str:
-    """The name as a Python identifier: ``my-npu``, ``My NPU`` and ``leyden-my-npu`` are ``my_npu``.
+    """Return the name as a Python identifier: ``my-npu``, ``My NPU`` and ``leyden-my-npu`` become ``my_npu``.
 
     Raises:
-        MisconfigurationException: It is none, or the package would have the name of one that is there.
+        MisconfigurationException: It can't become an identifier, or another package has the name.
     """
     name = re.sub(r"[-_.\s]+", "_", given.strip().lower()).removeprefix("leyden_").strip("_")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise MisconfigurationException(
-            f"{given!r} makes no name for a Python package; write letters and digits, a letter first: 'my_logger'."
+            f"{given!r} can't be the name of a Python package; write letters and digits, a letter first: 'my_logger'."
         )
     if name in sys.stdlib_module_names:
-        raise MisconfigurationException(f"{given!r} is the name of a module of Python's own; choose another.")
+        raise MisconfigurationException(f"{given!r} is the name of a module of Python itself; choose another name.")
     distribution = f"leyden-{name.replace('_', '-')}"
     if distribution in distributions.known():
         raise MisconfigurationException(f"{distribution} is one of Leyden's own distributions; choose another name.")
@@ -79,16 +79,16 @@ def write(kind: str, name: str, directory: Path) -> Path:
     Args:
         kind: One of :data:`KINDS`.
         name: A name from :func:`checked_name`.
-        directory: Where to make its folder, ``leyden-NAME``.
+        directory: The directory in which to make the folder ``leyden-NAME``.
 
     Returns:
         The folder.
 
     Raises:
-        MisconfigurationException: The folder is there already, or can't be made.
+        MisconfigurationException: The folder exists already, or can't be written.
     """
     words = {
-        CORE: NEEDS.get(kind, CORE),
+        CORE: DEPENDENCIES.get(kind, CORE),
         "leyden-quux": f"leyden-{name.replace('_', '-')}",
         "QUUX": name.upper(),
         "Quux": "".join(word.capitalize() for word in name.split("_")),
@@ -96,9 +96,7 @@ def write(kind: str, name: str, directory: Path) -> Path:
     }
     folder = directory / words["leyden-quux"]
     if folder.exists():
-        raise MisconfigurationException(
-            f"{folder} is there already, and nothing in it is touched; name another directory."
-        )
+        raise MisconfigurationException(f"{folder} exists already and was not changed; give another --directory.")
     try:
         for template in (SHARED, kind):
             for path, source in _files(TEMPLATES.joinpath(template), Path()):
@@ -111,7 +109,7 @@ def write(kind: str, name: str, directory: Path) -> Path:
 
 
 def _files(folder: Traversable, path: Path) -> Iterator[tuple[Path, Traversable]]:
-    """Every file in a template, with its path there."""
+    """Yield every file of a template with its path in the template."""
     for entry in folder.iterdir():
         if entry.is_file():
             yield path / entry.name, entry
@@ -120,7 +118,7 @@ def _files(folder: Traversable, path: Path) -> Iterator[tuple[Path, Traversable]
 
 
 def _replaced(text: str, words: Mapping[str, str]) -> str:
-    """The text with the stand-in's name, in all its forms, replaced by the plugin's."""
+    """Return the text with each key of ``words`` replaced by its value."""
     for word, other in words.items():
         text = text.replace(word, other)
     return text

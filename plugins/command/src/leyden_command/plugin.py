@@ -1,4 +1,4 @@
-"""What leyden-command brings to Leyden: the command ``leyden``, and what describes the hooks of a run."""
+"""The plugin's hooks: the command ``leyden`` and ``trainer.describe_hooks()``."""
 
 from collections.abc import Iterator
 
@@ -7,6 +7,6 @@ from leyden import Component, hookimpl
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """The function behind the command, and that behind ``trainer.describe_hooks()``."""
+    """Provide the functions behind the command and behind ``trainer.describe_hooks()``."""
     yield Component("command", "leyden", "leyden_command.main:main")
     yield Component("command", "describe_hooks", "leyden_command.describe:describe_hooks")

@@ -1,4 +1,4 @@
-"""``leyden plugins``: list the plugins that are installed, what each brings, and which of them clash."""
+"""``leyden plugins``: list the installed plugins, what each provides, and name clashes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import json
 from collections import defaultdict
 from typing import Any
 
-from leyden.plugin_system.discovery import discover
-from leyden.plugin_system.manager import PluginInfo, PluginManager
+from leyden.plugins import PluginInfo, PluginManager, discover
 from leyden_command.choice import add_plugin_option
 from leyden_command.clashes import clashing_names
 from leyden_command.describe import order_mark
@@ -16,13 +15,13 @@ from leyden_command.printing import show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments."""
+    """Add the command's arguments."""
     add_plugin_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the list; always 0, as a broken plugin is a matter for ``leyden doctor``."""
+    """Print the list; return 0 always, since ``leyden doctor`` is the command that reports problems."""
     manager = discover()
     rows = [_row(info, manager) for info in manager.infos]
     show(json.dumps(rows, indent=2) if options.json else "\n".join(map(_block, rows)))
@@ -56,7 +55,7 @@ def _mark(info: PluginInfo, manager: PluginManager, hook: str) -> str:
 
 
 def _block(row: dict[str, Any]) -> str:
-    """A line of facts, and what the plugin brings."""
+    """Return one plugin's lines: name, version, state and load time, then what it provides."""
     head = f"{row['plugin']:<14} {row['distribution']} {row['version']}".ljust(44)
     lines = [f"{head} {row['state']:<10} {row['load_ms']:8.2f} ms"]
     by_kind: dict[str, list[str]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Printing what a command has to say, to somebody who need not read it to its end."""
+"""Prints a command's output to a reader that may stop reading early, such as ``head``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def show(text: str) -> None:
-    """Print; where the reader has gone, as ``head`` does when it has its lines, the rest goes nowhere.
+    """Print; discard the rest if the reader has closed the pipe, as ``head`` does.
 
     Args:
         text: One line or several.
@@ -15,7 +15,7 @@ def show(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        # Python flushes once more when it ends, and would complain of the same again.
+        # Python flushes once more when it exits, and would raise the same error again.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)

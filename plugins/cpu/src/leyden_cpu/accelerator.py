@@ -1,4 +1,4 @@
-"""The CPU: always there, and its devices are processes."""
+"""The CPU accelerator: always available; its devices are processes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from leyden.accelerators import Accelerator
 from leyden.utilities.exceptions import MisconfigurationException
 
-MOST_PER_PROCESSOR = 64  # more processes than these do nothing but wait for each other
+MAX_PER_PROCESSOR = 64  # with more processes than this, they mostly wait for each other
 
 
 class CPUAccelerator(Accelerator):
-    """The host processor. ``Trainer(devices=n)`` means n processes, all of them on it.
+    """The host's CPU. ``Trainer(devices=n)`` means n processes, all on this CPU.
 
     Example::
 
@@ -27,28 +27,27 @@ class CPUAccelerator(Accelerator):
 
     @classmethod
     def is_available(cls) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     @classmethod
     def auto_device_count(cls) -> int:
-        """One process: how many share the cores well depends on the model, so more are asked for by number."""
+        """Return 1: the best number of processes depends on the model, so the user must ask for more."""
         return 1
 
     @classmethod
     def parse_devices(cls, devices: int | str | Sequence[int]) -> list[int]:
-        """The numbers of the processes.
+        """Return the indices of the processes.
 
         Args:
-            devices: How many processes, an int of at least 1 or a string of one, or "auto" (one process).
+            devices: The number of processes, an int of at least 1 or such a number as text; "auto" is one process.
 
         Returns:
-            0 to n - 1.
+            The integers from 0 to n - 1.
 
         Raises:
-            MisconfigurationException: If ``devices`` is anything else: there is no "all" of processes, and
-                one of them is like another, so -1 and lists of indices have no meaning here. Or if it is more
-                processes than any machine of so many processors can do with.
+            MisconfigurationException: ``devices`` is something else, such as -1 or a list of indices, which mean
+                nothing for processes; or it is more than 64 processes for each processor.
         """
         if isinstance(devices, str):
             text = devices.strip()
@@ -58,25 +57,24 @@ class CPUAccelerator(Accelerator):
         if count < 1:
             raise MisconfigurationException(
                 f'devices={devices!r} is not understood by accelerator="cpu", where a device is a process; '
-                "write how many, an int of at least 1."
+                "write the number of processes, at least 1."
             )
-        if count > (most := MOST_PER_PROCESSOR * (os.cpu_count() or 1)):
+        if count > (most := MAX_PER_PROCESSOR * (os.cpu_count() or 1)):
             raise MisconfigurationException(
-                f"devices={devices!r} asks for as many processes on the CPU, which is more than it can do with; write "
-                f"{most} or fewer."
+                f"devices={devices!r} is too many processes for this machine's CPU; write {most} or fewer."
             )
         return list(range(count))
 
     @classmethod
     def get_parallel_devices(cls, devices: Sequence[int]) -> list[torch.device]:
-        """The same device once for each process: PyTorch does not number the CPU."""
+        """Return the device "cpu" once for each process, since PyTorch does not number CPUs."""
         return [torch.device("cpu")] * len(devices)
 
     def get_device_stats(self, device: torch.device) -> dict[str, Any]:
-        """Load of the machine in percent: ``cpu_percent``, ``cpu_vm_percent`` (memory), ``cpu_swap_percent``.
+        """Return the machine's load in percent: ``cpu_percent``, ``cpu_vm_percent`` (memory), ``cpu_swap_percent``.
 
         Raises:
-            ModuleNotFoundError: If psutil is not installed.
+            ModuleNotFoundError: psutil is not installed.
         """
         try:
             import psutil

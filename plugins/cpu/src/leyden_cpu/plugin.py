@@ -1,4 +1,4 @@
-"""What leyden-cpu brings to Leyden."""
+"""The plugin's hooks: the CPU accelerator."""
 
 from collections.abc import Iterator
 
@@ -7,6 +7,6 @@ from leyden import Component, hookimpl
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """The CPU; its priority makes it ``auto``'s choice where there is nothing faster."""
+    """Provide the CPU accelerator; with its low priority ``auto`` chooses it only if no other has a device."""
     options = {"priority": 0, "aliases": ["CPUAccelerator"]}
     yield Component("accelerator", "cpu", "leyden_cpu.accelerator:CPUAccelerator", options)

@@ -1,11 +1,11 @@
-"""The CSV logger: what a Trainer logs, as rows of ``metrics.csv``."""
+"""The CSV logger: writes metrics as rows of ``metrics.csv``."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-from leyden.interfaces.logger import as_mapping, rank_zero_experiment
+from leyden.loggers import as_mapping, rank_zero_experiment
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_csv.writer import ExperimentWriter
@@ -13,22 +13,22 @@ from leyden_logfiles.run_directory import RunDirectoryLogger
 
 
 class CSVLogger(RunDirectoryLogger):
-    """Keeps metrics in ``save_dir/name/version/metrics.csv`` and hyperparameters in ``hparams.yaml`` beside it.
+    """Writes metrics to ``save_dir/name/version/metrics.csv`` and hyperparameters to ``hparams.yaml`` beside it.
 
-    Each call of :meth:`log_metrics` is a row; a metric that a row has not leaves its cell empty. The columns
-    are sorted by name, ``epoch`` and ``step`` among them.
+    Each call of :meth:`log_metrics` is a row; the cells of metrics that it did not log are empty. The columns are
+    sorted by name, ``epoch`` and ``step`` included.
 
     Args:
-        save_dir: Directory of all experiments, a path or an fsspec URL.
-        name: The experiment, a directory in ``save_dir``; None or "" for none of its own.
-        version: The run, a directory in that of the experiment: an int n stands for ``version_n``, a string
-            for itself. By default the first free number. The metrics of a run that is there already are
-            replaced, which is said.
-        prefix: Put before the names of all metrics, with a hyphen.
-        flush_logs_every_n_steps: Steps after which the pending rows are written to the file, at least 1.
+        save_dir: The directory of all experiments, a path or an fsspec URL.
+        name: The experiment's name, a directory in ``save_dir``; with None or "" the runs are in ``save_dir`` itself.
+        version: The run's name, a directory in the experiment's: an int n means ``version_n``, a string is used
+            unchanged. The default is the first unused number. The metrics of an existing run are replaced, with a
+            warning.
+        prefix: Text to put before the names of all metrics, followed by a hyphen.
+        flush_logs_every_n_steps: Pending rows are written to the file after this many steps; at least 1.
 
     Raises:
-        MisconfigurationException: If ``flush_logs_every_n_steps`` is below 1.
+        MisconfigurationException: ``flush_logs_every_n_steps`` is below 1.
 
     Example::
 
@@ -65,7 +65,7 @@ class CSVLogger(RunDirectoryLogger):
         """Add a row.
 
         Args:
-            metrics: Name to number, or to a tensor with one element.
+            metrics: The values by name: numbers, or tensors with one element.
             step: The row's ``step``; by default the number of rows so far.
         """
         experiment = self.experiment
@@ -78,7 +78,7 @@ class CSVLogger(RunDirectoryLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any = None) -> None:
-        """Write hyperparameters (a mapping or a Namespace) to ``hparams.yaml``, added to those logged before."""
+        """Write hyperparameters (a mapping or a Namespace) to ``hparams.yaml``, together with those logged before."""
         self.experiment.log_hparams(as_mapping(params))
 
     @rank_zero_only
@@ -89,10 +89,10 @@ class CSVLogger(RunDirectoryLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is pending; the logger may be used for another run."""
+        """Write the pending rows; the logger can still be used for another run."""
         self.save()
 
     @rank_zero_only
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        """Write the pending rows, so that a run resumed from the checkpoint has all that came before it."""
+        """Write the pending rows, so that no rows from before the checkpoint are missing when a run resumes from it."""
         self.save()

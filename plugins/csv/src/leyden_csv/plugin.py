@@ -1,4 +1,4 @@
-"""What leyden-csv brings to Leyden: the logger by name, and a default where no other plugin has one."""
+"""The plugin's hooks: the CSV logger, which is the default logger if no other plugin has one."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 from leyden import Component, hookimpl
 
 if TYPE_CHECKING:
-    from leyden.interfaces.logger import Logger
-    from leyden.trainer import Trainer
+    from leyden import Trainer
+    from leyden.loggers import Logger
 
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """The logger."""
+    """Provide the CSV logger."""
     yield Component("logger", "csv", "leyden_csv.logger:CSVLogger", {"aliases": ["CSVLogger"]})
 
 
 @hookimpl(trylast=True)
 def leyden_default_logger(trainer: Trainer) -> Logger:
-    """The last resort among default loggers, as it shows nothing but keeps everything."""
+    """Make the default logger if no other plugin has one; it comes last, since it shows no plots."""
     from leyden_csv.logger import CSVLogger
 
     return CSVLogger(trainer.default_root_dir)

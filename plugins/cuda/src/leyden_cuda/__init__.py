@@ -1,4 +1,4 @@
-"""NVIDIA's GPUs, and AMD's under ROCm, which PyTorch calls "cuda" too, as an accelerator of Leyden."""
+"""The CUDA accelerator of Leyden, for NVIDIA GPUs and, with ROCm, AMD GPUs, which PyTorch calls "cuda" too."""
 
 from leyden_cuda.devices import find_usable_cuda_devices
 

@@ -1,4 +1,4 @@
-"""CUDA: what PyTorch's generic device module does not say about it."""
+"""The CUDA accelerator: what is special about CUDA compared with PyTorch's other devices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AMPERE = 8  # major compute capability of the first GPUs with bfloat16 arithmeti
 
 
 class CUDAAccelerator(Accelerator):
-    """NVIDIA GPUs, or AMD's under ROCm.
+    """NVIDIA GPUs or, with ROCm, AMD GPUs.
 
     Example::
 
@@ -25,22 +25,23 @@ class CUDAAccelerator(Accelerator):
 
     @classmethod
     def is_available(cls) -> bool:
-        """Whether a GPU is visible, asked without starting CUDA, which would forbid to fork afterwards."""
+        """Whether a GPU is visible. Does not initialize CUDA, since a process that has done so can't be forked."""
         return cls.auto_device_count() > 0
 
     def set_options(self, deterministic: bool, benchmark: bool | None) -> None:
-        """Set what determinism needs of cuBLAS, and whether cuDNN chooses its algorithms by timing them.
+        """Make cuBLAS deterministic if asked, and set whether cuDNN chooses algorithms by timing them.
 
         Args:
             deterministic: Whether the same input must give the same bits in every run.
-            benchmark: Whether cuDNN times its algorithms; None leaves its setting, or turns it off for determinism.
+            benchmark: Whether cuDNN times its algorithms. None leaves cuDNN's setting, but turns it off if
+                ``deterministic``.
         """
         if deterministic:
-            # cuBLAS reads it when its first handle is made; without it deterministic matrix products raise.
+            # cuBLAS reads this variable when it starts; without it, deterministic matrix products raise an error
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             if benchmark:
                 rank_zero_warn(
-                    "benchmark=True lets cuDNN choose algorithms by timing them, so that runs differ although "
+                    "benchmark=True lets cuDNN choose algorithms by timing them, so runs differ although "
                     "deterministic is set; leave benchmark out."
                 )
             benchmark = bool(benchmark)
@@ -48,16 +49,16 @@ class CUDAAccelerator(Accelerator):
             torch.backends.cudnn.benchmark = benchmark
 
     def setup_device(self, device: torch.device) -> None:
-        """Make ``device`` current, and say once where float32 matrix products leave speed unused.
+        """Make ``device`` current; log once if float32 matrix products could be faster.
 
         Raises:
-            MisconfigurationException: If ``device`` is not a CUDA device.
+            MisconfigurationException: ``device`` is not a CUDA device.
         """
         super().setup_device(device)
         _suggest_matmul_precision(device)
 
     def supports_precision(self, precision: str) -> bool:
-        """Whether a visible GPU computes in ``precision``: bfloat16 is emulated, slowly, before Ampere."""
+        """Whether a visible GPU supports ``precision``; GPUs before Ampere only emulate bfloat16, which is slow."""
         if not precision.startswith("bf16") or torch.version.hip is not None:
             return True
         count = self.auto_device_count()
@@ -69,6 +70,6 @@ def _suggest_matmul_precision(device: torch.device) -> None:
     if torch.cuda.get_device_capability(device)[0] < AMPERE or torch.get_float32_matmul_precision() != "highest":
         return
     rank_zero_info(
-        f"{torch.cuda.get_device_name(device)} ({device}) has tensor cores that float32 matrix products do not use "
-        "unless you allow it: torch.set_float32_matmul_precision('high') is faster and a little less exact."
+        f"{torch.cuda.get_device_name(device)} ({device}) has tensor cores, which float32 matrix products use only "
+        "if you allow it: torch.set_float32_matmul_precision('high') is faster and a little less exact."
     )

@@ -1,4 +1,4 @@
-"""Finding GPUs that nobody else holds, on machines where a process has a GPU for itself."""
+"""Finds GPUs that no other process uses, on machines where each GPU serves only one process."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import torch
 
 
 def find_usable_cuda_devices(num_devices: int = -1) -> list[int]:
-    """Indices of visible GPUs on which a tensor can be made now.
+    """Return the indices of visible GPUs on which a tensor can be created now.
 
-    A GPU in exclusive mode refuses a second process; this tries the visible ones in order. Two processes
-    that search at the same moment can find the same GPU, so search in one place.
+    It tries the visible GPUs in order; a GPU in exclusive mode refuses a second process. Two processes that search
+    at the same time can find the same GPU, so let only one process search.
 
     Args:
-        num_devices: How many to find; -1 for all that are free.
+        num_devices: How many GPUs to find; -1 for all free ones.
 
     Returns:
         Indices for ``Trainer(devices=...)``, in ascending order.
 
     Raises:
-        ValueError: If fewer GPUs than ``num_devices`` are visible, or none, or ``num_devices`` is below -1.
-        RuntimeError: If enough are visible but too few are free.
+        ValueError: Fewer than ``num_devices`` GPUs are visible, or none, or ``num_devices`` is below -1.
+        RuntimeError: Enough GPUs are visible but too few are free.
     """
     if num_devices < -1:
-        raise ValueError(f"num_devices={num_devices} must be a number of devices, or -1 for all that are free.")
+        raise ValueError(f"num_devices={num_devices} must be a number of devices, or -1 for all free ones.")
     if num_devices == 0:
         return []
     visible = torch.cuda.device_count()
@@ -40,7 +40,7 @@ def find_usable_cuda_devices(num_devices: int = -1) -> list[int]:
     if num_devices > 0:
         raise RuntimeError(
             f"num_devices={num_devices} free CUDA devices can't be found: {free} can be used now, "
-            f"{occupied} are held by other processes or fail; look at nvidia-smi."
+            f"{occupied} are used by other processes or fail; look at nvidia-smi."
         )
     return free
 

@@ -1,4 +1,4 @@
-"""What leyden-cuda brings to Leyden."""
+"""The plugin's hooks: the CUDA accelerator and ``find_usable_cuda_devices``."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from leyden import Component, hookimpl
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """CUDA devices, and the search for free ones."""
+    """Provide the accelerator, and the function that finds free GPUs."""
     options = {"priority": 100, "aliases": ["gpu", "CUDAAccelerator"]}
     yield Component("accelerator", "cuda", "leyden_cuda.accelerator:CUDAAccelerator", options)
     finding = "find_usable_cuda_devices"

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from leyden.interfaces.record import Record
-from leyden.metrics import LogOptions, Results, TensorRecord
+from leyden.plugins import LogOptions, Record, Results, TensorRecord
 from leyden.utilities.exceptions import MisconfigurationException
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from leyden.data.samplers import copy_with, rebuild
+from leyden.plugins import copy_with, rebuild
 from leyden.utilities.rank_zero import rank_zero_info
 from leyden.utilities.rng import isolate_rng, seed_host
 

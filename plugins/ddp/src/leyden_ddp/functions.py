@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 import torch.multiprocessing as multiprocessing
 
-from leyden.interfaces.launcher import Launcher
-from leyden.trainer.run import Run
+from leyden.plugins import Run
+from leyden.strategies import Launcher
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_ddp.failure import ALL, PeerFailedError
 from leyden_ddp.meeting import MeetingError, leave

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from leyden.interfaces.launcher import Launcher
+from leyden.strategies import Launcher
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_info
 from leyden_ddp.functions import FunctionLauncher

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from leyden.interfaces.environment import Environment
-from leyden.interfaces.strategy import Strategy
-from leyden.plugin_system.manager import PluginManager
+from leyden.plugins import Environment, PluginManager
+from leyden.strategies import Strategy
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_info
 from leyden_ddp.watch import end_watch

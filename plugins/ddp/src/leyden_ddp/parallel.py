@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Module
 
-from leyden.interfaces.strategy import Strategy
-from leyden.plugin_system.hooks import hookimpl
+from leyden import hookimpl
+from leyden.strategies import Strategy
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_ddp.absence import are_uneven, complete
@@ -30,8 +30,7 @@ from leyden_ddp.uneven import AgreedFetcher
 from leyden_ddp.watch import Watch, watch_of_group
 
 if TYPE_CHECKING:
-    from leyden.data.fetch import Fetcher
-    from leyden.metrics import Results
+    from leyden.plugins import Fetcher, Results
 
 T = TypeVar("T")
 StartMethod = Literal["popen", "spawn", "fork", "forkserver"]

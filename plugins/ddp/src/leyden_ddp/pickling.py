@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import io
 import pickle
 from collections.abc import Iterator, Mapping
@@ -80,7 +81,7 @@ def _members(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"[{i}]", member) for i, member in enumerate(value))
     if isinstance(value, Module):
         yield from ((f".{name}", child) for name, child in value.named_children())
-    reduce: Any = type(value).__reduce__
+    reduce: Any = copyreg.dispatch_table.get(type(value), type(value).__reduce__)
     if reduce is not object.__reduce__:  # it is built again from these arguments, and its attributes are not pickled
         with suppress(Exception):
             yield from (("", member) for member in reduce(value)[1])

@@ -9,7 +9,7 @@ from leyden import Component, hookimpl
 from leyden_ddp import requeue, signals
 
 if TYPE_CHECKING:
-    from leyden.trainer import Trainer
+    from leyden import Trainer
 
 # name, target, priority; torchrun comes first, because clusters start it; 0: only the user can choose it
 ENVIRONMENTS = (

@@ -11,7 +11,7 @@ from leyden.utilities.storage import entries
 from leyden_ddp.signals import REQUEUE
 
 if TYPE_CHECKING:
-    from leyden.trainer import Trainer
+    from leyden import Trainer
 
 
 def save(trainer: Trainer, reason: str) -> None:

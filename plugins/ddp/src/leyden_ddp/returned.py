@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from leyden.interfaces.logger import Logger
-from leyden.utilities.overriding import is_overridden
+from leyden.loggers import Logger
+from leyden.utilities.objects import is_overridden
 
 if TYPE_CHECKING:
-    from leyden.trainer.run import Run
+    from leyden.plugins import Run
 
 
 def state_of(run: Run) -> dict[str, Any]:

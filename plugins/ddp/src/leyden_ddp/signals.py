@@ -8,14 +8,15 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from leyden.plugins import StashKey
 from leyden.utilities.exceptions import SIGTERMException
 from leyden.utilities.rank_zero import rank_zero_info
 
 if TYPE_CHECKING:
-    from leyden.trainer import Trainer
+    from leyden import Trainer
 
 SIGTERM, REQUEUE = "SIGTERM", "requeue"  # the values of Trainer.asked_to_end
-_handlers: dict[Trainer, ExitStack] = {}  # of running Trainers; a hook of one may run another
+HANDLERS = StashKey[ExitStack]()  # of a run; a hook of one may start one of another Trainer
 
 
 def watch(trainer: Trainer) -> None:
@@ -25,7 +26,7 @@ def watch(trainer: Trainer) -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    handlers = _handlers[trainer] = ExitStack()
+    handlers = trainer.run.stash[HANDLERS] = ExitStack()
     handlers.enter_context(_noting(trainer, signal.SIGTERM, SIGTERM))
     environment = trainer.strategy.environment
     if environment is not None and environment.requeue_signal is not None:
@@ -34,8 +35,7 @@ def watch(trainer: Trainer) -> None:
 
 def give_back(trainer: Trainer) -> None:
     """Restore the handlers that were there before the run."""
-    if (handlers := _handlers.pop(trainer, None)) is not None:
-        handlers.close()
+    trainer.run.stash.pop(HANDLERS, ExitStack()).close()
 
 
 def end_if_asked_too_late(trainer: Trainer) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from leyden.data.combined import CombinedLoader
-from leyden.data.fetch import END, Fetched, Fetcher
+from leyden.plugins import END, Fetched, Fetcher
+from leyden.utilities import CombinedLoader
 
 if TYPE_CHECKING:
     from leyden_ddp.parallel import ParallelStrategy

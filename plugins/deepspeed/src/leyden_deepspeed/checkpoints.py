@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from leyden.checkpoint.contents import OWN_KEY
-from leyden.checkpoint.file import TorchCheckpointIO
+from leyden.plugins import CHECKPOINT_KEY, TorchCheckpointIO
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.storage import is_remote, local_path
@@ -103,7 +102,7 @@ class EngineCheckpoints(ParallelStrategy):
                 "A checkpoint is saved between two optimizer steps: DeepSpeed does not save accumulated gradients, so "
                 "a run that is resumed from it is not exact."
             )
-        for rank in checkpoint[OWN_KEY]["ranks"]:
+        for rank in checkpoint[CHECKPOINT_KEY]["ranks"]:
             rank["gradients"] = {}  # only the engine could load them
         beside = target.with_name(f".{target.name}.part")
         if self.is_global_zero:

@@ -12,14 +12,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from leyden.checkpoint.contents import OWN_KEY
-from leyden.checkpoint.file import TorchCheckpointIO
+from leyden.plugins import CHECKPOINT_KEY, TorchCheckpointIO
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.storage import local_path
 from leyden_deepspeed.checkpoints import ENGINE_KEY, REST, is_directory, read_weights
 
 # The parts of a checkpoint that are needed only to resume a fit.
-OF_TRAINING = ("optimizer_states", "lr_schedulers", "callbacks", OWN_KEY, ENGINE_KEY)
+OF_TRAINING = ("optimizer_states", "lr_schedulers", "callbacks", CHECKPOINT_KEY, ENGINE_KEY)
 
 
 def consolidate(source: str, target: str) -> None:

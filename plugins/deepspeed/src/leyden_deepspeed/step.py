@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from leyden.interfaces.precision import Precision
-from leyden.loops.step import BatchStep
-from leyden.module import LightningModule
+from leyden import LightningModule
+from leyden.plugins import BatchStep, Precision
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.overriding import is_overridden
+from leyden.utilities.objects import is_overridden
 
 if TYPE_CHECKING:
-    from leyden.trainer.run import Run
+    from leyden.plugins import Run
 
 # Methods of a module that the engine would not call, or whose effect it would undo, and what it does instead.
 OWN_WAYS = {

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Module
 
-from leyden.module import LightningModule
+from leyden import LightningModule
 from leyden.utilities.batch import map_collection
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_deepspeed import config as configuration

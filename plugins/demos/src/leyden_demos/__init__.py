@@ -1,1 +1,1 @@
-"""Models and data to try things with; import them from ``leyden.demos``."""
+"""Small models and datasets to try things with; users import them from ``leyden.demos``."""

@@ -1,7 +1,7 @@
-"""The smallest models and data that train, for tests, bug reports and trying things out.
+"""Small models and datasets, for tests, bug reports and trying things out.
 
-Sizes, initial weights and random draws are those of Lightning's classes of the same names, so that a seeded run ends
-with the same numbers.
+Sizes, initial weights and random numbers are those of Lightning's classes of the same names, so runs with the same
+seed give the same numbers in both.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from leyden import LightningDataModule, LightningModule
 
-# In which stages which part of the data is needed.
+# The stages that need each part of the data.
 STAGES = {"train": ("fit",), "val": ("fit", "validate"), "test": ("test",), "predict": ("predict",)}
 
 
 class RandomDataset(Dataset[Any]):
-    """Samples of normal noise, drawn once.
+    """Samples of normally distributed noise, drawn once.
 
     Args:
-        size: Features of a sample.
-        length: Number of samples.
+        size: The number of features of a sample.
+        length: The number of samples.
     """
 
     def __init__(self, size: int, length: int) -> None:
@@ -40,18 +40,18 @@ class RandomDataset(Dataset[Any]):
 
 
 class RandomDictDataset(RandomDataset):
-    """As :class:`RandomDataset`, a sample being ``{"a": x, "b": x + 2}``."""
+    """Like :class:`RandomDataset`, but a sample is ``{"a": x, "b": x + 2}``."""
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {"a": self.data[index], "b": self.data[index] + 2}
 
 
 class RandomIterableDataset(IterableDataset[Tensor]):
-    """Samples of normal noise, drawn anew in every pass.
+    """Samples of normally distributed noise, drawn anew in every pass.
 
     Args:
-        size: Features of a sample.
-        count: Samples in a pass.
+        size: The number of features of a sample.
+        count: The number of samples in a pass.
     """
 
     def __init__(self, size: int, count: int) -> None:
@@ -63,17 +63,17 @@ class RandomIterableDataset(IterableDataset[Tensor]):
 
 
 class RandomIterableDatasetWithLen(RandomIterableDataset):
-    """As :class:`RandomIterableDataset`, with a length."""
+    """Like :class:`RandomIterableDataset`, but with a length."""
 
     def __len__(self) -> int:
         return self.count
 
 
 class BoringModel(LightningModule):
-    """One linear layer from 32 features to 2, pulled towards ones by SGD, with loaders of its own; derive from it.
+    """A linear layer from 32 features to 2, trained by SGD to output ones, with its own dataloaders.
 
     Attributes:
-        layer: The layer.
+        layer: The linear layer.
     """
 
     def __init__(self) -> None:
@@ -81,16 +81,16 @@ class BoringModel(LightningModule):
         self.layer = nn.Linear(32, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer's output of shape (batch, 2), from (batch, 32)."""
+        """Return the layer's output of shape (batch, 2) for an input of shape (batch, 32)."""
         output: Tensor = self.layer(x)
         return output
 
     def loss(self, preds: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The mean squared distance from ``labels``, from ones by default."""
+        """Return the mean squared error between ``preds`` and ``labels``; the labels are ones by default."""
         return functional.mse_loss(preds, torch.ones_like(preds) if labels is None else labels)
 
     def step(self, batch: Any) -> Tensor:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         return self.loss(self(batch))
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -106,29 +106,29 @@ class BoringModel(LightningModule):
         return {"y": self.step(batch)}
 
     def configure_optimizers(self) -> Any:
-        """SGD with a learning rate of 0.1, and of a tenth of that after each epoch."""
+        """Return SGD with a learning rate of 0.1 and a scheduler that divides it by 10 after each epoch."""
         optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=1)]
 
     def train_dataloader(self) -> DataLoader[Tensor]:
-        """64 samples."""
+        """Return a loader with 64 samples."""
         return DataLoader(RandomDataset(32, 64))
 
     def val_dataloader(self) -> DataLoader[Tensor]:
-        """64 samples."""
+        """Return a loader with 64 samples."""
         return DataLoader(RandomDataset(32, 64))
 
     def test_dataloader(self) -> DataLoader[Tensor]:
-        """64 samples."""
+        """Return a loader with 64 samples."""
         return DataLoader(RandomDataset(32, 64))
 
     def predict_dataloader(self) -> DataLoader[Tensor]:
-        """64 samples."""
+        """Return a loader with 64 samples."""
         return DataLoader(RandomDataset(32, 64))
 
 
 class ManualOptimBoringModel(BoringModel):
-    """As :class:`BoringModel`, by manual optimisation."""
+    """Like :class:`BoringModel`, but with manual optimisation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,7 +145,11 @@ class ManualOptimBoringModel(BoringModel):
 
 
 class _DataModule(LightningDataModule):
-    """Makes a stage's datasets, as attributes, and a loader from each; subclasses say what a part of the data is."""
+    """Makes the datasets of a stage as attributes and a loader for each; subclasses implement :meth:`part`.
+
+    Attributes:
+        attribute: The template of the attributes' names; the field is the name of the part of the data.
+    """
 
     attribute = "random_{}"
 
@@ -163,28 +167,28 @@ class _DataModule(LightningDataModule):
         return [DataLoader(dataset) for dataset in part] if isinstance(part, list) else DataLoader(part)
 
     def train_dataloader(self) -> Any:
-        """Over the training data."""
+        """Return the training loader, or a list of loaders."""
         return self.loader("train")
 
     def val_dataloader(self) -> Any:
-        """Over the validation data."""
+        """Return the validation loader, or a list of loaders."""
         return self.loader("val")
 
     def test_dataloader(self) -> Any:
-        """Over the test data."""
+        """Return the test loader, or a list of loaders."""
         return self.loader("test")
 
     def predict_dataloader(self) -> Any:
-        """Over the data to predict on."""
+        """Return the prediction loader, or a list of loaders."""
         return self.loader("predict")
 
 
 class BoringDataModule(_DataModule):
-    """64 samples of 32 features for each part of the data.
+    """A data module with 64 samples of 32 features for each stage.
 
     Attributes:
         random_full: All 256 samples; ``random_train``, ``random_val``, ``random_test`` and ``random_predict`` are
-            quarters of them.
+            one quarter each.
     """
 
     def __init__(self) -> None:
@@ -192,41 +196,41 @@ class BoringDataModule(_DataModule):
         self.random_full = RandomDataset(32, 64 * 4)
 
     def part(self, name: str) -> Subset[Tensor]:
-        """One quarter of the samples."""
+        """Return one quarter of the samples."""
         start = list(STAGES).index(name) * 64
         return Subset(self.random_full, range(start, start + 64))
 
 
 class BoringDataModuleNoLen(_DataModule):
-    """As :class:`BoringDataModule`, without lengths: 512, 128, 256 and 64 samples."""
+    """Like :class:`BoringDataModule`, but without lengths, and with 512, 128, 256 and 64 samples."""
 
     def part(self, name: str) -> RandomIterableDataset:
-        """A dataset without length."""
+        """Return a dataset without a length."""
         return RandomIterableDataset(32, {"train": 512, "val": 128, "test": 256, "predict": 64}[name])
 
 
 class IterableBoringDataModule(_DataModule):
-    """Two loaders for each part of the data, of 4 features: one with length, one without.
+    """A data module with two loaders of 4 features for each stage: one with a length, one without.
 
     Attributes:
-        train_datasets: The two of the training data, of 16 samples each; also ``val_datasets`` (32),
-            ``test_datasets`` (64) and ``predict_datasets`` (128).
+        train_datasets: The two training datasets, of 16 samples each. ``val_datasets`` have 32 samples,
+            ``test_datasets`` 64 and ``predict_datasets`` 128.
     """
 
     attribute = "{}_datasets"
 
     def part(self, name: str) -> list[Dataset[Tensor]]:
-        """A dataset with length and one without."""
+        """Return a dataset with a length and one without."""
         samples = {"train": 16, "val": 32, "test": 64, "predict": 128}[name]
         return [RandomDataset(4, samples), RandomIterableDataset(4, samples)]
 
 
 class DemoModel(LightningModule):
-    """One linear layer with ReLU whose outputs are summed up as the loss; it has no data.
+    """A linear layer with ReLU; the loss is the sum of its outputs. It has no dataloaders.
 
     Args:
-        out_dim: Outputs of the layer.
-        learning_rate: Adam's.
+        out_dim: The number of outputs of the layer.
+        learning_rate: Adam's learning rate.
     """
 
     def __init__(self, out_dim: int = 10, learning_rate: float = 0.02) -> None:
@@ -235,21 +239,21 @@ class DemoModel(LightningModule):
         self.learning_rate = learning_rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Outputs of shape (batch, out_dim), from samples of 32 numbers in any shape."""
+        """Return outputs of shape (batch, out_dim) for samples of 32 numbers in any shape."""
         return torch.relu(self.l1(x.flatten(1)))
 
     def training_step(self, batch: Any, batch_nb: int) -> Tensor:
-        """The sum of the outputs."""
+        """Return the sum of the outputs."""
         output: Tensor = self(batch)
         return output.sum()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam."""
+        """Return Adam."""
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
 
 
 class Net(nn.Module):
-    """Two convolutions and two linear layers that tell 10 digits in images of shape (batch, 1, 28, 28)."""
+    """A classifier for 10 digits: two convolutions and two linear layers, for images of shape (batch, 1, 28, 28)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -261,7 +265,7 @@ class Net(nn.Module):
         self.fc2 = nn.Linear(128, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Log-probabilities of shape (batch, 10)."""
+        """Return log-probabilities of shape (batch, 10)."""
         x = functional.relu(self.conv2(functional.relu(self.conv1(x))))
         x = self.dropout1(functional.max_pool2d(x, 2)).flatten(1)
         x = self.dropout2(functional.relu(self.fc1(x)))

@@ -1,4 +1,4 @@
-"""What leyden-demos brings to Leyden: models and data, shown by ``leyden.demos``."""
+"""The plugin's hooks: models and data modules for ``leyden.demos``."""
 
 from collections.abc import Iterator
 
@@ -7,6 +7,6 @@ from leyden import Component, hookimpl
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """Those that are used most; the others stand beside them, in ``leyden_demos.boring_classes``."""
+    """Provide the classes that are used most; all others are in ``leyden_demos.boring_classes`` only."""
     for name in ("BoringDataModule", "BoringModel", "DemoModel"):
         yield Component("demo", name, f"leyden_demos.boring_classes:{name}")

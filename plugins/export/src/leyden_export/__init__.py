@@ -1,1 +1,1 @@
-"""What a module computes, for use without Leyden: the exporters behind ``to_onnx`` and ``to_torchscript``."""
+"""The exporters behind ``to_onnx`` and ``to_torchscript``, for use of models without Leyden."""

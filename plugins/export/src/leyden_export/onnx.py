@@ -1,4 +1,4 @@
-"""The exporter ``onnx``: what a module computes, as ONNX."""
+"""The exporter ``onnx``: exports a module as ONNX."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from leyden_export.preparing import evaluating, example_call
 def to_onnx(
     module: LightningModule, file_path: str | os.PathLike[str] | None = None, input_sample: Any = None, **kwargs: Any
 ) -> Any:
-    """As :meth:`leyden.LightningModule.to_onnx`, of ``module``: arguments, results and errors are the same."""
+    """Export ``module`` as ONNX; arguments, result and errors are those of :meth:`leyden.LightningModule.to_onnx`."""
     args, keywords = example_call(module, "to_onnx", "input_sample", input_sample)
     if keywords:
         kwargs = {"kwargs": keywords, **kwargs}

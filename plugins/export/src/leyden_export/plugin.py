@@ -1,4 +1,4 @@
-"""What leyden-export brings to Leyden: exporters, which ``LightningModule`` calls and ``leyden.exporters`` shows."""
+"""The plugin's hooks: exporters, which ``LightningModule`` calls and users find in ``leyden.exporters``."""
 
 from collections.abc import Iterator
 
@@ -7,6 +7,6 @@ from leyden import Component, hookimpl
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """Functions of a module, the file to write, and what the format needs."""
+    """Provide the exporters: functions that take a module, the file to write and arguments of the format."""
     yield Component("exporter", "onnx", "leyden_export.onnx:to_onnx")
     yield Component("exporter", "torchscript", "leyden_export.torchscript:to_torchscript")

@@ -1,4 +1,4 @@
-"""A module made ready for export: an example of its inputs where it is, and evaluation mode."""
+"""Prepares a module for export: an example input on its device, and evaluation mode."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 
 import torch
 
-from leyden import LightningModule
-from leyden.mixins.hooks import DataHooks
+from leyden import LightningDataModule, LightningModule
 from leyden.utilities import MisconfigurationException
-from leyden.utilities.overriding import is_overridden
+from leyden.utilities.objects import is_overridden
 
 
 def example_call(
     module: LightningModule, method: str, argument: str, given: Any
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments and keywords of an example call of ``forward``, where the module is.
+    """Return example arguments and keyword arguments for ``forward``, on the module's device.
 
     Args:
         module: The module.
-        method: What the user called, for the error.
-        argument: The argument in which an example can be given, for the error.
-        given: The example, one tensor, a tuple of arguments, or a dict of keywords; None is the module's own.
+        method: The method that the user called, for the error text.
+        argument: The argument of that method that takes an example, for the error text.
+        given: The example: one tensor, a tuple of arguments, or a dict of keyword arguments; None means the module's
+            ``example_input_array``.
 
     Raises:
         MisconfigurationException: There is no example.
@@ -31,7 +31,7 @@ def example_call(
     sample = module.example_input_array if given is None else given
     if sample is None:
         raise MisconfigurationException(
-            f"{method} needs an example of the inputs: give {argument}=..., or set self.example_input_array."
+            f"{method} needs an example input: give {argument}=..., or set self.example_input_array."
         )
     sample = transferred(module, sample)
     if isinstance(sample, Mapping):
@@ -40,14 +40,14 @@ def example_call(
 
 
 def transferred(module: LightningModule, batch: Any) -> Any:
-    """The batch after the hooks of the data module, or of the module, that bring one to the device."""
+    """Move a batch to the module's device by the batch transfer hooks of the data module or the module."""
     try:
         datamodule = getattr(module.trainer, "datamodule", None)
-    except RuntimeError:  # no Trainer has it
+    except RuntimeError:  # the module has no Trainer
         datamodule = None
 
     def hook(name: str) -> Any:
-        theirs = datamodule is not None and is_overridden(name, datamodule, DataHooks)
+        theirs = datamodule is not None and is_overridden(name, datamodule, LightningDataModule)
         return getattr(datamodule if theirs else module, name)
 
     batch = hook("on_before_batch_transfer")(batch, 0)
@@ -57,7 +57,7 @@ def transferred(module: LightningModule, batch: Any) -> Any:
 
 @contextmanager
 def evaluating(module: LightningModule) -> Generator[None, None, None]:
-    """Without gradients and in evaluation mode, and each submodule back in its own mode afterwards."""
+    """Run the block without gradients and in evaluation mode; restore each submodule's mode afterwards."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:

@@ -1,4 +1,4 @@
-"""The exporter ``torchscript``: what a module computes, as TorchScript."""
+"""The exporter ``torchscript``: exports a module as TorchScript."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def to_torchscript(
     example_inputs: Any = None,
     **kwargs: Any,
 ) -> Any:
-    """As :meth:`leyden.LightningModule.to_torchscript`, of ``module``: arguments, results and errors are the same."""
+    """Export ``module`` as TorchScript, as :meth:`leyden.LightningModule.to_torchscript` does, with its arguments."""
     if method not in ("script", "trace"):
         raise MisconfigurationException(f"to_torchscript(method={method!r}) is not known; write 'script' or 'trace'.")
     if method == "trace":
@@ -47,8 +47,13 @@ def to_torchscript(
 @contextmanager
 def _scripting() -> Generator[None, None, None]:
     """TorchScript reads every property of a module: ``trainer`` must not raise where there is none."""
-    LightningModule._is_scripting = True
+    declared: Any = vars(LightningModule)["trainer"]
+    LightningModule.trainer = declared.getter(_trainer_if_any)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        LightningModule._is_scripting = False
+        LightningModule.trainer = declared  # type: ignore[method-assign]
+
+
+def _trainer_if_any(module: LightningModule) -> Any:
+    return module._runner.trainer if module._runner is not None else None

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from leyden.interfaces.logger import Logger
-from leyden.interfaces.strategy import Strategy
+from leyden.loggers import Logger
+from leyden.strategies import Strategy
 
 if TYPE_CHECKING:
     from leyden_fabric.fabric import Fabric

@@ -16,7 +16,7 @@ from torch.nn import Module
 from torch.utils.data import DataLoader
 
 from leyden import LightningModule
-from leyden.interfaces.strategy import Strategy
+from leyden.strategies import Strategy
 from leyden.utilities.rank_zero import rank_zero_deprecation
 from leyden.utilities.rng import seed_everything
 from leyden_fabric import state as saved

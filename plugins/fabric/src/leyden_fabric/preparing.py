@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from leyden.data.samplers import copy_with
+from leyden.plugins import copy_with
 from leyden_fabric.wrappers import FabricDataLoader, is_wrapped
 
 if TYPE_CHECKING:

@@ -15,10 +15,18 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from leyden.interfaces.accelerator import Accelerator
-from leyden.interfaces.logger import Logger, agree_on_versions
-from leyden.interfaces.strategy import Strategy, tear_down
-from leyden.trainer.parts import choose_accelerator, choose_devices, choose_loggers, choose_strategy, sort_plugins
+from leyden.accelerators import Accelerator
+from leyden.loggers import Logger
+from leyden.plugins import (
+    agree_on_versions,
+    choose_accelerator,
+    choose_devices,
+    choose_loggers,
+    choose_strategy,
+    sort_plugins,
+    tear_down,
+)
+from leyden.strategies import Strategy
 from leyden.utilities.batch import map_collection
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from leyden.interfaces.logger import Logger
+from leyden.loggers import Logger
 from leyden.utilities.rank_zero import rank_zero_warn
 
 

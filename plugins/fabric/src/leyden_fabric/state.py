@@ -8,7 +8,7 @@ from typing import Any
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from leyden.interfaces.strategy import Strategy
+from leyden.strategies import Strategy
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.plain import to_plain
 from leyden.utilities.rank_zero import rank_zero_warn

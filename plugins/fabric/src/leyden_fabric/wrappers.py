@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from leyden.data.samplers import set_epoch
-from leyden.interfaces.precision import Precision
-from leyden.interfaces.strategy import Strategy
+from leyden.plugins import Precision, set_epoch
+from leyden.strategies import Strategy
 from leyden.utilities.batch import map_collection
 
 if TYPE_CHECKING:

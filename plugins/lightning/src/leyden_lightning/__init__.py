@@ -1,1 +1,1 @@
-"""For those who come from Lightning: its module paths in Leyden, and checkpoints that either reads."""
+"""Lightning's module paths in Leyden, and checkpoints from which either resumes."""

@@ -1,10 +1,20 @@
-"""``leyden.core``: the user's two base classes and the modules that they come from, where Lightning has them."""
+"""``leyden.core`` and the modules below it: the user's two base classes, and what they are made of."""
 
-from leyden import datamodule, module
-from leyden.datamodule import LightningDataModule
-from leyden.loops import optimizer
-from leyden.module import LightningModule
+import sys
 
-__all__ = ["LightningDataModule", "LightningModule", "datamodule", "module", "optimizer"]
+from leyden import LightningDataModule, LightningModule
+from leyden.plugins import CheckpointHooks, DataHooks, HyperparametersMixin, LightningOptimizer, ModelHooks
 
-__path__: list[str] = []  # Python looks for modules below this one only where there is a path
+__all__ = [
+    "CheckpointHooks",
+    "DataHooks",
+    "HyperparametersMixin",
+    "LightningDataModule",
+    "LightningModule",
+    "LightningOptimizer",
+    "ModelHooks",
+]
+
+module = datamodule = hooks = mixins = optimizer = sys.modules[__name__]  # each has all of it
+
+__path__: list[str] = []  # without it Python does not look for modules below this one

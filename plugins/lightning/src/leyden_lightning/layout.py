@@ -1,25 +1,25 @@
-"""The counters of a fit as Lightning has them in a checkpoint, under the key "loops"."""
+"""The progress of a fit in the layout of Lightning's checkpoints, under the key "loops"."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from leyden.loops.progress import Phase, Progress
+from leyden.plugins import Phase, Progress
 from leyden.utilities import MisconfigurationException
 
 VERSION_KEY = "pytorch-lightning_version"
-# Whose layout is written; Lightning reads it to know what to migrate.
+# The version of the layout that is written; Lightning reads it to know what to migrate.
 VERSION = "2.6.0"
 
 
 def loops(progress: Progress, automatic: bool, val_batches: int) -> dict[str, Any]:
-    """The value of the key "loops".
+    """Return the value of the key "loops".
 
     Args:
-        progress: The counters.
-        automatic: Whether the module leaves the optimizers to the trainer.
-        val_batches: Batches of the last validation within the fit.
+        progress: The fit's progress.
+        automatic: Whether the module uses automatic optimization.
+        val_batches: The number of batches of the last validation within the fit.
     """
     processed = progress.phase == Phase.EPOCH_END
     started = progress.epoch + 1 if progress.phase != Phase.EPOCH_START else progress.epoch
@@ -64,25 +64,28 @@ def _counts(ready: int, completed: int, started: int | None = None, processed: i
 
 
 def _twice(counts: dict[str, int]) -> dict[str, Any]:
-    """Counts of the whole fit, and the same as those of the epoch, of which Lightning reads the batches' alone."""
+    """Return the counts as those of the fit and of the epoch; Lightning reads the epoch's only for batches."""
     return {"total": counts, "current": dict(counts)}
 
 
 def progress(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """How far the fit had come that wrote a checkpoint of Lightning's.
+    """Return the progress of the fit that wrote a checkpoint of Lightning.
+
+    Args:
+        checkpoint: The checkpoint.
 
     Returns:
-        The attributes of :class:`~leyden.loops.progress.Progress`.
+        The attributes of :class:`~leyden.plugins.Progress`.
 
     Raises:
-        MisconfigurationException: A version of Lightning wrote it that had another layout.
+        MisconfigurationException: The checkpoint has the layout of another version of Lightning.
     """
     try:
         return _read(checkpoint["loops"]["fit_loop"], checkpoint["global_step"])
     except KeyError as missing:
         raise MisconfigurationException(
-            f"Training can't be resumed from this checkpoint of Lightning {checkpoint[VERSION_KEY]}, which has no "
-            f"{missing} where that of 2.6 has it: bring it to that layout with Lightning's own command, "
+            f"Training can't be resumed from this checkpoint of Lightning {checkpoint[VERSION_KEY]}: it lacks the key "
+            f"{missing}, which those of Lightning 2.6 have; convert it with Lightning's own command, "
             "python -m pytorch_lightning.utilities.upgrade_checkpoint, or load its weights with load_from_checkpoint "
             "and start a new fit."
         ) from missing
@@ -103,7 +106,7 @@ def _read(fit: Mapping[str, Any], global_step: int) -> dict[str, Any]:
     if epochs["processed"] > epochs["completed"]:
         phase = Phase.EPOCH_END
     elif epochs["started"] <= epochs["processed"]:
-        # between epochs Lightning leaves the counts of the last one standing
+        # between epochs Lightning keeps the counts of the last epoch
         return {**place, "phase": Phase.EPOCH_START, "batch_idx": 0, "is_last_batch": False}
     elif current["ready"] > current["processed"]:
         phase = Phase.BATCH

@@ -1,4 +1,4 @@
-"""Lightning's module paths, in ``leyden``: what is behind ``leyden.callbacks.early_stopping`` and its like."""
+"""Lightning's module paths in ``leyden``, such as ``leyden.callbacks.early_stopping``."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import module_from_spec
 from types import ModuleType
 
-from leyden.plugin_system.discovery import discover
+from leyden.plugins import discover
 
-# Lightning's path of a module, to a module, or to "kind:name" of a component, for the module where a plugin keeps it.
+# Lightning's paths, each with a module of Leyden, or with "kind:name" of a component, for the module that defines it.
 PATHS = {
-    "accelerators.accelerator": "leyden.interfaces.accelerator",
+    "accelerators.accelerator": "leyden.accelerators",
     "accelerators.cpu": "accelerator:CPUAccelerator",
     "accelerators.cuda": "accelerator:CUDAAccelerator",
     "accelerators.mps": "accelerator:MPSAccelerator",
     "callbacks.batch_size_finder": "callback:BatchSizeFinder",
-    "callbacks.callback": "leyden.callback",
+    "callbacks.callback": "leyden.callbacks",
     "callbacks.checkpoint": "callback:Checkpoint",
     "callbacks.device_stats_monitor": "callback:DeviceStatsMonitor",
     "callbacks.early_stopping": "callback:EarlyStopping",
@@ -44,33 +44,33 @@ PATHS = {
     "callbacks.timer": "callback:Timer",
     "callbacks.weight_averaging": "callback:WeightAveraging",
     "core": "leyden_lightning.core",
-    "core.datamodule": "leyden.datamodule",
-    "core.hooks": "leyden.mixins.hooks",
-    "core.mixins": "leyden.mixins.hparams",
-    "core.mixins.hparams_mixin": "leyden.mixins.hparams",
-    "core.module": "leyden.module",
-    "core.optimizer": "leyden.loops.optimizer",
+    "core.datamodule": "leyden_lightning.core",
+    "core.hooks": "leyden_lightning.core",
+    "core.mixins": "leyden_lightning.core",
+    "core.mixins.hparams_mixin": "leyden_lightning.core",
+    "core.module": "leyden_lightning.core",
+    "core.optimizer": "leyden_lightning.core",
     "demos.boring_classes": "demo:BoringModel",
     "loggers.comet": "logger:CometLogger",
     "loggers.csv_logs": "logger:CSVLogger",
-    "loggers.logger": "leyden.interfaces.logger",
+    "loggers.logger": "leyden.loggers",
     "loggers.mlflow": "logger:MLFlowLogger",
     "loggers.tensorboard": "logger:TensorBoardLogger",
     "loggers.wandb": "logger:WandbLogger",
     "plugins.environments": "leyden.plugins",
     "plugins.io": "leyden.plugins",
-    "plugins.io.checkpoint_plugin": "leyden.interfaces.checkpoint_io",
-    "plugins.io.torch_plugin": "leyden.checkpoint.file",
+    "plugins.io.checkpoint_plugin": "leyden.plugins",
+    "plugins.io.torch_plugin": "leyden.plugins",
     "plugins.precision": "leyden.plugins",
     "plugins.precision.amp": "precision:MixedPrecision",
     "plugins.precision.deepspeed": "precision:DeepSpeedPrecision",
     "plugins.precision.double": "precision:DoublePrecision",
     "plugins.precision.fsdp": "precision:FSDPPrecision",
     "plugins.precision.half": "precision:HalfPrecision",
-    "plugins.precision.precision": "leyden.interfaces.precision",
+    "plugins.precision.precision": "leyden.plugins",
     "profilers.advanced": "profiler:AdvancedProfiler",
-    "profilers.base": "leyden.interfaces.profiler",
-    "profilers.profiler": "leyden.interfaces.profiler",
+    "profilers.base": "leyden.profilers",
+    "profilers.profiler": "leyden.profilers",
     "profilers.pytorch": "profiler:PyTorchProfiler",
     "profilers.simple": "profiler:SimpleProfiler",
     "strategies.ddp": "strategy:DDPStrategy",
@@ -78,10 +78,10 @@ PATHS = {
     "strategies.fsdp": "strategy:FSDPStrategy",
     "strategies.model_parallel": "strategy:ModelParallelStrategy",
     "strategies.single_device": "leyden.strategies",
-    "strategies.strategy": "leyden.interfaces.strategy",
+    "strategies.strategy": "leyden.strategies",
     "trainer.states": "leyden.utilities.states",
     "tuner.tuning": "tuner:Tuner",
-    "utilities.combined_loader": "leyden.data.combined",
+    "utilities.combined_loader": "leyden.utilities",
     "utilities.data": "leyden.utilities.batch",
     "utilities.grads": "utility:grad_norm",
     "utilities.memory": "utility:is_oom_error",
@@ -89,21 +89,21 @@ PATHS = {
     "utilities.model_summary": "utility:ModelSummary",
     "utilities.model_summary.model_summary": "utility:ModelSummary",
     "utilities.parameter_tying": "utility:find_shared_parameters",
-    "utilities.parsing": "leyden.utilities.attribute_dict",
+    "utilities.parsing": "leyden.utilities.objects",
     "utilities.seed": "leyden.utilities.rng",
     "utilities.types": "leyden_lightning.types",
 }
 
 
 def find(path: str) -> Callable[[], ModuleType] | None:
-    """How the module at a path of Lightning's is loaded.
+    """Return a function that loads the module at one of Lightning's paths.
 
     Args:
         path: The path below ``leyden``, such as "callbacks.early_stopping".
 
     Returns:
-        A function that returns the module, or None where Lightning has no such path. It raises
-        UnknownComponentError where no installed plugin brings what is in the module.
+        A function that returns the module, and raises UnknownComponentError if no installed plugin provides the
+        module's component. None if Lightning has no such path.
     """
     return partial(_load, path) if path in PATHS else None
 
@@ -115,14 +115,17 @@ def _load(path: str) -> ModuleType:
     if f"leyden.{path}".startswith(f"{place}."):
         return _again(real, f"leyden.{path}")
     for other in PATHS:
-        # Nothing can be imported from below a module that is no package.
+        # Python imports nothing from below a module that is not a package, so deeper paths are entered here.
         if other.startswith(f"{path}.") and PATHS[other] == place:
             sys.modules[f"leyden.{other}"] = real
     return real
 
 
 def _again(window: ModuleType, name: str) -> ModuleType:
-    """A window like one that stands above it: what is imported from below a module becomes the module's attribute."""
+    """Load a second copy of a window, for a path below the first.
+
+    Python makes an imported module an attribute of its parent, so one module can't be at both paths.
+    """
     loader = SourceFileLoader(name, str(window.__file__))
     module = module_from_spec(ModuleSpec(name, loader))
     loader.exec_module(module)

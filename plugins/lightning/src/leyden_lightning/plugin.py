@@ -1,4 +1,4 @@
-"""What leyden-lightning brings to Leyden: Lightning's module paths, checkpoints for it, and the reading of its own."""
+"""The plugin of leyden-lightning: provides Lightning's module paths, writes its checkpoint keys and reads them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @hookimpl
 def leyden_components() -> Iterable[Component]:
-    """The modules that stand elsewhere in Leyden."""
+    """Provide the function that finds modules by Lightning's paths."""
     yield Component("module_paths", "lightning", "leyden_lightning.paths:find")
 
 
 @hookimpl(tryfirst=True)
 def on_save_checkpoint(trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Add what Lightning looks for; before others see the checkpoint, as it is in Lightning."""
+    """Add Lightning's keys; ``tryfirst``, so that other plugins see the checkpoint as in Lightning."""
     validated = trainer.fit_loop.validation.current_batch
     checkpoint[layout.VERSION_KEY] = layout.VERSION
     checkpoint["loops"] = layout.loops(trainer.progress, pl_module.automatic_optimization, validated)
@@ -28,5 +28,5 @@ def on_save_checkpoint(trainer: Trainer, pl_module: LightningModule, checkpoint:
 
 @hookimpl
 def leyden_read_progress(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
-    """How far the fit had come whose checkpoint Lightning wrote."""
+    """Return the progress of the fit that wrote a checkpoint of Lightning; None for other checkpoints."""
     return layout.progress(checkpoint) if layout.VERSION_KEY in checkpoint else None

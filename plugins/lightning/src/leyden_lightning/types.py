@@ -1,4 +1,4 @@
-"""``leyden.utilities.types``: types for annotations in users' modules and callbacks, by Lightning's names."""
+"""``leyden.utilities.types``: types for annotations in users' modules and callbacks, with Lightning's names."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import NotRequired, Required, TypedDict
 
-from leyden.loops.optimizers import LRSchedulerConfig as LRSchedulerConfig
+from leyden.plugins import LRSchedulerConfig as LRSchedulerConfig
 
-# What a step returns, and what loaders may be: anything iterable, or a collection of such.
+# The types of a step's return value and of loaders, which may be any iterable or a collection of iterables.
 STEP_OUTPUT = Tensor | Mapping[str, Any] | None
 TRAIN_DATALOADERS = Any
 EVAL_DATALOADERS = Any
@@ -24,7 +24,7 @@ LRSchedulerPLType = LRSchedulerTypeUnion
 
 
 class LRSchedulerConfigType(TypedDict, total=False):
-    """A scheduler and when it steps, as ``configure_optimizers`` may return it."""
+    """A scheduler and its options, as ``configure_optimizers`` may return them."""
 
     scheduler: Required[LRSchedulerTypeUnion]
     name: str | None
@@ -36,7 +36,7 @@ class LRSchedulerConfigType(TypedDict, total=False):
 
 
 class OptimizerConfig(TypedDict):
-    """An optimizer alone."""
+    """An optimizer without a scheduler."""
 
     optimizer: Optimizer
 
@@ -49,7 +49,7 @@ class OptimizerLRSchedulerConfig(TypedDict):
     monitor: NotRequired[str]
 
 
-# What configure_optimizers returns.
+# The type of configure_optimizers' return value.
 OptimizerLRScheduler = (
     Optimizer
     | Sequence[Optimizer]

@@ -1,4 +1,4 @@
-"""What loggers that write files derive from: one directory for each run, which they share."""
+"""A base class and functions for loggers that write files to a run's directory."""
 
 from leyden_logfiles.hparams import load_hparams, save_hparams
 from leyden_logfiles.run_directory import RunDirectoryLogger

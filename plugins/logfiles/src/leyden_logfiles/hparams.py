@@ -1,4 +1,4 @@
-"""Hyperparameters in files: ``hparams.yaml``, as loggers write it, and tables of older versions of Lightning."""
+"""Reads and writes files of hyperparameters: ``hparams.yaml``, and the CSV tables of older versions of Lightning."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from leyden_logfiles.storage import is_file, open_text
 
 
 def save_hparams(path: str, hparams: Mapping[str, Any]) -> None:
-    """Write hyperparameters as YAML that ``yaml.safe_load`` reads, whole or not at all.
+    """Write hyperparameters as YAML that ``yaml.safe_load`` reads; an interrupted write leaves no partial file.
 
-    A value that YAML has no plain form for is kept as its text, and one warning names them all.
+    Values that are not plain data are written as text, and one warning names them all.
     """
     import yaml
 
@@ -30,21 +30,21 @@ def save_hparams(path: str, hparams: Mapping[str, Any]) -> None:
         file.write(text)
     if as_text:
         rank_zero_warn(
-            f"{path} keeps these hyperparameters as text, since they are no plain data: {', '.join(as_text)}. "
+            f"{path} has these hyperparameters as text, since they are not plain data: {', '.join(as_text)}. "
             "Leave them out with save_hyperparameters(ignore=[...])."
         )
 
 
 def load_hparams(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the hyperparameters in a file, as ``load_from_checkpoint(hparams_file=...)`` does.
+    """Read the hyperparameters from a file; ``load_from_checkpoint(hparams_file=...)`` calls it.
 
     Args:
-        path: A path or a URL that ends in ``.yaml``, ``.yml`` or ``.csv``; a table has the columns ``key`` and
-            ``value``, and a value that is a literal of Python's becomes that.
+        path: A path or a URL that ends in ``.yaml``, ``.yml`` or ``.csv``. A CSV table has the columns ``key`` and
+            ``value``; Python literals among the values are evaluated, other values stay text.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It ends otherwise.
+        ValueError: The file name ends otherwise.
     """
     name = os.fspath(path)
     if not is_file(name):
@@ -68,12 +68,12 @@ def _literal(text: str) -> Any:
 
 
 def _plain(value: Any, name: str, as_text: list[str]) -> Any:
-    """``value`` in plain data; the names of what became text are added to ``as_text``."""
+    """Return ``value`` as plain data; add the names of values that became text to ``as_text``."""
     if value is None or type(value) in (bool, int, float, str, bytes, date, datetime):
         return value
     if isinstance(value, Enum):
         return value.name
-    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a number of numpy's or PyTorch's
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a scalar of NumPy or PyTorch
         return _plain(value.item(), name, as_text)
     if isinstance(value, os.PathLike):
         return os.fspath(value)

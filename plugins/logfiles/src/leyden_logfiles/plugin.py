@@ -1,4 +1,4 @@
-"""What leyden-logfiles brings to Leyden: what authors of loggers use, shown by ``leyden.loggers``."""
+"""The plugin's hooks: a base class and functions for authors of loggers, found in ``leyden.loggers``."""
 
 from collections.abc import Iterator
 
@@ -7,6 +7,6 @@ from leyden import Component, hookimpl
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """A base class, and functions for files of hyperparameters; ``load_from_checkpoint`` calls the one that reads."""
+    """Provide ``RunDirectoryLogger``, ``save_hparams`` and ``load_hparams``; ``load_from_checkpoint`` uses the last."""
     for name in ("RunDirectoryLogger", "load_hparams", "save_hparams"):
         yield Component("logger_part", name, f"leyden_logfiles:{name}")

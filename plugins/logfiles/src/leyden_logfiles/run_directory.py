@@ -1,4 +1,4 @@
-"""Loggers whose files lie in ``save_dir/name/version_N``."""
+"""The base class of loggers that write files to ``save_dir/name/version_N``."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from leyden.interfaces.logger import Logger
+from leyden.loggers import Logger
 from leyden.utilities.storage import entries
 
 
 class RunDirectoryLogger(Logger):
-    """The part of a logger with files that says where they are. Nothing is created before something is written.
+    """Base class that gives a logger its directories. It creates no directory itself.
 
     Args:
-        save_dir: Directory of all experiments; ``~`` and environment variables in it are replaced.
-        name: The experiment, a directory in ``save_dir``; None or "" for none of its own.
-        version: The run, a directory in that of the experiment: an int n stands for ``version_n``, a string
-            for itself. By default the number after the highest one that is there at the first question for it.
-        prefix: Put before the names of all metrics, with a hyphen.
+        save_dir: The directory of all experiments; ``~`` and environment variables in it are expanded.
+        name: The experiment's name, a directory in ``save_dir``; with None or "" the runs are in ``save_dir`` itself.
+        version: The run's name, a directory in the experiment's: an int n means ``version_n``, a string is used
+            unchanged. The default is the number after the highest existing one, chosen when it is first needed.
+        prefix: Text to put before the names of all metrics, followed by a hyphen.
     """
 
     LOGGER_JOIN_CHAR: ClassVar[str] = "-"
@@ -35,18 +35,18 @@ class RunDirectoryLogger(Logger):
 
     @property
     def name(self) -> str:
-        """The experiment's name; "" where it has none."""
+        """The experiment's name; "" if it has none."""
         return self._name
 
     @property
     def version(self) -> int | str:
-        """The run's version: as given, or the first number that is free."""
+        """The run's version: the given one, or the number after the highest existing one."""
         if self._version is None:
             self._version = next_version(self.root_dir)
         return self._version
 
     def take_version(self, version: int | str | None) -> None:
-        """Write where another process of the run writes."""
+        """Use the version that rank 0 chose, so that all processes of a run share a directory."""
         self._version = version
 
     @property
@@ -72,7 +72,7 @@ class RunDirectoryLogger(Logger):
 
 
 def next_version(root_dir: str) -> int:
-    """The number after the highest N of the directories ``version_N`` in ``root_dir``; 0 where there are none."""
+    """Return the number after the highest N of the directories ``version_N`` in ``root_dir``; 0 if there are none."""
     numbers = [
         int(match[1]) for name in entries(root_dir, "directory") if (match := re.fullmatch(r"version_(\d+)", name))
     ]

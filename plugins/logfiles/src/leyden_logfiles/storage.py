@@ -1,4 +1,4 @@
-"""What loggers do with files and directories, local or behind a URL that fsspec understands."""
+"""Opens and finds files, local or behind a URL that fsspec understands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from leyden.utilities.storage import file_system, is_remote, local_path
 
 
 def open_text(path: str, mode: str) -> IO[str]:
-    """Open a text file in UTF-8, line ends as they are; a directory for a file that is written is made."""
+    """Open a text file in UTF-8 without changing line ends; when writing, make its directory if needed."""
     if is_remote(path):
         filesystem, name = file_system(path)
         if mode != "r":

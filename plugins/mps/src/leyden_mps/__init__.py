@@ -1,1 +1,1 @@
-"""The GPU of Apple silicon as an accelerator of Leyden."""
+"""The accelerator of Leyden for the GPU of Apple silicon."""

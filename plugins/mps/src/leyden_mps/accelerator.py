@@ -1,4 +1,4 @@
-"""MPS: the one GPU of a machine with Apple silicon, through ``torch.mps``, which takes no device."""
+"""The MPS accelerator: the single GPU of Apple silicon, so the functions of ``torch.mps`` take no device."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class MPSAccelerator(Accelerator):
 
     @classmethod
     def is_available(cls) -> bool:
-        """Whether this machine, its macOS and this build of PyTorch have MPS."""
+        """Whether this machine, its macOS and this build of PyTorch support MPS."""
         return torch.backends.mps.is_available()
 
     def synchronize(self, device: torch.device) -> None:
-        """Wait until everything queued on the GPU is done."""
+        """Wait until the GPU has finished all queued work."""
         self.device_module().synchronize()
 
     def get_device_stats(self, device: torch.device) -> dict[str, Any]:
-        """Bytes held by tensors, held by the driver for this process, and advised as the most to use."""
+        """Return memory in bytes: used by tensors, reserved by the driver, and the recommended maximum."""
         mps = self.device_module()
         return {
             "mps_current_allocated_bytes": mps.current_allocated_memory(),
@@ -40,7 +40,7 @@ class MPSAccelerator(Accelerator):
         }
 
     def supports_precision(self, precision: str) -> bool:
-        """All but "64-true", as Metal has no float64, and bfloat16 before macOS 14."""
+        """Whether ``precision`` works. Metal has no float64, and bfloat16 only from macOS 14 on."""
         if precision.startswith("bf16"):
             return torch.backends.mps.is_macos_or_newer(*FIRST_MACOS_WITH_BFLOAT16)
         return precision != "64-true"

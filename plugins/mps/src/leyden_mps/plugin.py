@@ -1,4 +1,4 @@
-"""What leyden-mps brings to Leyden."""
+"""The plugin's hooks: the MPS accelerator."""
 
 from collections.abc import Iterator
 
@@ -7,6 +7,6 @@ from leyden import Component, hookimpl
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """The GPU of Apple silicon."""
+    """Provide the accelerator."""
     options = {"priority": 90, "aliases": ["gpu", "MPSAccelerator"]}
     yield Component("accelerator", "mps", "leyden_mps.accelerator:MPSAccelerator", options)

@@ -1,1 +1,1 @@
-"""Number formats other than float32 for Leyden; users import the classes from ``leyden.plugins``."""
+"""16-bit, mixed and double precision for Leyden; users import the classes from ``leyden.plugins``."""

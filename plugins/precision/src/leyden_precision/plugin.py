@@ -1,4 +1,4 @@
-"""What leyden-precision brings to Leyden: the number formats by name, and their classes."""
+"""The plugin's hooks: the precisions, by name and by class."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from leyden import Component, hookimpl
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """The formats; a class that has several answers to its own name with the first of them."""
+    """Provide the precisions. The name of a class with several precisions means the first of them."""
     mixed, half = "leyden_precision.mixed:MixedPrecision", "leyden_precision.true:HalfPrecision"
     for name, target, aliases in (
         ("16-mixed", mixed, ["16", "MixedPrecision"]),

@@ -1,4 +1,4 @@
-"""One number format for everything: weights, buffers and batches are cast to it, and new tensors have it."""
+"""The "true" precisions: weights, buffers and batches are cast to one dtype, and new tensors have it too."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from leyden.interfaces.precision import Precision
+from leyden.plugins import Precision
 from leyden.utilities.batch import map_collection
 
 
 class _TruePrecision(Precision):
-    """What the formats share; floating-point tensors alone are cast, so complex numbers stay as they are."""
+    """Base class; casts floating-point tensors only, so complex tensors keep their dtype."""
 
     dtype: torch.dtype
-    # Not Module.to(dtype): these leave the sums of torchmetrics objects in float32, where they do not overflow.
+    # Unlike Module.to(dtype), these methods leave the states of torchmetrics in float32, where they do not overflow.
     _casts: ClassVar[dict[torch.dtype, Callable[[Module], Module]]] = {
         torch.float16: Module.half,
         torch.bfloat16: Module.bfloat16,
@@ -26,11 +26,11 @@ class _TruePrecision(Precision):
     }
 
     def module_init_context(self) -> AbstractContextManager[None]:
-        """Context in which modules are built in the format, with no cast afterwards."""
+        """Return a context in which new modules have the dtype, so that they need no cast afterwards."""
         return default_dtype(self.dtype)
 
     def convert_module(self, module: Module) -> Module:
-        """Cast parameters and buffers."""
+        """Cast the module's parameters and buffers."""
         return self._casts[self.dtype](module)
 
     def convert_input(self, data: Any) -> Any:
@@ -40,20 +40,20 @@ class _TruePrecision(Precision):
         return map_collection(data, self.convert_input)
 
     def forward_context(self) -> AbstractContextManager[None]:
-        """Context of the steps, in which new tensors have the format."""
+        """Return the context for the steps, in which new tensors have the dtype."""
         return default_dtype(self.dtype)
 
 
 class HalfPrecision(_TruePrecision):
-    """Everything in 16 bits: half the memory of float32, and no float32 copy of the weights.
+    """Computes and stores everything in 16 bits, which needs half the memory of float32.
 
-    Small updates are lost in so few bits; "bf16-mixed" keeps them.
+    There is no float32 copy of the weights, so small updates are lost; "bf16-mixed" keeps them.
 
     Args:
         precision: "16-true" (float16) or "bf16-true" (bfloat16).
 
     Raises:
-        ValueError: ``precision`` is neither.
+        ValueError: ``precision`` has another value.
 
     Example::
 
@@ -68,7 +68,7 @@ class HalfPrecision(_TruePrecision):
 
 
 class DoublePrecision(_TruePrecision):
-    """Everything in float64.
+    """Computes and stores everything in float64.
 
     Example::
 
@@ -81,7 +81,7 @@ class DoublePrecision(_TruePrecision):
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Generator[None, None, None]:
-    """A block in which floating-point tensors are made in ``dtype`` unless their maker says otherwise."""
+    """Set PyTorch's default dtype in the block, which new floating-point tensors have."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

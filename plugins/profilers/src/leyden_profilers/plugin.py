@@ -1,4 +1,4 @@
-"""What leyden-profilers brings to Leyden."""
+"""The plugin's hooks: the profilers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from leyden import Component, hookimpl
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """The profilers, each in its own file."""
+    """Provide the simple profiler."""
     options = {"aliases": ["SimpleProfiler"]}
     yield Component("profiler", "simple", "leyden_profilers.simple:SimpleProfiler", options)

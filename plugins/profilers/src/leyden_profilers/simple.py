@@ -1,4 +1,4 @@
-"""The simple profiler: how often each part of a run is called, and how long it takes."""
+"""The simple profiler: measures how often each action of a run is called, and how long it takes."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from array import array
 from collections import defaultdict
 from pathlib import Path
 
-from leyden.interfaces.profiler import Profiler
+from leyden.profilers import Profiler
 
 
 class SimpleProfiler(Profiler):
-    """Times every action of a run by the clock and reports a table.
+    """Measures the time of every action of a run and reports a table.
 
     Args:
         dirpath: Directory of the report; the run's log directory by default.
-        filename: Name of the report without its ending. Without one the report is printed.
+        filename: File name of the report without its extension. Without it the report is printed.
         extended: Whether the table also has the number of calls and the share of the whole time.
 
     Attributes:
-        recorded_durations: Action to the seconds of each of its calls.
+        recorded_durations: For each action, the duration of each of its calls in seconds.
 
     Example::
 
@@ -35,26 +35,26 @@ class SimpleProfiler(Profiler):
         self.start_time = time.perf_counter()
 
     def setup(self, stage: str, local_rank: int | None = None, log_dir: str | None = None) -> None:
-        """A run begins; the time between making the profiler and the first run is nobody's."""
+        """Start measuring the whole time when the first run begins."""
         super().setup(stage, local_rank, log_dir)
         if not self.recorded_durations and not self.current_actions:
             self.start_time = time.perf_counter()
 
     def start(self, action_name: str) -> None:
-        """An action begins.
+        """Note when an action begins.
 
         Raises:
-            ValueError: If the action is running already.
+            ValueError: The action is running already.
         """
         if action_name in self.current_actions:
             raise ValueError(f"The action {action_name!r} has started already; stop it before starting it again.")
         self.current_actions[action_name] = time.perf_counter()
 
     def stop(self, action_name: str) -> None:
-        """The action ends.
+        """Add the duration of an action that ends.
 
         Raises:
-            ValueError: If the action is not running.
+            ValueError: The action is not running.
         """
         now = time.perf_counter()
         started = self.current_actions.pop(action_name, None)
@@ -63,7 +63,7 @@ class SimpleProfiler(Profiler):
         self.recorded_durations[action_name].append(now - started)
 
     def summary(self) -> str:
-        """The table: actions by the time they took in all, or by their mean where ``extended`` is False."""
+        """Return the table, sorted by total time, or by mean time if ``extended`` is False."""
         title = "Profiler Report" if self._stage is None else f"{self._stage.upper()} Profiler Report"
         if not self.recorded_durations:
             return f"{title}: no action was measured.\n"
@@ -93,12 +93,12 @@ class SimpleProfiler(Profiler):
 
 
 def _no_seconds() -> array[float]:
-    """Eight bytes a call instead of a float object's thirty-two: a run has millions of calls."""
+    """Return an empty array: it takes 8 bytes for each call, a list of floats takes 32, and a run has millions."""
     return array("d")
 
 
 def _table(rows: list[list[str]]) -> str:
-    """Rows of cells as aligned text, the first ruled off as the header."""
+    """Return rows of cells as aligned text; the first row is the header."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
     lines = [f"|  {'  |  '.join(cells)}  |" for cells in padded]

@@ -1,1 +1,1 @@
-"""What a run shows while it goes: progress bars and the model summary."""
+"""Terminal output of a run: progress bars, the model's summary and the table of results."""

@@ -1,4 +1,4 @@
-"""ProgressBar: what every progress bar knows of a run, and nothing of how to draw it."""
+"""ProgressBar: the base class of progress bars, which draws nothing itself."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from leyden.callback import Callback
+from leyden.callbacks import Callback
 from leyden.utilities import rank_zero_warn
 
 if TYPE_CHECKING:
-    from leyden.module import LightningModule
-    from leyden.trainer import Trainer
+    from leyden import LightningModule, Trainer
 
 
 class ProgressBar(Callback):
-    r"""Base class of progress bars: totals, descriptions and metrics; a subclass draws them.
+    r"""Base class of progress bars: has totals, descriptions and metrics; a subclass draws them.
 
-    A subclass writes :meth:`enable`, :meth:`disable` and the hooks that it draws in, and calls
-    ``super().__init__()`` and ``super().setup(...)``. A Trainer with a bar of one's own gets no other.
+    A subclass implements :meth:`enable`, :meth:`disable` and the hooks that it draws in, and calls
+    ``super().__init__()`` and ``super().setup(...)``. A Trainer that gets a bar has no default bar.
 
     Example::
 
@@ -48,39 +47,39 @@ class ProgressBar(Callback):
 
     @property
     def trainer(self) -> Trainer:
-        """The Trainer of the run; raises TypeError before the first one."""
+        """The Trainer of the run; raises TypeError before the first run."""
         if self._trainer is None:
-            raise TypeError(f"{type(self).__name__}.trainer is known once a run has begun; this bar has seen none yet.")
+            raise TypeError(f"{type(self).__name__}.trainer is not set before a run begins; use it in a hook.")
         return self._trainer
 
     @property
     def sanity_check_description(self) -> str:
-        """What stands before the bar of the sanity check."""
+        """The text before the bar of the sanity check."""
         return "Sanity Checking"
 
     @property
     def train_description(self) -> str:
-        """What stands before the training bar until the first epoch begins."""
+        """The text before the training bar until the first epoch begins."""
         return "Training"
 
     @property
     def validation_description(self) -> str:
-        """What stands before the validation bar."""
+        """The text before the validation bar."""
         return "Validation"
 
     @property
     def test_description(self) -> str:
-        """What stands before the test bar."""
+        """The text before the test bar."""
         return "Testing"
 
     @property
     def predict_description(self) -> str:
-        """What stands before the prediction bar."""
+        """The text before the prediction bar."""
         return "Predicting"
 
     @property
     def total_train_batches(self) -> int | float:
-        """Batches of the current training epoch, fewer where ``max_steps`` ends it; inf where nobody knows."""
+        """Number of batches in this training epoch, less if ``max_steps`` ends it; inf if unknown."""
         trainer = self.trainer
         total = trainer.num_training_batches
         if trainer.max_steps is None or trainer.max_steps < 0:
@@ -91,23 +90,23 @@ class ProgressBar(Callback):
 
     @property
     def total_val_batches_current_dataloader(self) -> int | float:
-        """Batches of the validation (or sanity check) loader that runs now; inf where nobody knows."""
+        """Number of batches in the current validation (or sanity check) loader; inf if unknown."""
         trainer = self.trainer
         return self._of_loader(trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches)
 
     @property
     def total_test_batches_current_dataloader(self) -> int | float:
-        """Batches of the test loader that runs now; inf where nobody knows."""
+        """Number of batches in the current test loader; inf if unknown."""
         return self._of_loader(self.trainer.num_test_batches)
 
     @property
     def total_predict_batches_current_dataloader(self) -> int | float:
-        """Batches of the prediction loader that runs now; inf where nobody knows."""
+        """Number of batches in the current prediction loader; inf if unknown."""
         return self._of_loader(self.trainer.num_predict_batches)
 
     @property
     def total_val_batches(self) -> int | float:
-        """Batches of all validation loaders together; 0 in an epoch without validation."""
+        """Number of batches in all validation loaders together; 0 in an epoch without validation."""
         every = self.trainer.check_val_every_n_epoch
         if every is not None and (self.trainer.current_epoch + 1) % every:
             return 0
@@ -117,44 +116,44 @@ class ProgressBar(Callback):
         return _as_list(batches)[self._current_eval_dataloader_idx or 0]
 
     def has_dataloader_changed(self, dataloader_idx: int) -> bool:
-        """Whether an evaluation has come to another loader since the last call; remembers this one."""
+        """Whether ``dataloader_idx`` differs from that of the last call; remembers it for the next call."""
         changed = self._current_eval_dataloader_idx != dataloader_idx
         self._current_eval_dataloader_idx = dataloader_idx
         return changed
 
     def reset_dataloader_idx_tracker(self) -> None:
-        """Make the next evaluation begin with a loader that :meth:`has_dataloader_changed` calls new."""
+        """Forget the last loader, so that :meth:`has_dataloader_changed` returns True in the next call."""
         self._current_eval_dataloader_idx = None
 
     def disable(self) -> None:
-        """Draw nothing from now on; called on every rank but 0, and by what runs short fits of its own."""
-        raise NotImplementedError(f"{type(self).__name__} must say how it is switched off: write disable().")
+        """Stop drawing. Called on every rank except 0, and by code that runs short fits of its own."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement disable(); write that method.")
 
     def enable(self) -> None:
         """Draw again after :meth:`disable`."""
-        raise NotImplementedError(f"{type(self).__name__} must say how it is switched on: write enable().")
+        raise NotImplementedError(f"{type(self).__name__} does not implement enable(); write that method.")
 
     def print(self, *args: Any, **kwargs: Any) -> None:
-        """Print as the builtin does, without tearing the bar; ``trainer.print`` and ``self.print`` come here."""
+        """Print like the builtin, without breaking the bar; ``trainer.print`` and ``self.print`` call it."""
         print(*args, **kwargs)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Remember the Trainer, and be silent on every rank but 0."""
+        """Keep the Trainer, and disable the bar on every rank except 0."""
         self._trainer = trainer
         if not trainer.is_global_zero:
             self.disable()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the run, which a copy of the bar is not a part of."""
+        """Return the state without the Trainer, which does not belong to a copy of the bar."""
         return {**super().__getstate__(), "_trainer": None}
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """What is shown beside the bar, by name; override it to show more, less or something else.
+        """Return the metrics to show beside the bar, by name; override it to show others.
 
-        Called only when the bar is drawn, since reading a metric waits for the device.
+        It is called only when the bar is drawn, since reading a metric waits for the device.
 
         Returns:
-            The loggers' version as ``v_num``, and what was logged with ``prog_bar=True``.
+            The loggers' version as ``v_num``, and the metrics logged with ``prog_bar=True``.
         """
         standard = get_standard_metrics(trainer)
         logged = trainer.progress_bar_metrics
@@ -167,7 +166,7 @@ class ProgressBar(Callback):
 
 
 def get_standard_metrics(trainer: Trainer) -> dict[str, int | str]:
-    """What every bar shows without being asked: ``v_num``, the loggers' version, where there is one."""
+    """Return the metrics that every bar shows: ``v_num``, the loggers' version, if there is one."""
     versions = list(dict.fromkeys(logger.version for logger in trainer.loggers if logger.version not in (None, "")))
     if not versions:
         return {}
@@ -177,7 +176,7 @@ def get_standard_metrics(trainer: Trainer) -> dict[str, int | str]:
 
 
 def batches_text(done: int, total: int | float) -> str:
-    """Batches of how many: "3/10", or "3/--" where nobody knows."""
+    """Return the number of done batches and the total: "3/10", or "3/--" if the total is unknown."""
     return f"{done}/{int(total) if math.isfinite(total) else '--'}"
 
 

@@ -1,8 +1,8 @@
-"""DrawnProgressBar: when a bar is drawn, and what is written where nothing can be drawn.
+"""DrawnProgressBar: decides when a bar is drawn, and writes plain lines to a file or a pipe.
 
-A batch costs a bar one assignment and one look at the clock. Everything else, reading metrics from the
-device included, waits until a redraw is due: at most ten times a second, at most a hundredth of the time,
-and at the end of each epoch that is long enough to be seen.
+A batch costs one assignment and one reading of the clock. Everything else, such as reading metrics from the device,
+waits for the next redraw. Redraws happen at most ten times a second, take at most a hundredth of the time, and
+include the end of each epoch unless epochs are very short.
 """
 
 from __future__ import annotations
@@ -15,71 +15,74 @@ from datetime import timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from leyden.plugin_system.hooks import hookimpl
+from leyden import hookimpl
 from leyden_progress.base import ProgressBar, batches_text
 
 if TYPE_CHECKING:
-    from leyden.module import LightningModule
-    from leyden.trainer import Trainer
+    from leyden import LightningModule, Trainer
 
 FASTEST_REDRAW = 0.1
-"""Seconds between two redraws, at least; faster than that nobody reads."""
+"""The minimum of seconds between two redraws; nobody can read faster."""
 IDLE_PER_DRAW = 100
-"""How many times longer than drawing the wait for the next redraw is, at least; bounds what a slow terminal costs."""
+"""The wait for the next redraw is at least this many times the duration of the last, to limit slow terminals' cost."""
 LINE_EVERY = 300.0
-"""Seconds between two lines of one long epoch, where the output is a file or a pipe."""
+"""Seconds between two lines within a long epoch, if the output is a file or a pipe."""
 
 Stage: TypeAlias = str
-"""Which bar: "sanity", "train", "val", "test" or "predict"."""
+"""The name of a bar: "sanity", "train", "val", "test" or "predict"."""
 
 
 @dataclass
 class Count:
-    """How far one epoch, or one evaluation loader, has come.
+    """The progress of one epoch or one evaluation loader.
 
     Args:
-        stage: Which bar.
-        description: What stands before the bar.
-        total: Batches in all; inf where nobody knows.
-        behind: Batches done before it began, in a run that was interrupted.
+        stage: The name of the bar.
+        description: The text before the bar.
+        total: The number of all batches; inf if unknown.
+        initial: The number of batches done before, in the run that this run resumes.
+
+    Attributes:
+        done: The number of batches done so far, ``initial`` included.
+        since: When counting began, in seconds of :func:`time.monotonic`.
     """
 
     stage: Stage
     description: str
     total: int | float
-    behind: int = 0
+    initial: int = 0
 
     def __post_init__(self) -> None:
-        self.done = self.behind
+        self.done = self.initial
         self.since = monotonic()
 
     @property
     def known_total(self) -> int | None:
-        """The total as rich and tqdm want it: None where nobody knows."""
+        """The total as rich and tqdm expect it: None if unknown."""
         return int(self.total) if math.isfinite(self.total) else None
 
     def __str__(self) -> str:
         elapsed = monotonic() - self.since
-        rate = (self.done - self.behind) / elapsed if elapsed else 0.0
+        rate = (self.done - self.initial) / elapsed if elapsed else 0.0
         duration = timedelta(seconds=int(elapsed))
         return f"{self.description.strip()}: {batches_text(self.done, self.total)} [{duration}, {rate:.2f}it/s]"
 
 
 def metric_texts(metrics: Mapping[str, Any], number_format: str = ".3f") -> list[str]:
-    """Each metric as "name: value"; floats in ``number_format``, anything else as it prints."""
+    """Return each metric as "name: value"; ``number_format`` applies to floats only."""
     return [f"{k}: {v:{number_format}}" if isinstance(v, float) else f"{k}: {v}" for k, v in metrics.items()]
 
 
 class DrawnProgressBar(ProgressBar):
-    """A bar on a terminal or in a notebook; one plain line per epoch and evaluation in a file or a pipe.
+    """Base class of bars that draw on a terminal or in a notebook, and write plain lines to a file or a pipe.
 
-    A subclass *must* write the five methods from :meth:`_open` to :meth:`_close`, and *may* override
+    A subclass *must* implement the five methods from :meth:`_open` to :meth:`_close`, and *may* override
     :meth:`_epoch_description`, :meth:`_loader_description` and :meth:`_write_line`.
 
     Args:
-        every: Batches between two redraws, at least; 0 draws nothing at all.
-        interval: Seconds between two redraws, at least; :data:`FASTEST_REDRAW` where that is more.
-        leave: Leave the bar of each epoch standing, rather than using it again.
+        every: The minimum number of batches between two redraws; 0 draws nothing at all.
+        interval: The minimum of seconds between two redraws; less than :data:`FASTEST_REDRAW` counts as that.
+        leave: Whether the bar of each finished epoch stays visible; otherwise the next epoch uses it again.
     """
 
     def __init__(self, every: int, interval: float, leave: bool) -> None:
@@ -89,29 +92,29 @@ class DrawnProgressBar(ProgressBar):
         self._interval = self._gap = max(interval, FASTEST_REDRAW)
         self._enabled = True
         self._terminal = False
-        self._due = math.inf
+        self._due = math.inf  # when the next redraw or line is due, by monotonic()
         self._train: Count | None = None
         self._evaluation: Count | None = None
 
     @abstractmethod
     def _open(self, stage: Stage) -> bool:
-        """Get ready for a stage, even a disabled one; whether there is a terminal or a notebook to draw on."""
+        """Prepare the bar of a stage, also while disabled; return whether there is a terminal or a notebook."""
 
     @abstractmethod
     def _begin(self, count: Count) -> None:
-        """A new count takes the place of its stage's last one; it is drawn later."""
+        """Replace the count of a stage by a new one, without drawing it yet."""
 
     @abstractmethod
     def _draw(self, metrics: Mapping[str, Any] | None) -> None:
-        """Draw ``self._train`` and ``self._evaluation`` as they are now; ``metrics`` None leaves the last ones."""
+        """Draw ``self._train`` and ``self._evaluation``; with ``metrics`` None the shown metrics do not change."""
 
     @abstractmethod
     def _hide(self, stage: Stage) -> None:
-        """An evaluation inside of a fit is over: its bar goes."""
+        """Remove the bar of an evaluation that ended within a fit."""
 
     @abstractmethod
     def _close(self) -> None:
-        """What is drawn stays, the terminal is as it was before. Called once more when nothing is open."""
+        """Stop drawing and restore the terminal; the drawn bars stay visible. May be called when nothing is open."""
 
     def _epoch_description(self, trainer: Trainer) -> str:
         return f"Epoch {trainer.current_epoch}"
@@ -124,7 +127,7 @@ class DrawnProgressBar(ProgressBar):
 
     @property
     def is_enabled(self) -> bool:
-        """Whether this bar draws: it is switched on and its refresh rate is not 0."""
+        """Whether this bar draws: it is enabled and its refresh rate is not 0."""
         return self._enabled and self._every > 0
 
     @property
@@ -133,7 +136,7 @@ class DrawnProgressBar(ProgressBar):
         return not self.is_enabled
 
     def disable(self) -> None:
-        """Draw nothing from now on."""
+        """Stop drawing."""
         self._enabled = False
         self._due = math.inf
 
@@ -142,10 +145,10 @@ class DrawnProgressBar(ProgressBar):
         self._enabled = True
 
     def refresh(self, hard: bool = False) -> None:
-        """Draw what has been counted, if a redraw is due.
+        """Draw the current counts, if a redraw is due.
 
         Args:
-            hard: Draw even if none is.
+            hard: Whether to draw even if no redraw is due.
         """
         if self._terminal and self.is_enabled and (hard or monotonic() >= self._due):
             self._redraw(None)
@@ -153,13 +156,13 @@ class DrawnProgressBar(ProgressBar):
     # -- training -------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Get ready to draw."""
+        """Prepare the training bar."""
         self._start("train")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin the bar again."""
+        """Begin the bar of the epoch."""
         if self.is_enabled:
-            self._begin_epoch(trainer, behind=0)
+            self._begin_epoch(trainer, initial=0)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -169,8 +172,8 @@ class DrawnProgressBar(ProgressBar):
         if count is None:
             if self.is_disabled:
                 return
-            # A run that goes on in the middle of an epoch has no on_train_epoch_start.
-            count = self._begin_epoch(trainer, behind=batch_idx)
+            # A run that resumes in the middle of an epoch does not call on_train_epoch_start.
+            count = self._begin_epoch(trainer, initial=batch_idx)
         count.done = done = batch_idx + 1
         if (monotonic() >= self._due and done % self._every == 0) or (
             done == count.total and self._worth_drawing(count)
@@ -179,13 +182,13 @@ class DrawnProgressBar(ProgressBar):
 
     @hookimpl(trylast=True)
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the whole epoch, with what the LightningModule logged at its end."""
+        """Draw the finished epoch, with the metrics that the LightningModule logged at its end."""
         count = self._train
         if count is not None and self.is_enabled and (not self._terminal or self._worth_drawing(count)):
             self._redraw(self.get_metrics(trainer, pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show how far it came, and leave that standing."""
+        """Draw the final state, which stays visible."""
         if self._train is not None and self.is_enabled and self._terminal:
             self._redraw(self.get_metrics(trainer, pl_module))
         self._stop()
@@ -193,15 +196,15 @@ class DrawnProgressBar(ProgressBar):
     # -- evaluation -----------------------------------------------------------------------------------
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Get ready to draw."""
+        """Prepare the bar of the sanity check."""
         self._start("sanity")
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the sanity check's bar away."""
+        """Remove the bar of the sanity check."""
         self._end_inner_evaluation()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Get ready to draw."""
+        """Prepare the validation bar."""
         if not trainer.sanity_checking:
             self._start("val")
 
@@ -228,14 +231,14 @@ class DrawnProgressBar(ProgressBar):
         self._count_evaluated(batch_idx + 1)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Inside of a fit take the bar away; else leave it standing."""
+        """Remove the bar if this is within a fit; otherwise leave it visible."""
         if trainer.state.fn == "fit":
             self._end_inner_evaluation()
         else:
             self._end_evaluation()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Get ready to draw."""
+        """Prepare the test bar."""
         self._start("test")
 
     def on_test_batch_start(
@@ -259,11 +262,11 @@ class DrawnProgressBar(ProgressBar):
         self._count_evaluated(batch_idx + 1)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the finished bar standing."""
+        """Draw the finished bar, which stays visible."""
         self._end_evaluation()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Get ready to draw."""
+        """Prepare the prediction bar."""
         self._start("predict")
 
     def on_predict_batch_start(
@@ -287,23 +290,23 @@ class DrawnProgressBar(ProgressBar):
         self._count_evaluated(batch_idx + 1)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the finished bar standing."""
+        """Draw the finished bar, which stays visible."""
         self._end_evaluation()
 
     # -- the end --------------------------------------------------------------------------------------
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Show at which batch it happened and give the terminal back; metrics stay, the device may be gone."""
+        """Draw the batch at which it happened and restore the terminal; read no metrics, the device may be broken."""
         try:
             self.refresh(hard=True)
         finally:
             self._stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the terminal back, whatever happened."""
+        """Restore the terminal, whatever happened."""
         self._stop()
 
-    # -- what all stages share ------------------------------------------------------------------------
+    # -- shared by all stages -------------------------------------------------------------------------
 
     def _start(self, stage: Stage) -> None:
         terminal = self._open(stage)
@@ -312,8 +315,8 @@ class DrawnProgressBar(ProgressBar):
             if self._due == math.inf:
                 self._due = 0.0 if terminal else monotonic() + LINE_EVERY
 
-    def _begin_epoch(self, trainer: Trainer, behind: int) -> Count:
-        self._train = Count("train", self._epoch_description(trainer), self.total_train_batches, behind)
+    def _begin_epoch(self, trainer: Trainer, initial: int) -> Count:
+        self._train = Count("train", self._epoch_description(trainer), self.total_train_batches, initial)
         self._begin_count(self._train)
         return self._train
 
@@ -348,7 +351,7 @@ class DrawnProgressBar(ProgressBar):
         self._stop()
 
     def _worth_drawing(self, count: Count) -> bool:
-        """Whether an epoch's end is drawn: not where epochs follow one another faster than redraws may."""
+        """Whether to draw the end of an epoch: no, if epochs are shorter than the time between redraws."""
         return self._terminal and (self._leave or monotonic() >= min(self._due, count.since + self._gap))
 
     def _redraw(self, metrics: Mapping[str, Any] | None) -> None:

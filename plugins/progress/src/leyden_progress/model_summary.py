@@ -1,31 +1,30 @@
-"""The callbacks that show a model's summary when a fit begins: ModelSummary as text, RichModelSummary in colour."""
+"""Callbacks that show the model's summary when a fit begins: ModelSummary as text, RichModelSummary in colour."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from leyden.callback import Callback
+from leyden.callbacks import Callback
 from leyden.utilities import rank_zero_info
 from leyden_progress.summary import Columns, format_table, format_totals, summarize
 from leyden_progress.summary import ModelSummary as Summary
 
 if TYPE_CHECKING:
-    from leyden.module import LightningModule
-    from leyden.trainer import Trainer
+    from leyden import LightningModule, Trainer
 
 
 RIGHT_JUSTIFIED = ("Params", "FLOPs", "In sizes", "Out sizes")
 
 
 class ModelSummary(Callback):
-    """Logs a table of the model's layers when a fit begins: type, parameters, mode and, given an example, shapes.
+    """Logs a table of the model's layers when a fit begins: type, parameters and mode.
 
-    The model's ``example_input_array``, where it has one, runs through it once for shapes and FLOPs. A
-    summary without a Trainer is ``print(leyden.utilities.model_summary.ModelSummary(model))``.
+    If the model has an ``example_input_array``, it is called with it once, and the table has shapes and FLOPs too.
+    Without a Trainer, use ``print(leyden.utilities.model_summary.ModelSummary(model))``.
 
     Args:
-        max_depth: Levels of nesting to list; -1 lists all, 0 switches the summary off.
-        **summarize_kwargs: Handed to :meth:`summarize`.
+        max_depth: How many levels of nested layers to list; -1 lists all, 0 turns the summary off.
+        **summarize_kwargs: Passed to :meth:`summarize`.
 
     Example::
 
@@ -39,7 +38,7 @@ class ModelSummary(Callback):
         self._summarize_kwargs = summarize_kwargs
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the summary on every rank, since its forward pass may be a collective one, and show it on rank 0."""
+        """Make the summary on every rank, since its forward pass may communicate; show it on rank 0."""
         if not self._max_depth:
             return
         summary = self._summary(trainer, pl_module)
@@ -70,24 +69,24 @@ class ModelSummary(Callback):
         """Show a summary; override it to show it elsewhere.
 
         Args:
-            summary_data: The table: each column's header and cells.
-            total_parameters: The model's parameters.
-            trainable_parameters: Those that require a gradient.
-            model_size: What they take in memory, in megabytes.
-            total_training_modes: How many modules are in mode "train" and in mode "eval".
-            total_flops: Floating-point operations of one forward pass of the example; 0 without one.
-            **summarize_kwargs: What the callback was made with.
+            summary_data: The table: the header and the cells of each column.
+            total_parameters: The number of parameters.
+            trainable_parameters: The number of parameters that require a gradient.
+            model_size: The parameters' memory in megabytes.
+            total_training_modes: The number of modules in mode "train" and in mode "eval".
+            total_flops: Floating-point operations of one forward pass of the example input; 0 without one.
+            **summarize_kwargs: The keyword arguments of the callback's ``__init__``.
         """
         totals = format_totals(total_parameters, trainable_parameters, model_size, total_training_modes, total_flops)
         rank_zero_info("\n" + format_table(summary_data, totals))
 
 
 class RichModelSummary(ModelSummary):
-    """Prints the summary in colour; as plain text into a file or a pipe.
+    """Prints the summary in colour, or as plain text to a file or a pipe.
 
     Args:
-        max_depth: Levels of nesting to list; -1 lists all, 0 switches the summary off.
-        **summarize_kwargs: ``header_style``, the style of the table's header, "bold magenta" by default.
+        max_depth: How many levels of nested layers to list; -1 lists all, 0 turns the summary off.
+        **summarize_kwargs: ``header_style``, the style of the table's header; "bold magenta" by default.
 
     Example::
 
@@ -121,6 +120,6 @@ class RichModelSummary(ModelSummary):
         for row in zip(*(cells for _, cells in summary_data), strict=True):
             table.add_row(*map(Text, row))
         grid = Table.grid(padding=(0, 2))
-        for number, what in totals:
-            grid.add_row(Text(what, style="bold"), number)
+        for number, label in totals:
+            grid.add_row(Text(label, style="bold"), number)
         console.print(table, grid)

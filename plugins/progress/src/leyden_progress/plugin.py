@@ -1,4 +1,4 @@
-"""What this distribution brings: bars and summaries by name, the Trainer's default ones, and the table of results."""
+"""The plugin's hooks: progress bars and summaries by name, the default ones, and the table of results."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from leyden import Component, hookimpl
 
 if TYPE_CHECKING:
-    from leyden.callback import Callback
-    from leyden.trainer import Trainer
+    from leyden import Trainer
+    from leyden.callbacks import Callback
 
 CALLBACKS = {
     "ModelSummary": "model_summary",
@@ -23,7 +23,7 @@ CALLBACKS = {
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """The callbacks, the bar's theme, and the summary that needs no Trainer."""
+    """Provide the callbacks, the bar's theme, and the summary that needs no Trainer."""
     for name, module in CALLBACKS.items():
         yield Component("callback", name, f"leyden_progress.{module}:{name}")
     yield Component("utility", "ModelSummary", "leyden_progress.summary:ModelSummary")
@@ -31,7 +31,7 @@ def leyden_components() -> Iterator[Component]:
 
 @hookimpl
 def leyden_default_callbacks(trainer: Trainer) -> Iterator[Callback]:
-    """A bar and a summary by rich, where the Trainer has none of its own."""
+    """Make a ``RichProgressBar`` and a ``RichModelSummary`` where the Trainer wants them."""
     if trainer.wants("progress_bar"):
         from leyden_progress.rich_bar import RichProgressBar
 
@@ -44,7 +44,7 @@ def leyden_default_callbacks(trainer: Trainer) -> Iterator[Callback]:
 
 @hookimpl(trylast=True)
 def leyden_show_results(trainer: Trainer, stage: str, results: Sequence[Mapping[str, float]]) -> bool:
-    """Print a table, unless nothing was logged."""
+    """Print a table of the results, unless nothing was logged."""
     from leyden_progress.results import results_table
 
     if table := results_table(results, stage):

@@ -1,4 +1,4 @@
-"""The table that a validation or a test ends with, for the terminal."""
+"""The table of results that a validation or a test prints at its end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def results_table(results: Sequence[Mapping[str, Any]], stage: str) -> str:
-    """A table with a row for each metric and a column for each dataloader; "" where there is nothing to show."""
+    """Return a table with a row for each metric and a column for each dataloader; "" if there are no metrics."""
     rows: dict[str, list[str]] = {}
     for column, metrics in enumerate(results):
         for name, value in metrics.items():

@@ -1,4 +1,4 @@
-"""RichProgressBar: the default bar, drawn by rich. rich itself is imported when a bar is first opened."""
+"""RichProgressBar: the default bar, drawn by rich, which is imported only when a bar is first drawn."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn, Task, TaskID
     from rich.style import Style
 
-    from leyden.trainer import Trainer
+    from leyden import Trainer
     from leyden_progress.rich_columns import BatchProgress
 
 
 @dataclass(frozen=True)
 class RichProgressBarTheme:
-    """How the parts of a :class:`RichProgressBar` look; styles as https://rich.readthedocs.io/en/stable/style.html has.
+    """The styles of the parts of a :class:`RichProgressBar`; see https://rich.readthedocs.io/en/stable/style.html.
 
     Args:
-        description: "Epoch 3/9", "Testing" and their like.
-        progress_bar: The part of the bar that is done.
-        progress_bar_finished: A finished bar.
-        progress_bar_pulse: The bar of a loader whose length nobody knows.
-        batch_progress: Batches done and in all.
-        time: Time passed and time to go.
-        processing_speed: Batches per second.
-        metrics: The metrics.
-        metrics_text_delimiter: What stands between two metrics.
-        metrics_format: Format of numbers with a fraction, as for :func:`format`.
+        description: Style of the description, such as "Epoch 3/9" or "Testing".
+        progress_bar: Style of the part of the bar that is done.
+        progress_bar_finished: Style of a finished bar.
+        progress_bar_pulse: Style of the bar of a loader of unknown length.
+        batch_progress: Style of the numbers of done and of all batches.
+        time: Style of the elapsed and the remaining time.
+        processing_speed: Style of the batches per second.
+        metrics: Style of the metrics.
+        metrics_text_delimiter: Text between two metrics.
+        metrics_format: Format of floats, as for :func:`format`.
     """
 
     description: str | Style = ""
@@ -47,16 +47,16 @@ class RichProgressBarTheme:
 
 
 class RichProgressBar(DrawnProgressBar):
-    """A progress bar in colour: one line for the epoch, another while validation runs, metrics beside it.
+    """A progress bar in colour: a line for the epoch with its metrics, and a second line while validation runs.
 
-    It draws from the training loop, with no thread of its own, and never takes more than about a hundredth
-    of the time. In a file or a pipe it writes one plain line per epoch and evaluation.
+    It draws in the training loop, without a thread, and takes at most about a hundredth of the time. To a file or a
+    pipe it writes one plain line per epoch and evaluation.
 
     Args:
-        refresh_rate: Redraws a second, at most; more than ten count as ten. 0 draws nothing.
-        leave: Leave the bar of each epoch standing, rather than using it again.
-        theme: Colours, and the format of metrics.
-        console_kwargs: Arguments of a ``rich.console.Console`` of its own; rich's common one by default.
+        refresh_rate: The maximum number of redraws a second; more than ten count as ten. 0 draws nothing.
+        leave: Whether the bar of each finished epoch stays visible; otherwise the next epoch uses it again.
+        theme: Styles, and the format of metrics.
+        console_kwargs: Arguments for the bar's own ``rich.console.Console``; by default it uses rich's global console.
 
     Example::
 
@@ -82,51 +82,51 @@ class RichProgressBar(DrawnProgressBar):
 
     @property
     def train_progress_bar_id(self) -> TaskID | None:
-        """The training bar's task in :attr:`progress`; None where there is none."""
+        """The training bar's task in :attr:`progress`; None if there is no such bar."""
         return self._tasks.get("train")
 
     @property
     def val_sanity_progress_bar_id(self) -> TaskID | None:
-        """The sanity check's task in :attr:`progress`; None where there is none."""
+        """The sanity check bar's task in :attr:`progress`; None if there is no such bar."""
         return self._tasks.get("sanity")
 
     @property
     def val_progress_bar_id(self) -> TaskID | None:
-        """The validation bar's task in :attr:`progress`; None where there is none."""
+        """The validation bar's task in :attr:`progress`; None if there is no such bar."""
         return self._tasks.get("val")
 
     @property
     def test_progress_bar_id(self) -> TaskID | None:
-        """The test bar's task in :attr:`progress`; None where there is none."""
+        """The test bar's task in :attr:`progress`; None if there is no such bar."""
         return self._tasks.get("test")
 
     @property
     def predict_progress_bar_id(self) -> TaskID | None:
-        """The prediction bar's task in :attr:`progress`; None where there is none."""
+        """The prediction bar's task in :attr:`progress`; None if there is no such bar."""
         return self._tasks.get("predict")
 
     @property
     def train_progress_bar(self) -> Task:
-        """The training bar; KeyError where there is none."""
+        """The training bar; raises KeyError if there is none."""
         return self._task("train")
 
     @property
     def val_sanity_check_bar(self) -> Task:
-        """The sanity check's bar; KeyError where there is none."""
+        """The bar of the sanity check; raises KeyError if there is none."""
         return self._task("sanity")
 
     @property
     def val_progress_bar(self) -> Task:
-        """The validation bar; KeyError where there is none."""
+        """The validation bar; raises KeyError if there is none."""
         return self._task("val")
 
     @property
     def test_progress_bar(self) -> Task:
-        """The test bar; KeyError where there is none."""
+        """The test bar; raises KeyError if there is none."""
         return self._task("test")
 
     def configure_columns(self, trainer: Trainer) -> list[str | ProgressColumn]:
-        """What stands in a line before the metrics; override it for columns of one's own."""
+        """Return the columns before the metrics; override it for your own columns."""
         from rich.progress import TextColumn
 
         from leyden_progress.rich_columns import BatchesColumn, ShrinkingBarColumn, SpeedColumn, TimeColumn
@@ -146,7 +146,7 @@ class RichProgressBar(DrawnProgressBar):
 
     def _epoch_description(self, trainer: Trainer) -> str:
         last = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs - 1}"
-        # As wide as the validation's, so that the columns stand still when it comes and goes.
+        # As wide as the validation's description, so that the columns do not move when its bar appears.
         return f"Epoch {trainer.current_epoch}{last}".ljust(len(self.validation_description))
 
     def _open(self, stage: Stage) -> bool:
@@ -173,16 +173,16 @@ class RichProgressBar(DrawnProgressBar):
             self._close()
             self._open(count.stage)
         assert self.progress is not None
-        # Inside of a fit the bar comes with the first redraw: a short validation does not make the display jump.
+        # Within a fit an evaluation's bar appears at the first redraw, so a short validation does not move the display.
         visible = count.stage == "train" or self.trainer.state.fn != "fit"
-        # A new task each time, since rich can't reset one to a length that nobody knows.
+        # A new task each time, since rich can't reset a task to an unknown length.
         fields = self._task(count.stage).fields if count.stage in self._tasks else {}
         self._hide(count.stage)
-        self.progress.held = True
+        self.progress.paused = True
         self._tasks[count.stage] = self.progress.add_task(
             count.description, total=count.known_total, completed=count.done, visible=visible, **fields
         )
-        self.progress.held = False
+        self.progress.paused = False
 
     def _draw(self, metrics: Mapping[str, Any] | None) -> None:
         assert self.progress is not None

@@ -1,4 +1,4 @@
-"""What the rich bar is made of: its columns, and the display that lays them out. Imports rich."""
+"""The columns of the rich bar and the display that arranges them. This module imports rich."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from rich.text import Text
 from leyden_progress.base import batches_text
 
 LONGEST_BAR, SHORTEST_BAR = 40, 20
-"""Columns of the terminal that a bar takes: as many as there are, and as few as it may have beside metrics."""
+"""The width of a bar in characters: the maximum, and the minimum with metrics beside it."""
 METRICS = "metrics"
-"""The field of a task that holds what its metrics column shows."""
+"""The field of a task that holds the text of the metrics column."""
 
 
 class ShrinkingBarColumn(BarColumn):
-    """A bar that gives way to the columns beside it where the terminal is narrow.
+    """A bar that becomes shorter on a narrow terminal, to leave space for the other columns.
 
     Args:
         complete_style: Style of the part that is done.
-        finished_style: Style of the finished bar.
-        pulse_style: Style of a bar without known length.
+        finished_style: Style of a finished bar.
+        pulse_style: Style of a bar of unknown length.
     """
 
     def __init__(self, complete_style: StyleType, finished_style: StyleType, pulse_style: StyleType) -> None:
@@ -41,34 +41,34 @@ class ShrinkingBarColumn(BarColumn):
 
 
 class StyledColumn(ProgressColumn):
-    """A column of text in one style, never wrapped."""
+    """A column of text in one style, which is never wrapped."""
 
     def __init__(self, style: StyleType) -> None:
         self.style = style
         super().__init__(table_column=Column(no_wrap=True))
 
     def text(self, task: Task) -> str:
-        """What the column says of ``task``."""
+        """Return the column's text for ``task``."""
         raise NotImplementedError
 
     def render(self, task: Task) -> Text:
-        """The text in its style."""
+        """Return the text with its style."""
         return Text(self.text(task), style=self.style)
 
 
 class BatchesColumn(StyledColumn):
-    """Batches done and in all: "45/100"."""
+    """The numbers of done and of all batches: "45/100"."""
 
     def text(self, task: Task) -> str:
-        """Done and total; "--" where nobody knows the total."""
+        """Return both numbers; "--" for an unknown total."""
         return batches_text(int(task.completed), float("inf") if task.total is None else task.total)
 
 
 class TimeColumn(StyledColumn):
-    """Time since the start and time to go: "0:00:03 • 0:00:04"."""
+    """The elapsed and the remaining time: "0:00:03 • 0:00:04"."""
 
     def text(self, task: Task) -> str:
-        """Both as hours, minutes and seconds; dashes where nobody knows."""
+        """Return both as hours, minutes and seconds; dashes if unknown."""
         elapsed = task.finished_time if task.finished else task.elapsed
         return f"{_clock(elapsed)} • {_clock(task.time_remaining)}"
 
@@ -77,7 +77,7 @@ class SpeedColumn(StyledColumn):
     """Batches per second."""
 
     def text(self, task: Task) -> str:
-        """The speed of the last half minute; over all batches where there are too few to tell."""
+        """Return the speed in the last half minute, or over all batches if there are too few."""
         speed = task.finished_speed or task.speed
         if speed is None:
             speed = task.completed / task.elapsed if task.elapsed else 0.0
@@ -85,40 +85,43 @@ class SpeedColumn(StyledColumn):
 
 
 class MetricsColumn(StyledColumn):
-    """What :meth:`ProgressBar.get_metrics` returned."""
+    """The metrics from :meth:`ProgressBar.get_metrics`."""
 
     def text(self, task: Task) -> str:
-        """The task's metrics, joined already."""
+        """Return the task's metrics, which are one text already."""
         return str(task.fields.get(METRICS, ""))
 
 
 class BatchProgress(Progress):
-    """rich's display without its thread, with metrics beside the bar, or below it where they don't fit.
+    """rich's display without its thread, with metrics beside the bar, or below it if they don't fit.
 
     Args:
-        columns: What stands before the metrics.
+        columns: The columns before the metrics.
         metrics_style: Style of the metrics.
-        console: Where to draw.
-        disable: Draw nothing.
+        console: The console to draw on.
+        disable: Whether to draw nothing.
+
+    Attributes:
+        paused: Whether :meth:`refresh` does nothing.
     """
 
     def __init__(
         self, columns: Iterable[str | ProgressColumn], metrics_style: StyleType, console: Console, disable: bool
     ) -> None:
-        self.held = False
+        self.paused = False
         self._console = console
         self._metrics_column = MetricsColumn(metrics_style)
         self._metrics_below = False
-        # Last, since it asks for the renderables already.
+        # Last, since it calls get_renderables already.
         super().__init__(*columns, console=console, auto_refresh=False, disable=disable)
 
     def refresh(self) -> None:
-        """Draw, unless :attr:`held`: rich draws on every change of a task, and a change is not always worth it."""
-        if not self.held:
+        """Draw, unless :attr:`paused`. rich calls it on every change of a task, even one that need not be drawn."""
+        if not self.paused:
             super().refresh()
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """The table of tasks and, once they were too long for it, the metrics."""
+        """Yield the table of tasks, and the metrics below it once they were too long to fit beside the bar."""
         shown = [task for task in self.tasks if task.visible and task.fields.get(METRICS)]
         if shown and not self._metrics_below:
             table = self._table_with_metrics()
@@ -127,7 +130,7 @@ class BatchProgress(Progress):
             if wanted - LONGEST_BAR + SHORTEST_BAR <= options.max_width:
                 yield table
                 return
-            # For good: a display that changes its height with each digit of a metric can't be read.
+            # This is permanent, since a display whose height changes with each digit of a metric can't be read.
             self._metrics_below = True
         yield self.make_tasks_table(self.tasks)
         for task in shown:

@@ -1,7 +1,7 @@
-"""ModelSummary: what a model consists of, layer by layer, with or without a Trainer.
+"""ModelSummary: a table of a model's layers, with or without a Trainer.
 
-``print(ModelSummary(model, max_depth=-1))`` is all; the callbacks in :mod:`leyden_progress.model_summary`
-print one when a fit begins.
+``print(ModelSummary(model, max_depth=-1))`` prints it; the callbacks in :mod:`leyden_progress.model_summary` show it
+when a fit begins.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from leyden.data.transfer import transfer_function
-from leyden.mixins.hooks import DataHooks
+from leyden import LightningModule
+from leyden.plugins import transfer_function
 from leyden.utilities import rank_zero_warn
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.rng import isolate_rng
 
 if TYPE_CHECKING:
-    from leyden.trainer import Trainer
+    from leyden import Trainer
 
 UNITS = " KMBT"
 UNKNOWN = "?"
 NOT_APPLICABLE = "n/a"
 
 Size = list[Any] | str
-"""The shape of one tensor as a list, a list of those for several tensors, or "?" where it isn't known."""
+"""The shape of one tensor as a list, a list of shapes for several tensors, or "?" if unknown."""
 Columns = list[tuple[str, list[str]]]
-"""A table: each column's header and cells."""
+"""A table: the header and the cells of each column."""
 
 
 @dataclass
@@ -41,9 +41,9 @@ class LayerSummary:
 
     Args:
         module: The layer.
-        in_size: Shape of its input.
-        out_size: Shape of its output.
-        flop_counts: Floating-point operations of one forward pass, by PyTorch operator.
+        in_size: The shape of the layer's input.
+        out_size: The shape of the layer's output.
+        flop_counts: The layer's floating-point operations in one forward pass, by PyTorch operator.
     """
 
     module: nn.Module
@@ -53,31 +53,31 @@ class LayerSummary:
 
     @property
     def layer_type(self) -> str:
-        """The name of its class."""
+        """The name of the layer's class."""
         return type(self.module).__name__
 
     @property
     def num_parameters(self) -> int:
-        """Its parameters, those of its own layers included, each counted once."""
+        """Number of the layer's parameters, nested layers included; each is counted once."""
         return count_parameters(self.module.parameters())
 
     @property
     def training(self) -> bool:
-        """Whether it is in training mode."""
+        """Whether the layer is in training mode."""
         return self.module.training
 
 
 class ModelSummary:
-    """A table of a model's layers: type, parameters, mode and, given an example input, shapes and FLOPs.
+    """A table of a model's layers: type, parameters, mode and, with an example input, shapes and FLOPs.
 
-    A model that has an ``example_input_array`` (a tensor, a list or tuple of positional or a dict of keyword
-    arguments) is called with it once, in evaluation mode and without gradients; random states, modes and
-    hooks are afterwards what they were. Lazy parameters are initialised by that call; without it they count
-    as 0 and a warning says so. A parameter that several layers share counts once in the totals.
+    If the model has an ``example_input_array``, it is called with it once, in evaluation mode and without gradients.
+    The example is a tensor, a list or tuple of positional arguments, or a dict of keyword arguments. Random states,
+    modes and hooks are restored afterwards. The call initialises lazy parameters; without it they count as 0, with a
+    warning. A parameter that several layers share counts once in the totals.
 
     Args:
-        model: A LightningModule or any module.
-        max_depth: Levels of nesting to list; 0 lists no layer, -1 all.
+        model: A LightningModule or any other module.
+        max_depth: How many levels of nested layers to list; 0 lists no layer, -1 all.
 
     Raises:
         ValueError: ``max_depth`` is less than -1.
@@ -98,32 +98,32 @@ class ModelSummary:
         if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
             rank_zero_warn(
                 f"{type(model).__name__} has lazy parameters, which count as 0 in its summary; "
-                "set self.example_input_array to have them counted."
+                "set self.example_input_array so that they are counted."
             )
 
     @property
     def layer_names(self) -> list[str]:
-        """The layers' names, as ``named_modules`` has them."""
+        """The layers' names, as in ``named_modules``."""
         return list(self._layers)
 
     @property
     def layer_types(self) -> list[str]:
-        """The layers' classes."""
+        """The names of the layers' classes."""
         return [layer.layer_type for layer in self._layers.values()]
 
     @property
     def in_sizes(self) -> list[Size]:
-        """The shapes of the layers' inputs; "?" where no example ran through."""
+        """The shapes of the layers' inputs; "?" without an example input."""
         return [layer.in_size for layer in self._layers.values()]
 
     @property
     def out_sizes(self) -> list[Size]:
-        """The shapes of the layers' outputs; "?" where no example ran through."""
+        """The shapes of the layers' outputs; "?" without an example input."""
         return [layer.out_size for layer in self._layers.values()]
 
     @property
     def param_nums(self) -> list[int]:
-        """The layers' parameters."""
+        """The number of parameters of each layer."""
         return [layer.num_parameters for layer in self._layers.values()]
 
     @property
@@ -133,40 +133,40 @@ class ModelSummary:
 
     @property
     def total_training_modes(self) -> dict[str, int]:
-        """How many modules below the model are in mode "train" and in mode "eval", at any depth."""
+        """The numbers of submodules, at any depth, in mode "train" and in mode "eval"."""
         modes = [module.training for module in self._model.modules()][1:]
         return {"train": modes.count(True), "eval": modes.count(False)}
 
     @property
     def total_parameters(self) -> int:
-        """The model's parameters, each counted once."""
+        """The number of the model's parameters; each is counted once."""
         return count_parameters(self._model.parameters())
 
     @property
     def trainable_parameters(self) -> int:
-        """Those that require a gradient."""
+        """The number of parameters that require a gradient."""
         return count_parameters(parameter for parameter in self._model.parameters() if parameter.requires_grad)
 
     @property
     def total_layer_params(self) -> int:
-        """The parameters of all listed layers, each counted once."""
+        """The number of parameters in all listed layers; each is counted once."""
         listed = {id(p): p for layer in self._layers.values() for p in layer.module.parameters()}
         return count_parameters(listed.values())
 
     @property
     def model_size(self) -> float:
-        """What the parameters take in memory, in megabytes (1e6 bytes), by their real number formats."""
+        """The parameters' memory in megabytes (1e6 bytes), by their actual dtypes."""
         known = (p for p in self._model.parameters() if not isinstance(p, UninitializedParameter))
         return sum(p.numel() * p.element_size() for p in known) * 1e-6
 
     @property
     def total_flops(self) -> int:
-        """Floating-point operations of one forward pass of the example; 0 where there is none."""
+        """Floating-point operations of one forward pass of the example input; 0 without one."""
         return self._total_flops
 
     @property
     def flop_counts(self) -> dict[str, dict[Any, int]]:
-        """Each layer's floating-point operations in one forward pass of the example, by PyTorch operator."""
+        """Each layer's floating-point operations in one forward pass of the example input, by PyTorch operator."""
         return {name: layer.flop_counts for name, layer in self._layers.items()}
 
     @property
@@ -174,7 +174,7 @@ class ModelSummary:
         return getattr(self._model, "example_input_array", None) is not None
 
     def columns(self) -> Columns:
-        """The table, a row for each layer and one for parameters that belong to no listed layer."""
+        """Return the table, with a row for each layer and one for parameters that belong to no listed layer."""
         layers = self._layers.values()
         table: Columns = [
             (" ", [str(row) for row in range(len(layers))]),
@@ -195,7 +195,7 @@ class ModelSummary:
         return table
 
     def totals(self) -> list[tuple[str, str]]:
-        """Each total as a number for people and what it is the number of."""
+        """Return each total as a readable number and its label."""
         return format_totals(
             self.total_parameters,
             self.trainable_parameters,
@@ -210,8 +210,8 @@ class ModelSummary:
     __repr__ = __str__
 
     def _run_example(self) -> None:
-        """Call the model with its example, and note what comes by."""
-        from torch.utils.flop_counter import FlopCounterMode  # 50 ms, and only for those who have an example
+        """Call the model with its example input; keep the shapes and FLOPs of each layer."""
+        from torch.utils.flop_counter import FlopCounterMode  # imported here, since it takes 50 ms
 
         model, trainer = self._model, _running_trainer(self._model)
         example = _on_device(model, trainer)
@@ -232,11 +232,11 @@ class ModelSummary:
 
     @contextmanager
     def _noting_sizes(self) -> Iterator[None]:
-        """Note the shapes of each layer's first call inside of the block."""
+        """Keep the shapes of each layer's first call in the block."""
         handles = [
             layer.module.register_forward_hook(partial(_note_sizes, layer), with_kwargs=True)
             for layer in self._layers.values()
-            if not isinstance(layer.module, torch.jit.ScriptModule)  # these take no hook
+            if not isinstance(layer.module, torch.jit.ScriptModule)  # script modules take no such hook
         ]
         try:
             yield
@@ -246,17 +246,17 @@ class ModelSummary:
 
 
 def summarize(lightning_module: nn.Module, max_depth: int = 1) -> ModelSummary:
-    """The summary of a module; see :class:`ModelSummary` for the arguments."""
+    """Return the summary of a module; see :class:`ModelSummary` for the arguments."""
     return ModelSummary(lightning_module, max_depth)
 
 
 def count_parameters(parameters: Iterable[Tensor]) -> int:
-    """Elements in all; those of lazy parameters are not known yet and count as 0."""
+    """Return the total number of elements; lazy parameters, whose shape is unknown, count as 0."""
     return sum(p.numel() for p in parameters if not isinstance(p, UninitializedParameter))
 
 
 def human_readable_count(number: int) -> str:
-    """A number of at most four digits and its unit: "132 K", "2.6 M", "5,000 T"; "123  " below a thousand."""
+    """Return a number with at most four digits and a unit: "132 K", "2.6 M", "5,000 T"; "123  " below a thousand."""
     shortened, unit = float(number), 0
     while shortened >= 1000 and unit < len(UNITS) - 1:
         shortened, unit = shortened / 1000, unit + 1
@@ -270,7 +270,7 @@ def format_totals(
     total_training_modes: dict[str, int],
     total_flops: int,
 ) -> list[tuple[str, str]]:
-    """Each total as a number for people and what it is the number of; FLOPs only where some were counted."""
+    """Return each total as a readable number and its label; FLOPs are left out if they are 0."""
     totals = [
         (human_readable_count(trainable_parameters), "Trainable params"),
         (human_readable_count(total_parameters - trainable_parameters), "Non-trainable params"),
@@ -283,12 +283,12 @@ def format_totals(
 
 
 def format_table(columns: Columns, totals: list[tuple[str, str]]) -> str:
-    """The table and the totals below it, as plain text."""
+    """Return the table, with the totals below it, as plain text."""
     widths = [max(len(text) for text in (header, *cells)) for header, cells in columns]
     rows = [[header for header, _ in columns], *zip(*(cells for _, cells in columns), strict=True)]
     lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     rule = "-" * max(len(line) for line in lines)
-    return "\n".join([lines[0], rule, *lines[1:], rule, *(number.ljust(10) + what for number, what in totals)])
+    return "\n".join([lines[0], rule, *lines[1:], rule, *(number.ljust(10) + label for number, label in totals)])
 
 
 def _running_trainer(model: nn.Module) -> Trainer | None:
@@ -297,12 +297,12 @@ def _running_trainer(model: nn.Module) -> Trainer | None:
 
 
 def _on_device(model: nn.Module, trainer: Trainer | None) -> Any:
-    """The example where the model is, as a batch comes there."""
+    """Return the example input on the model's device, moved there as a batch would be."""
     example = model.example_input_array
     if trainer is not None:
         return transfer_function(trainer.run, 0)(example)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    if not isinstance(model, DataHooks):
+    if not isinstance(model, LightningModule):
         return move_data_to_device(example, device)
     example = model.on_before_batch_transfer(example, 0)
     return model.on_after_batch_transfer(model.transfer_batch_to_device(example, device, 0), 0)
@@ -310,7 +310,7 @@ def _on_device(model: nn.Module, trainer: Trainer | None) -> Any:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module into evaluation mode, and back into its own."""
+    """Put every module into evaluation mode in the block; restore its own mode afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -19,22 +19,22 @@ NUMBER_WIDTH = 5
 
 
 class Tqdm(tqdm):  # type: ignore[misc]
-    """tqdm with numbers of one width, so that the bar does not twitch, and without tqdm's watching thread.
+    """tqdm with numbers of a fixed width, so that the bar does not move, and without tqdm's monitor thread.
 
     Attributes:
-        held: Whether :meth:`refresh` does nothing; tqdm draws on every change, and a change is not always worth it.
+        paused: Whether :meth:`refresh` does nothing. tqdm calls it on every change, even one that need not be drawn.
     """
 
     monitor_interval = 0
-    held = False
+    paused = False
 
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
-        """Draw, unless :attr:`held`."""
-        return None if self.held else super().refresh(*args, **kwargs)
+        """Draw, unless :attr:`paused`."""
+        return None if self.paused else super().refresh(*args, **kwargs)
 
     @staticmethod
     def format_num(n: float | str) -> str:
-        """A number as tqdm shortens it, filled up with zeros behind the point: "0.500" for 0.5."""
+        """Return a number as tqdm shortens it, with zeros added after the decimal point: "0.500" for 0.5."""
         text = n if isinstance(n, str) else str(tqdm.format_num(n))
         if isinstance(n, int) or "e" in text or len(text) >= NUMBER_WIDTH:
             return text
@@ -46,15 +46,15 @@ class Tqdm(tqdm):  # type: ignore[misc]
 
 
 class TQDMProgressBar(DrawnProgressBar):
-    """A progress bar by tqdm, on standard output: one for the epoch and one below it while validation runs.
+    """A progress bar by tqdm on standard output: a line for the epoch, and a second line while validation runs.
 
-    In a file or a pipe it writes one plain line per epoch and evaluation.
+    To a file or a pipe it writes one plain line per epoch and evaluation.
 
     Args:
-        refresh_rate: Batches between two redraws, at least, of which there are ten a second at most.
-            0 draws nothing. The environment's ``TQDM_MINITERS`` is used where that is more.
-        process_position: Lines to leave free above, for bars of one's own.
-        leave: Leave the bar of each epoch standing, rather than using it again.
+        refresh_rate: The minimum number of batches between two redraws; there are at most ten redraws a second.
+            0 draws nothing. The environment variable ``TQDM_MINITERS`` is used instead if it is larger.
+        process_position: Half the number of lines to leave free above, for your own bars.
+        leave: Whether the bar of each finished epoch stays visible; otherwise the next epoch uses it again.
 
     Example::
 
@@ -78,17 +78,17 @@ class TQDMProgressBar(DrawnProgressBar):
 
     @property
     def refresh_rate(self) -> int:
-        """Batches between two redraws, at least."""
+        """The minimum number of batches between two redraws."""
         return self._every
 
     @property
     def process_position(self) -> int:
-        """Lines left free above."""
+        """Half the number of lines left free above."""
         return self._process_position
 
     @property
     def train_progress_bar(self) -> tqdm:
-        """The training bar; TypeError where there is none."""
+        """The training bar; raises TypeError if there is none."""
         return self._bar("train")
 
     @train_progress_bar.setter
@@ -97,7 +97,7 @@ class TQDMProgressBar(DrawnProgressBar):
 
     @property
     def val_progress_bar(self) -> tqdm:
-        """The bar of the validation or the sanity check; TypeError where there is none."""
+        """The bar of the validation or the sanity check; raises TypeError if there is none."""
         return self._bar("sanity" if "sanity" in self._bars else "val")
 
     @val_progress_bar.setter
@@ -106,7 +106,7 @@ class TQDMProgressBar(DrawnProgressBar):
 
     @property
     def test_progress_bar(self) -> tqdm:
-        """The test bar; TypeError where there is none."""
+        """The test bar; raises TypeError if there is none."""
         return self._bar("test")
 
     @test_progress_bar.setter
@@ -115,7 +115,7 @@ class TQDMProgressBar(DrawnProgressBar):
 
     @property
     def predict_progress_bar(self) -> tqdm:
-        """The prediction bar; TypeError where there is none."""
+        """The prediction bar; raises TypeError if there is none."""
         return self._bar("predict")
 
     @predict_progress_bar.setter
@@ -123,28 +123,28 @@ class TQDMProgressBar(DrawnProgressBar):
         self._bars["predict"] = bar
 
     def init_sanity_tqdm(self) -> tqdm:
-        """The sanity check's bar; override it for another one."""
+        """Make the bar of the sanity check; override it to change the bar."""
         return self._new_bar(self.sanity_check_description, leave=False)
 
     def init_train_tqdm(self) -> tqdm:
-        """The training bar; override it for another one."""
+        """Make the training bar; override it to change the bar."""
         return self._new_bar(self.train_description, leave=True, smoothing=0)
 
     def init_validation_tqdm(self) -> tqdm:
-        """The validation bar; override it for another one."""
+        """Make the validation bar; override it to change the bar."""
         inner = self.trainer.state.fn == "fit"
         return self._new_bar(self.validation_description, leave=not inner, line=int(inner))
 
     def init_test_tqdm(self) -> tqdm:
-        """The test bar; override it for another one."""
+        """Make the test bar; override it to change the bar."""
         return self._new_bar(self.test_description, leave=True)
 
     def init_predict_tqdm(self) -> tqdm:
-        """The prediction bar; override it for another one."""
+        """Make the prediction bar; override it to change the bar."""
         return self._new_bar(self.predict_description, leave=True, smoothing=0)
 
     def print(self, *args: Any, sep: str = " ", end: str = "\n", **kwargs: Any) -> None:
-        """Print above the bar; as the builtin does where there is none."""
+        """Print above the bar; without a bar, print like the builtin."""
         bar = next((bar for bar in self._bars.values() if not bar.disable), None)
         if bar is None:
             print(*args, sep=sep, end=end, **kwargs)
@@ -169,7 +169,7 @@ class TQDMProgressBar(DrawnProgressBar):
 
     def _bar(self, stage: Stage) -> tqdm:
         if stage not in self._bars:
-            raise TypeError(f"{type(self).__name__} has no {stage} bar now; it has one while that stage runs.")
+            raise TypeError(f"{type(self).__name__} has no {stage} bar now; use it only while that stage runs.")
         return self._bars[stage]
 
     def _loader_description(self, description: str, dataloader_idx: int, loaders: int) -> str:
@@ -192,12 +192,12 @@ class TQDMProgressBar(DrawnProgressBar):
             self._hide("train")
             self._open("train")
         bar = self._bars[count.stage]
-        bar.held = True
+        bar.paused = True
         bar.set_description(count.description)
         bar.total = count.known_total
         bar.reset(count.known_total)
         bar.n = bar.initial = count.done
-        bar.held = False
+        bar.paused = False
 
     def _draw(self, metrics: Mapping[str, Any] | None) -> None:
         for count in (self._train, self._evaluation):

@@ -1,1 +1,1 @@
-"""Ways of seeding what datasets draw, for Leyden."""
+"""Seeds the random numbers that datasets draw, for Leyden."""

@@ -1,4 +1,4 @@
-"""What leyden-seeding brings to Leyden."""
+"""The plugin of leyden-seeding: provides the way of seeding "sample" and applies it to loaders."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from leyden import Component, hookimpl
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """The way of seeding by sample, for which ``seed_everything`` looks by its name."""
+    """Provide seeding by sample; ``seed_everything(workers="sample")`` finds it by this name."""
     yield Component("worker_seeding", "sample", "leyden_seeding.samples:SampleSeeded")
 
 
 @hookimpl(wrapper=True)
 def leyden_prepare_loader() -> Generator[None, Any, Any]:
-    """Seed by sample, where ``seed_everything(seed, workers="sample")`` was called in this process or its parent."""
+    """Seed by sample if ``seed_everything(seed, workers="sample")`` was called in this process or its parent."""
     loader = yield
     if os.environ.get("PL_SEED_WORKERS") != "sample":
         return loader

@@ -1,4 +1,4 @@
-"""Random augmentation that depends on the sample alone, for ``seed_everything(seed, workers="sample")``."""
+"""Random augmentation that depends only on the sample, for ``seed_everything(seed, workers="sample")``."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from leyden.data.samplers import copy_with
+from leyden.plugins import copy_with
 from leyden.utilities import rank_zero_warn
 from leyden.utilities.rng import isolate_rng, seed_host
 
 
 class SampleSeeded(Dataset[Any]):
-    """A dataset that draws the same random numbers for a sample in an epoch whoever loads it.
+    """A dataset that draws the same random numbers for a sample in an epoch, whichever process loads it.
 
-    Before each item Python's, numpy's and PyTorch's generators of the host are seeded from seed, epoch and index,
-    so that the number of workers, of processes and of batches before does not matter. In the main process their
-    states are put back afterwards.
+    Before each item the CPU's generators of Python, NumPy and PyTorch are seeded with seed, epoch and index. The
+    numbers of workers, processes and earlier batches therefore do not matter. In the main process the generators'
+    states are restored afterwards.
 
     Args:
-        dataset: The user's map-style dataset; its attributes are this one's.
+        dataset: The user's map-style dataset; its attributes can be read from this one too.
         seed: The seed of ``seed_everything``.
 
     Attributes:
-        epoch: The running epoch, in memory that workers share.
+        epoch: The current epoch, in memory that is shared with the workers.
     """
 
     def __init__(self, dataset: Any, seed: int) -> None:
@@ -45,34 +45,38 @@ class SampleSeeded(Dataset[Any]):
             return self.dataset[index]
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other numbers from now on, here and in the workers; the user's dataset is told if it has this method."""
+        """Set the epoch here and in the workers, and in the user's dataset if it has this method.
+
+        Args:
+            epoch: The epoch, from 0.
+        """
         self.epoch.fill_(epoch)
         tell = getattr(self.dataset, "set_epoch", None)
         if callable(tell):
             tell(epoch)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # __getitems__ would load a batch of samples at once, past __getitem__
+        if name.startswith("__"):  # __getitems__ would load a batch of samples at once, without this __getitem__
             raise AttributeError(name)
         return getattr(self.__dict__["dataset"], name)
 
 
 def seeded(loader: Any, seed: int) -> Any:
-    """A copy of a DataLoader whose dataset is seeded by sample.
+    """Return a copy of a DataLoader whose dataset is seeded by sample.
 
     Args:
-        loader: A loader; one that is no DataLoader has no dataset to seed.
+        loader: A loader of any type.
         seed: The seed of ``seed_everything``.
 
     Returns:
-        The copy, or the loader itself where it has no index to seed by; a warning says so of an iterable dataset.
+        The copy; the loader itself if it is not a DataLoader, or if its dataset is iterable. The latter has a warning.
     """
     if not isinstance(loader, DataLoader):
         return loader
     if isinstance(loader.dataset, IterableDataset):
         rank_zero_warn(
             f'seed_everything(workers="sample"): a {type(loader.dataset).__name__} is iterable and has no sample '
-            "index, so what it draws depends on its worker."
+            "index, so its random numbers depend on the worker; use a map-style dataset to avoid that."
         )
         return loader
     return copy_with(loader, dataset=SampleSeeded(loader.dataset, seed))

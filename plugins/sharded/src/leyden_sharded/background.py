@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from leyden.interfaces.checkpoint_io import CheckpointIO
+from leyden.plugins import CheckpointIO
 
 
 class Background:

@@ -19,8 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import Module
 from torch.utils._pytree import tree_map_only
 
-from leyden.checkpoint.contents import OWN_KEY
-from leyden.checkpoint.file import TorchCheckpointIO
+from leyden.plugins import CHECKPOINT_KEY, TorchCheckpointIO
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.storage import is_remote
@@ -47,11 +46,11 @@ def load_directory(
     checkpoint, shards = directory.open_directory(path, weights_only)
     damages = shards.damaged(slice(strategy.global_rank, None, strategy.world_size))
     directory.refuse_damaged(path, chain.from_iterable(strategy.all_gather_object(damages)))
-    ranks = checkpoint.get(OWN_KEY, {}).get("ranks", [])
+    ranks = checkpoint.get(CHECKPOINT_KEY, {}).get("ranks", [])
     if strategy.global_rank < len(ranks):
         ranks[strategy.global_rank] = directory.put_back(ranks[strategy.global_rank], shards)
     stored = directory.put_back if reads_all else _stored
-    return {key: value if key == OWN_KEY else stored(value, shards) for key, value in checkpoint.items()}
+    return {key: value if key == CHECKPOINT_KEY else stored(value, shards) for key, value in checkpoint.items()}
 
 
 def _stored(value: Any, shards: Shards) -> Any:
@@ -161,7 +160,7 @@ class ShardedCheckpoints(ParallelStrategy):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
         """Write a checkpoint of the kind ``state_dict_type``; called by all processes."""
         is_sharded = self.state_dict_type == "sharded"
-        ranks = checkpoint.get(OWN_KEY, {}).get("ranks")
+        ranks = checkpoint.get(CHECKPOINT_KEY, {}).get("ranks")
         gradients = self._add_gradients(ranks, is_sharded) if ranks else {}
         if is_sharded:
             return self._save_shards(checkpoint, gradients, path, storage_options)

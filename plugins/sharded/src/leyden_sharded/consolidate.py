@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from leyden.checkpoint.file import TorchCheckpointIO
+from leyden.plugins import TorchCheckpointIO
 from leyden.utilities.exceptions import CheckpointCorruptedError, MisconfigurationException
 from leyden.utilities.storage import local_path
 from leyden_sharded import directory

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from leyden.checkpoint.file import TorchCheckpointIO
+from leyden.plugins import TorchCheckpointIO
 from leyden.utilities.exceptions import CheckpointCorruptedError
 from leyden.utilities.storage import flush_directory, is_remote, local_path
 

@@ -16,11 +16,10 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy
 from torch.nn import Module
 
-from leyden.checkpoint.contents import OWN_KEY
-from leyden.interfaces.precision import Precision
+from leyden.plugins import CHECKPOINT_KEY, Precision
 from leyden.utilities.empty_init import EmptyInit
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.overriding import is_overridden
+from leyden.utilities.objects import is_overridden
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from leyden_sharded import gradients
 from leyden_sharded.checkpoints import ShardedCheckpoints
@@ -281,7 +280,7 @@ class FSDPStrategy(ShardedCheckpoints):
     def load_checkpoint(self, path: str, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint of either kind, and keep this process's gradients until training begins."""
         checkpoint = super().load_checkpoint(path, weights_only)
-        ranks = checkpoint.get(OWN_KEY, {}).get("ranks", [])
+        ranks = checkpoint.get(CHECKPOINT_KEY, {}).get("ranks", [])
         self._gradients = {}
         if len(ranks) == self.world_size:
             own = ranks[self.global_rank]

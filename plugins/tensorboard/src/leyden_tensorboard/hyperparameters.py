@@ -1,4 +1,4 @@
-"""Hyperparameters as TensorBoard's HPARAMS tab takes them: a flat mapping to booleans, numbers and texts."""
+"""Converts hyperparameters for TensorBoard's HPARAMS tab, to a flat mapping of booleans, numbers and strings."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from leyden.interfaces.logger import flatten_params
+from leyden.loggers import flatten_params
 
 
 def as_plain_scalars(params: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
-    """Nested mappings, Namespaces and dataclasses as ``outer/inner``; all that is no scalar as its text."""
+    """Flatten nested mappings, Namespaces and dataclasses to ``outer/inner``; values other than scalars become text."""
     return {name: _scalar(value) for name, value in flatten_params(_open(params)).items()}
 
 
 def _open(value: Any) -> Any:
-    """``value`` with the dataclasses and the lists of mappings in it turned into mappings, which can be flattened."""
+    """Turn dataclasses, Namespaces and lists of mappings within ``value`` into mappings, which can be flattened."""
     if is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
     elif type(value).__name__ == "Namespace":
@@ -26,6 +26,6 @@ def _open(value: Any) -> Any:
 
 
 def _scalar(value: Any) -> bool | int | float | str:
-    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a number of numpy's or PyTorch's
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a scalar of NumPy or PyTorch
         value = value.item()
     return value if type(value) in (bool, int, float, str) else str(value)

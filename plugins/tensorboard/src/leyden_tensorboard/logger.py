@@ -1,4 +1,4 @@
-"""The TensorBoard logger, through PyTorch's own SummaryWriter."""
+"""The TensorBoard logger, which uses PyTorch's SummaryWriter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from leyden.interfaces.logger import as_mapping, rank_zero_experiment
+from leyden.loggers import as_mapping, rank_zero_experiment
 from leyden.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from leyden_logfiles.hparams import save_hparams
 from leyden_logfiles.run_directory import RunDirectoryLogger
@@ -28,20 +28,20 @@ MAX_SECONDS = 5.0
 class TensorBoardLogger(RunDirectoryLogger):
     """Writes TensorBoard event files to ``save_dir/name/version`` and hyperparameters to ``hparams.yaml`` there.
 
-    The directory is made with the first thing that is logged. Scalars wait until there are ``max_queue`` rows
-    (200 by default), or five seconds (fewer with a smaller ``flush_secs``) have passed when the next row comes, or
-    a checkpoint is saved, :attr:`experiment` is asked for, or the run ends.
+    The directory is created when something is first logged. Scalars are queued; the queue is given to the writer when
+    it has ``max_queue`` rows (200 by default), when a row comes five seconds after the last time (earlier with a
+    smaller ``flush_secs``), when a checkpoint is saved, when :attr:`experiment` is used, and when the run ends.
 
     Args:
-        save_dir: Directory of all experiments, a path or a URL that TensorBoard can write to.
-        name: The experiment, a directory in ``save_dir``; None or "" for none of its own.
-        version: The run, a directory in that of the experiment: an int n stands for ``version_n``, a string
-            for itself. By default the first free number.
-        log_graph: Whether to record the model's graph; the model needs an ``example_input_array``.
-        default_hp_metric: Whether hyperparameters that are logged without a metric get one named
-            ``hp_metric``, of -1; without a metric TensorBoard does not show them.
-        prefix: Put before the names of all metrics, with a hyphen.
-        sub_dir: A directory in that of the run, for the files of this logger.
+        save_dir: The directory of all experiments, a path or a URL that TensorBoard can write to.
+        name: The experiment's name, a directory in ``save_dir``; with None or "" the runs are in ``save_dir`` itself.
+        version: The run's name, a directory in the experiment's: an int n means ``version_n``, a string is used
+            unchanged. The default is the first unused number.
+        log_graph: Whether to log the model's graph; the model needs an ``example_input_array``.
+        default_hp_metric: Whether hyperparameters that are logged without a metric get the metric ``hp_metric`` with
+            the value -1; TensorBoard does not show hyperparameters without a metric.
+        prefix: Text to put before the names of all metrics, followed by a hyphen.
+        sub_dir: A directory within the run's directory, for the files of this logger.
         kwargs: Arguments of ``torch.utils.tensorboard.SummaryWriter``.
 
     Example::
@@ -72,7 +72,7 @@ class TensorBoardLogger(RunDirectoryLogger):
 
     @property
     def sub_dir(self) -> str | None:
-        """The directory in that of the run for the files of this logger."""
+        """The directory within the run's directory for the files of this logger; None if there is none."""
         return self._sub_dir
 
     @property
@@ -83,38 +83,38 @@ class TensorBoardLogger(RunDirectoryLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> SummaryWriter:
-        """The SummaryWriter: images, histograms, text and whatever else it can write.
+        """The SummaryWriter, for images, histograms, text and everything else that it can write.
 
         Example::
 
             self.logger.experiment.add_histogram("weights", self.layer.weight, self.global_step)
         """
-        self._queue().hand_over()  # what the caller writes now comes after what has been logged
+        self._queue().hand_over()  # so that the caller's events come after those logged before
         assert self._experiment is not None
         return self._experiment
 
     def _queue(self) -> ScalarQueue:
-        """The way of scalars into the event file, which is opened here."""
+        """Return the queue of scalars; the first call makes it and opens the event file."""
         if self._scalars is None:
             from torch.utils.tensorboard import SummaryWriter
 
             self._experiment = SummaryWriter(log_dir=self.log_dir, **self._kwargs)
             seconds = min(MAX_SECONDS, self._kwargs.get("flush_secs", MAX_SECONDS))
             self._scalars = ScalarQueue(self._experiment, self._kwargs["max_queue"], seconds)
-            weakref.finalize(self, self._scalars.flush)  # at exit too, where nobody finalized the logger
+            weakref.finalize(self, self._scalars.flush)  # also at exit, if finalize() was not called
         return self._scalars
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Record scalars of one step, as one event.
+        """Log the scalars of one step as one event.
 
         Args:
-            metrics: Name to a number, a tensor with one element, or a dict of such, which is drawn as curves
-                in one plot.
-            step: The step; TensorBoard takes none for 0.
+            metrics: The values by name: numbers, tensors with one element, or dicts of these, which TensorBoard
+                draws as curves in one plot.
+            step: The step; TensorBoard shows None as 0.
 
         Raises:
-            ValueError: If a value is none of these.
+            ValueError: A value is none of these.
         """
         scalars: dict[str, float] = {}
         for name, value in self._with_prefix(metrics).items():
@@ -127,14 +127,14 @@ class TensorBoardLogger(RunDirectoryLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
-        """Record hyperparameters in ``hparams.yaml`` and, with a metric, in TensorBoard's HPARAMS tab.
+        """Log hyperparameters to ``hparams.yaml`` and, with a metric, to TensorBoard's HPARAMS tab.
 
-        TensorBoard reads them once in a run, so that metrics known only at the end are best logged then,
-        with ``default_hp_metric=False``.
+        TensorBoard reads them only once in a run. If the metrics are known only at the end, set
+        ``default_hp_metric=False`` and log hyperparameters and metrics then.
 
         Args:
             params: A mapping (possibly nested) or a Namespace.
-            metrics: The results to compare runs by: name to number, or one number named ``hp_metric``.
+            metrics: The results by which to compare runs: numbers by name, or one number, which is named ``hp_metric``.
             step: The step of these metrics.
         """
         params = as_mapping(params)
@@ -150,13 +150,13 @@ class TensorBoardLogger(RunDirectoryLogger):
         from torch.utils.tensorboard.summary import hparams
 
         writer: Any = self.experiment
-        file_writer = writer._get_file_writer()  # writer.add_hparams would make a run of its own for them
+        file_writer = writer._get_file_writer()  # writer.add_hparams would make a separate run for them
         for summary in hparams(as_plain_scalars(params), dict(metrics)):
             file_writer.add_summary(summary, step)
 
     @rank_zero_only
     def log_graph(self, model: Any, input_array: Any = None) -> None:
-        """Record the model's graph, if the logger was made with ``log_graph=True``.
+        """Log the model's graph, if the logger was made with ``log_graph=True``.
 
         Args:
             model: The module.
@@ -168,8 +168,8 @@ class TensorBoardLogger(RunDirectoryLogger):
         inputs = getattr(model, "example_input_array", None) if input_array is None else input_array
         if not isinstance(inputs, (Tensor, tuple)):
             rank_zero_warn(
-                f"The graph is not logged: it is traced with a tensor or a tuple of arguments, but example_input_array "
-                f"is {'not set' if inputs is None else 'of type ' + type(inputs).__name__}."
+                "The graph is not logged: example_input_array must be a tensor or a tuple of arguments, but it is "
+                f"{'not set' if inputs is None else 'of type ' + type(inputs).__name__}."
             )
             return
         if hasattr(model, "transfer_batch_to_device"):
@@ -177,12 +177,12 @@ class TensorBoardLogger(RunDirectoryLogger):
             inputs = model.transfer_batch_to_device(inputs, model.device, 0)
             inputs = model.on_after_batch_transfer(inputs, 0)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the tracer, about itself and about Python values in the model
+            warnings.simplefilter("ignore")  # the tracer warns about itself and about Python values in the model
             self.experiment.add_graph(model, inputs)
 
     @rank_zero_only
     def save(self) -> None:
-        """Write what is pending, and ``hparams.yaml`` where anything has been logged."""
+        """Write the queued scalars and, if anything has been logged, ``hparams.yaml``."""
         if self._scalars is not None:
             self._scalars.flush()
         self._save_hparams()
@@ -197,18 +197,18 @@ class TensorBoardLogger(RunDirectoryLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write everything and close the event file; the logger may be used again and then opens another."""
+        """Write everything and close the event file; if the logger is used again, it opens another file."""
         self.save()
         if self._experiment is not None:
             self._experiment.close()
 
     @rank_zero_only
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        """Write what is pending, so that a run resumed from the checkpoint has all that came before it."""
+        """Write the queued scalars, so that none from before the checkpoint is missing when a run resumes from it."""
         self.save()
 
     def __getstate__(self) -> dict[str, Any]:
-        """The logger without its open file; a copy opens one of its own."""
+        """Return the state without the open file; a copy opens its own."""
         if self._scalars is not None:
             self._scalars.flush()
         return {**self.__dict__, "_experiment": None, "_scalars": None}

@@ -1,4 +1,4 @@
-"""Scalars on their way to a SummaryWriter, handed over many at a time."""
+"""A queue of scalars, which gives them to a SummaryWriter in groups."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ if TYPE_CHECKING:
 
 
 class ScalarQueue:
-    """Keeps rows of scalars and hands them to a writer together, each row as one event.
+    """Keeps rows of scalars and gives them to a writer in groups, with one event for each row.
 
-    A ``SummaryWriter`` gives every scalar an event of its own and wakes its thread for it, and the two threads
-    then wait for each other; handing over many events at a time costs a fraction of that. Values, steps and
-    wall times are the same.
+    A ``SummaryWriter`` makes an event of every scalar and wakes its thread for each, and the two threads then wait
+    for each other. Giving it many events at once costs a fraction of that time. Values, steps and times are the same.
 
     Args:
-        writer: Where the rows go.
-        max_rows: Rows that may wait.
-        max_seconds: Seconds that a row may wait if more rows come after it.
+        writer: The writer.
+        max_rows: The maximum number of queued rows.
+        max_seconds: After this many seconds the next row empties the queue.
     """
 
     def __init__(self, writer: SummaryWriter, max_rows: int, max_seconds: float) -> None:
@@ -32,7 +31,7 @@ class ScalarQueue:
         self._process = os.getpid()
 
     def add(self, scalars: dict[str, float], step: int | None) -> None:
-        """Add one step's scalars."""
+        """Add the scalars of one step as a row."""
         now = time.time()
         self._rows.append((now, step, scalars))
         if len(self._rows) >= self._max_rows or now - self._handed_over_at >= self._max_seconds:
@@ -47,7 +46,7 @@ class ScalarQueue:
         if not rows:
             return
         writer: Any = self._writer
-        file_writer = writer._get_file_writer()  # a writer that was closed opens its next file only here
+        file_writer = writer._get_file_writer()  # this opens a new file if the writer was closed
         for wall_time, step, scalars in rows:
             event = Event()
             for name, value in scalars.items():
@@ -55,8 +54,8 @@ class ScalarQueue:
             file_writer.add_event(event, step, wall_time)
 
     def flush(self) -> None:
-        """Write everything and wait until it is written."""
-        if os.getpid() != self._process:  # the writer's thread is not there in a forked process
+        """Give all rows to the writer and wait until they are written."""
+        if os.getpid() != self._process:  # a forked process does not have the writer's thread
             return
         self.hand_over()
         self._writer.flush()

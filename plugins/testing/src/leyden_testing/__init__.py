@@ -1,6 +1,6 @@
-"""The conformance kit: one class of checks for each kind of part; an author subclasses it and names the part.
+"""The conformance kit: a class of checks for each kind of part, which authors subclass to check their own part.
 
-The classes are imported when they are asked for, since pytest loads this package in every project that has it.
+The classes are imported on first use, since pytest loads this package in every project where it is installed.
 """
 
 from __future__ import annotations

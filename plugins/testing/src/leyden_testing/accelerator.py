@@ -1,4 +1,4 @@
-"""Conformance of an accelerator: its devices, its random state, and that it trains to the weights of the host."""
+"""Checks of an accelerator: its devices, its random state, and that it trains to the same weights as the CPU."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import leyden as pl
-from leyden.interfaces.accelerator import Accelerator
-from leyden.interfaces.component import Component
-from leyden.plugin_system.discovery import discover
+from leyden import Component
+from leyden.accelerators import Accelerator
+from leyden.plugins import discover
 from leyden.utilities.batch import move_data_to_device
 from leyden.utilities.exceptions import MisconfigurationException
-from leyden_testing.component import TrainerPartConformance, sentence
+from leyden_testing.component import TrainerPartConformance, check_sentence
 from leyden_testing.training import Model, SaveAmid, reference_trainer, rows, same, weights
 
 OPTIMIZERS = {
@@ -24,15 +24,14 @@ OPTIMIZERS = {
     "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
 }
 MODES = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true")
-# A step in 16 bits, and the reference in 32, may differ so much after two epochs of the kit's model.
+# How much weights in 16 bits may differ from those in 32 bits, after two epochs of the kit's model.
 COARSE = (0.05, 0.05)
 
 
 class AcceleratorConformance(TrainerPartConformance):
-    """The checks of an accelerator; what needs a device is skipped where this machine has none.
+    """The checks of an accelerator; without a device, the checks that need one are skipped.
 
-    A precision that the device lacks is declared by :meth:`Accelerator.supports_precision`; then the checks see that
-    it is refused.
+    If :meth:`Accelerator.supports_precision` returns False for a precision, the Trainer must refuse it.
 
     Example::
 
@@ -47,18 +46,18 @@ class AcceleratorConformance(TrainerPartConformance):
 
     @pytest.fixture
     def tolerance(self) -> Any:
-        """How far weights may be from the host's: ``(rtol, atol)``; by default they are the same to the last bit."""
+        """How far weights may be from the CPU's, ``(rtol, atol)``; by default they must be equal to the last bit."""
         return {}
 
     @pytest.fixture
     def available(self, component: Component) -> None:
-        """Skips where this machine has no such device."""
+        """Skips the check if this machine has no such device."""
         if not component.load().is_available():
             pytest.skip(f"there is no {component.name} device on this machine")
 
     @pytest.fixture
     def known(self, component: Component) -> None:
-        """Skips where there is no such device and PyTorch has no such type, as without a vendor's package."""
+        """Skips the check if there is no device and PyTorch does not know the type, as without a vendor's package."""
         cls = component.load()
         try:
             torch.device(cls.device_type)
@@ -72,45 +71,45 @@ class AcceleratorConformance(TrainerPartConformance):
         return part.get_parallel_devices(part.parse_devices(1))[0]
 
     def trained(self, root: Path, part: Accelerator | None, model: Model, **options: Any) -> dict[str, Tensor]:
-        """The weights that a model has after a fit on the device, or on the host for None."""
+        """Return the weights of a model after a fit on the device, or on the CPU if ``part`` is None."""
         trainer = self.trainer(root, part, **options) if part is not None else reference_trainer(root, **options)
         trainer.fit(model, rows(), rows(8))
         return weights(model)
 
     def warm_up(self, root: Path, part: Any) -> None:
-        """Also begin to use the device."""
+        """Run once on the CPU, and use the device once."""
         super().warm_up(root, part)
         torch.ones(1, device=part.device_type).sum().item()
 
-    # -- the class, asked before there is an instance ---------------------------------------------------------
+    # -- the class, without an instance ---------------------------------------------------------------------
 
     def test_it_says_what_device_it_is(self, component: Component, known: None) -> None:
-        """``device_type`` is one that PyTorch knows, ``name`` a word, and the order of copies is declared."""
+        """PyTorch knows ``device_type``, ``name()`` is a text, and ``non_blocking_transfer`` is a bool."""
         cls = component.load()
         assert torch.device(cls.device_type).type == cls.device_type
         assert isinstance(cls.name(), str)
         assert cls.name()
         assert isinstance(cls.non_blocking_transfer, bool)
 
-    def test_it_says_whether_it_is_there(self, component: Component) -> None:
-        """``is_available`` answers True or False, and raises nothing, with or without a device."""
+    def test_it_says_whether_it_is_available(self, component: Component) -> None:
+        """``is_available`` returns True or False and raises nothing, with or without a device."""
         assert component.load().is_available() in (True, False)
         assert isinstance(component.load().is_available(), bool)
 
     def test_a_device_that_is_not_there_is_refused(self, component: Component, tmp_path: Path) -> None:
-        """Asked for by name, class or instance, it is one sentence; ``auto`` passes over it."""
+        """Without a device, its name, class and instance are refused with one sentence; ``auto`` chooses another."""
         if component.load().is_available():
             pytest.skip(f"there is a {component.name} device on this machine")
         for value in (component.name, component.load(), component.build()):
             with pytest.raises(MisconfigurationException) as raised:
                 self.trainer(tmp_path, value)
-            sentence(raised.value, component.load().name())
+            check_sentence(raised.value, component.load().name())
         others = [part for part in discover().components("accelerator") if part.load().is_available()]
         if others:
             assert type(reference_trainer(tmp_path, accelerator="auto").accelerator) in [part.load() for part in others]
 
     def test_devices_are_counted_and_chosen(self, component: Component, available: None) -> None:
-        """The numbers of devices are what users write, and each stands for a device of this type."""
+        """``parse_devices`` understands "auto", 1 and "1", and every index gives a device of this type."""
         cls = component.load()
         count = cls.auto_device_count()
         assert count >= 1
@@ -124,26 +123,26 @@ class AcceleratorConformance(TrainerPartConformance):
     @pytest.mark.parametrize(
         "devices", [0, -2, 10**7, "two", "", "1.5", [], [0, 0], [-1], [10**7], [True], 1.5, True, None], ids=repr
     )
-    def test_devices_that_can_not_be_meant_are_refused(self, devices: Any, component: Component, known: None) -> None:
-        """A number, list or text that means no devices of this machine is one sentence that shows it."""
+    def test_wrong_devices_are_refused(self, devices: Any, component: Component, known: None) -> None:
+        """A wrong number, list or text is refused with one sentence that contains it."""
         with pytest.raises(MisconfigurationException) as raised:
             component.load().parse_devices(devices)
-        sentence(raised.value, repr(devices))
+        check_sentence(raised.value, repr(devices))
 
-    def test_processes_on_it_can_talk(self, component: Component, known: None) -> None:
-        """There is a backend of ``torch.distributed`` for it; or a sentence, as not every device has one."""
+    def test_it_has_a_process_group_backend(self, component: Component, known: None) -> None:
+        """It names a backend of ``torch.distributed``, or says in one sentence that it has none."""
         try:
             backend = component.load().process_group_backend()
         except MisconfigurationException as error:
-            sentence(error, component.load().device_type)
+            check_sentence(error, component.load().device_type)
             return
         assert isinstance(backend, str)
         assert backend
 
     # -- the device -----------------------------------------------------------------------------------------
 
-    def test_it_is_set_up_synchronized_and_left(self, part: Accelerator, device: torch.device) -> None:
-        """Setting up, waiting and tearing down work, in this order and again, and hold nothing against a second use."""
+    def test_it_can_be_set_up_and_torn_down_repeatedly(self, part: Accelerator, device: torch.device) -> None:
+        """Set-up, synchronisation and teardown work, twice in a row; teardown may be called twice."""
         for _ in range(2):
             part.setup_device(device)
             part.set_options(deterministic=False, benchmark=None)
@@ -153,26 +152,26 @@ class AcceleratorConformance(TrainerPartConformance):
             part.teardown()
 
     def test_its_statistics_are_numbers(self, part: Accelerator, device: torch.device) -> None:
-        """The statistics are numbers by name; what lacks for them is a sentence that says how to install it."""
+        """The statistics are numbers by name; if a package is missing, one sentence says how to install it."""
         part.setup_device(device)
         try:
             stats = part.get_device_stats(device)
         except ModuleNotFoundError as error:
-            sentence(error, "pip install")
+            check_sentence(error, "pip install")
             return
         assert isinstance(stats, dict)
         for name, value in stats.items():
             assert isinstance(name, str)
-            assert isinstance(value, (int, float)), f"the statistic {name!r} is {value!r}, which is no number"
+            assert isinstance(value, (int, float)), f"the statistic {name!r} is {value!r}, which is not a number"
 
-    def test_its_random_state_can_be_put_back(self, part: Accelerator, device: torch.device) -> None:
-        """Numbers drawn on it repeat once its state, a byte tensor on the host, or else PyTorch's is put back."""
+    def test_its_random_state_can_be_restored(self, part: Accelerator, device: torch.device) -> None:
+        """Random numbers repeat after the device's state, a byte tensor on the CPU, and PyTorch's are restored."""
         part.setup_device(device)
         torch.manual_seed(1)
         torch.rand(2, device=device)
         state, host = part.get_rng_state(device), torch.get_rng_state()
         if state is not None:
-            assert state.device.type == "cpu", f"the random state is on {state.device}, not on the host"
+            assert state.device.type == "cpu", f"the random state is on {state.device}, not on the CPU"
             assert state.dtype == torch.uint8, f"the random state is of {state.dtype}, not bytes"
             state = state.clone()
         first = torch.rand(8, device=device).cpu()
@@ -193,7 +192,7 @@ class AcceleratorConformance(TrainerPartConformance):
         assert not torch.equal(drawn[0], drawn[2])
 
     def test_batches_arrive_whole(self, part: Accelerator, device: torch.device) -> None:
-        """Tensors in nested collections arrive on the device with their values, all else stays what it is."""
+        """Tensors in nested collections arrive on the device with their values; other values are unchanged."""
         part.setup_device(device)
         numbers = torch.arange(100_000)
         batch = {"x": numbers, "more": [numbers.float(), ("name", 3)], "none": None}
@@ -211,7 +210,7 @@ class AcceleratorConformance(TrainerPartConformance):
     def test_it_trains_to_the_weights_of_the_host(
         self, optimizer: str, part: Accelerator, tolerance: Any, tmp_path: Path
     ) -> None:
-        """Two epochs lead to the host's weights, within the tolerance, and every batch was on the device."""
+        """Two epochs give the CPU's weights, within the tolerance, and every batch was on the device."""
         make = OPTIMIZERS[optimizer]
         model = Model(make)
         found = self.trained(tmp_path, part, model)
@@ -222,7 +221,7 @@ class AcceleratorConformance(TrainerPartConformance):
     def test_clipping_and_accumulation_are_those_of_the_host(
         self, algorithm: str, part: Accelerator, tolerance: Any, tmp_path: Path
     ) -> None:
-        """Gradients are accumulated over two batches and clipped as on the host."""
+        """Gradients are accumulated over two batches and clipped as on the CPU."""
         options = {
             "accumulate_grad_batches": 2, "gradient_clip_val": 0.05, "gradient_clip_algorithm": algorithm,
         }  # fmt: skip
@@ -230,7 +229,7 @@ class AcceleratorConformance(TrainerPartConformance):
         assert same(found, self.trained(tmp_path, None, Model(), **options), tolerance)
 
     def test_several_loaders_train_as_on_the_host(self, part: Accelerator, tolerance: Any, tmp_path: Path) -> None:
-        """A dict of two loaders of different lengths trains, and a list of two validates, as on the host."""
+        """Training with a dict of two loaders, and validation with a list of two, give the CPU's results."""
         found, logged = [], []
         for trainer in (self.trainer(tmp_path, part), reference_trainer(tmp_path)):
             model = Model()
@@ -244,7 +243,7 @@ class AcceleratorConformance(TrainerPartConformance):
     def test_it_validates_tests_and_predicts_as_the_host(
         self, part: Accelerator, tolerance: Any, tmp_path: Path
     ) -> None:
-        """What is logged and predicted is the host's, within the tolerance, and predictions are on the host."""
+        """Logged values and predictions are the CPU's, within the tolerance, and predictions are on the CPU."""
         results = []
         for trainer in (self.trainer(tmp_path, part), reference_trainer(tmp_path)):
             model = Model()
@@ -262,13 +261,13 @@ class AcceleratorConformance(TrainerPartConformance):
 
     @pytest.mark.parametrize("precision", MODES)
     def test_a_precision_is_computed_or_refused(self, precision: str, part: Accelerator, tmp_path: Path) -> None:
-        """What :meth:`~Accelerator.supports_precision` allows trains near the host's weights; all else is refused."""
+        """A supported precision trains to weights close to the CPU's; the Trainer refuses any other."""
         if precision not in discover().names("precision"):
-            pytest.skip(f"no installed plugin brings the precision {precision!r}")
+            pytest.skip(f"no installed plugin has the precision {precision!r}")
         if not part.supports_precision(precision):
             with pytest.raises(MisconfigurationException) as raised:
                 self.trainer(tmp_path, part, precision=precision)
-            sentence(raised.value, repr(precision), part.name())
+            check_sentence(raised.value, repr(precision), part.name())
             return
         found = self.trained(tmp_path, part, Model(), precision=precision)
         assert all(math.isfinite(value) for tensor in found.values() for value in tensor.double().flatten().tolist())
@@ -278,9 +277,9 @@ class AcceleratorConformance(TrainerPartConformance):
         assert same(found, self.trained(tmp_path, None, Model()), COARSE)
 
     def test_deterministic_runs_are_the_same_to_the_last_bit(
-        self, part: Accelerator, tmp_path: Path, settings_put_back: None
+        self, part: Accelerator, tmp_path: Path, settings_restored: None
     ) -> None:
-        """With ``deterministic`` two runs from one seed, with dropout, have the same weights."""
+        """With ``deterministic=True`` two runs with the same seed and dropout have the same weights."""
         found = []
         for _ in range(2):
             pl.seed_everything(5, verbose=False)
@@ -290,7 +289,7 @@ class AcceleratorConformance(TrainerPartConformance):
     # -- checkpoints ----------------------------------------------------------------------------------------
 
     def test_a_resumed_run_is_the_uninterrupted_one(self, part: Accelerator, tmp_path: Path) -> None:
-        """A run resumed from amid an epoch ends with the bits of the one that ran through, dropout included."""
+        """A run resumed in the middle of an epoch ends with the same bits as the uninterrupted one, with dropout."""
         saved, whole, resumed = SaveAmid(tmp_path / "amid.ckpt"), Model(dropout=0.5), Model(dropout=0.5)
         pl.seed_everything(7, verbose=False)
         self.trainer(tmp_path, part, callbacks=[saved]).fit(whole, rows(), rows(8))
@@ -298,8 +297,8 @@ class AcceleratorConformance(TrainerPartConformance):
         self.trainer(tmp_path, part).fit(resumed, rows(), rows(8), ckpt_path=saved.path)
         assert same(weights(resumed), weights(whole))
 
-    def test_its_checkpoint_goes_on_on_the_host(self, part: Accelerator, tolerance: Any, tmp_path: Path) -> None:
-        """A checkpoint holds the device's weights for the host, loads as plain data, and training goes on there."""
+    def test_its_checkpoint_resumes_on_the_cpu(self, part: Accelerator, tolerance: Any, tmp_path: Path) -> None:
+        """A checkpoint has the device's weights, loads as plain data on the CPU, and training continues there."""
         saved, model = SaveAmid(tmp_path / "amid.ckpt"), Model()
         self.trainer(tmp_path, part, callbacks=[saved]).fit(model, rows(), rows(8))
         kept = torch.load(saved.path, map_location="cpu", weights_only=True)["state_dict"]
@@ -310,15 +309,15 @@ class AcceleratorConformance(TrainerPartConformance):
         reference_trainer(tmp_path).fit(loaded, rows(), rows(8), ckpt_path=saved.path)
         assert same(weights(loaded), weights(model), tolerance)
 
-    def test_the_checkpoint_of_the_host_goes_on_on_it(self, part: Accelerator, tolerance: Any, tmp_path: Path) -> None:
-        """A run that the host began is finished by the device."""
+    def test_a_checkpoint_of_the_cpu_resumes_on_it(self, part: Accelerator, tolerance: Any, tmp_path: Path) -> None:
+        """A run that began on the CPU is finished on the device."""
         saved, whole, model = SaveAmid(tmp_path / "amid.ckpt"), Model(), Model()
         reference_trainer(tmp_path, callbacks=[saved]).fit(whole, rows(), rows(8))
         self.trainer(tmp_path, part).fit(model, rows(), rows(8), ckpt_path=saved.path)
         assert same(weights(model), weights(whole), tolerance)
 
     def test_the_model_comes_back_to_the_host(self, part: Accelerator, tmp_path: Path) -> None:
-        """After a run the weights are on the host, where users go on with them."""
+        """After a run the weights are on the CPU, where users expect them."""
         model = Model()
         self.trained(tmp_path, part, model)
         assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}

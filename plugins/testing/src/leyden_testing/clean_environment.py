@@ -1,7 +1,7 @@
 """For Leyden's own tests: a virtual environment in which wheels are installed as users install them.
 
-The repository is not on its path. It has links to the third-party packages of the running environment: they are large,
-and Leyden's own editable installs must not be seen.
+The repository is not on its path. The third-party packages of the running environment are linked and not copied, since
+they are large. Leyden's own editable installs are left out.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 
 
 def run(*command: str | Path, cwd: Path | None = None, **environ: str) -> str:
-    """What a command prints; it must succeed.
+    """Run a command that must succeed, and return its output.
 
     Args:
         command: The program and its arguments.
-        cwd: Where it runs.
-        environ: Variables for it, beside those of this process that are neither Leyden's nor Python's.
+        cwd: The directory in which it runs.
+        environ: Further environment variables. Those of this process are kept, except Leyden's and Python's.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("LEYDEN", "PYTHON"))}
     result = subprocess.run(
@@ -32,17 +32,25 @@ def run(*command: str | Path, cwd: Path | None = None, **environ: str) -> str:
 
 
 def build_wheels(folder: Path, *sources: Path) -> dict[str, Path]:
-    """Wheels of the distributions in these directories, by the distribution's name."""
+    """Build the wheels of distributions.
+
+    Args:
+        folder: The directory for the wheels.
+        sources: The directories of the distributions.
+
+    Returns:
+        The wheels' paths by the distributions' names.
+    """
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     run(*pip, "--wheel-dir", folder, *sources)
     return {path.name.split("-")[0].replace("_", "-"): path for path in folder.glob("*.whl")}
 
 
 class CleanEnvironment:
-    """A virtual environment that has the third-party packages of the running one, and no Leyden.
+    """A virtual environment with the third-party packages of the running one, but without Leyden.
 
     Args:
-        folder: Where to make it.
+        folder: The directory to make it in.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,14 +64,14 @@ class CleanEnvironment:
 
     @staticmethod
     def _third_party() -> Iterator[Path]:
-        """In the order of ``sys.path``, so that the first of two of one name is linked, as it would be imported."""
+        """Yield the packages in the order of ``sys.path``, so that the first of a name is linked, as for an import."""
         for folder in map(Path, sys.path):
             if folder.name in ("site-packages", "dist-packages"):
                 ours = ("leyden", "_editable_impl_leyden")
                 yield from (e for e in folder.iterdir() if not e.name.startswith(ours) and e.suffix != ".pth")
 
     def pip(self, *arguments: str | Path) -> str:
-        """What pip prints in it."""
+        """Run pip in this environment and return its output."""
         return run(self.python, "-I", "-m", "pip", "--disable-pip-version-check", *arguments)
 
     def install(self, *files: Path) -> None:
@@ -76,7 +84,7 @@ class CleanEnvironment:
 
     @contextmanager
     def without(self, wheels: dict[str, Path], *distributions: str) -> Iterator[None]:
-        """A block in which some distributions are uninstalled."""
+        """Uninstall some distributions within a block."""
         self.uninstall(*distributions)
         try:
             yield

@@ -1,4 +1,4 @@
-"""What discovering the installed plugins imports, seen in a fresh process, once for all checks of a session."""
+"""Finds the modules that the discovery of plugins imports, in a new process, once for all checks of a session."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ print(json.dumps(found))
 
 
 def imported_by(plugin: str) -> list[str]:
-    """The modules that a fresh process imports when it discovers a plugin.
+    """Return the modules that a new process imports when it discovers a plugin.
 
     Args:
-        plugin: The name of its entry point.
+        plugin: The name of the plugin's entry point.
     """
     return _imported(tuple(sys.path), os.environ.get("PYTHONPATH", ""))[plugin]
 
 
 @cache
 def _imported(path: tuple[str, ...], variable: str) -> dict[str, list[str]]:
-    """For every plugin what its discovery imports, with this ``sys.path``."""
+    """Return, for every plugin, the modules that its discovery imports with this ``sys.path``."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in path if entry)}
     result = subprocess.run(
         [sys.executable, "-c", _SCRIPT], env=environment, capture_output=True, text=True, check=False
     )
-    assert result.returncode == 0, f"a fresh process can't discover the plugins:\n{result.stderr}"
+    assert result.returncode == 0, f"a new process can't discover the plugins:\n{result.stderr}"
     found: dict[str, list[str]] = json.loads(result.stdout.splitlines()[-1])
     return found
 
 
 def foreign(modules: list[str], own: str) -> list[str]:
-    """Those that are neither Python's, nor Leyden's core, nor the plugin's own package."""
+    """Return the modules that belong neither to Python, nor to Leyden's core, nor to the plugin's own package."""
     allowed = {*sys.stdlib_module_names, "leyden", own}
     return [name for name in modules if name.partition(".")[0] not in allowed]

@@ -1,7 +1,4 @@
-"""For Leyden's own tests: distributions that are made for one test.
-
-Each is a module and its metadata in a directory on ``sys.path``.
-"""
+"""For Leyden's own tests: makes distributions for one test, each a module and its metadata in a directory."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from textwrap import dedent
 
 import pytest
 
-from leyden.plugin_system.discovery import discover
+from leyden.plugins import discover
 
 PRELUDE = "from leyden import Component, hookimpl\n"
 
@@ -29,7 +26,12 @@ class PluginSite:
         self.path = path
 
     def module(self, name: str, source: str) -> None:
-        """Write a module."""
+        """Write a module.
+
+        Args:
+            name: Its name, with "/" between the parts.
+            source: Its source code, which may be indented.
+        """
         (self.path / f"{name}.py").write_text(dedent(source), encoding="utf-8")
 
     def add(
@@ -44,12 +46,12 @@ class PluginSite:
         """Install a distribution with one plugin.
 
         Args:
-            distribution: Its name.
-            source: The plugin module's source; ``Component`` and ``hookimpl`` are imported already.
+            distribution: The distribution's name.
+            source: The source code of the plugin's module; ``Component`` and ``hookimpl`` are already imported.
             plugin: The name of the entry point.
             version: The distribution's version.
-            requires: Its requirements, as they stand in the metadata.
-            attribute: What of the module the entry point names; the module itself by default.
+            requires: Its requirements, as they are written in the metadata.
+            attribute: The attribute of the module that is the plugin; by default the module itself.
 
         Returns:
             The name of the plugin's module.
@@ -69,10 +71,10 @@ class PluginSite:
 
 @contextmanager
 def new_plugin_site(path: Path) -> Iterator[PluginSite]:
-    """A block in which plugins can be installed, which the next ``discover()`` finds beside the real ones.
+    """Provide a site for plugins within a block; the next ``discover()`` finds them and the real ones.
 
     Args:
-        path: A directory, to be made, in which they are installed.
+        path: The site's directory, which must not exist yet.
     """
     path.mkdir()
     with pytest.MonkeyPatch.context() as patch:

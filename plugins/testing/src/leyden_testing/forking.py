@@ -1,6 +1,6 @@
-"""For Leyden's own tests: processes forked from the test's with a launcher's variables, as a cluster starts them.
+"""For Leyden's own tests: starts processes with a launcher's environment variables, as a cluster does.
 
-They are there at once: a fork has all that is imported.
+They are forked from the test's process, so they start at once, with everything imported.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-d
 from leyden_testing.ranks import free_port
 
 PATIENCE = 60.0
-"""Seconds in which all that has to happen happens, also on a busy machine."""
+"""The time in seconds within which everything expected happens, even on a busy machine."""
 
 
 class Forked:
-    """A process, in a session of its own, that runs a function as if it were its script.
+    """A process in its own session that runs a function as if it were a script.
 
     Args:
-        function: What it runs.
-        output: The file for what it prints.
-        outlives: Whether it may outlive the process that starts it.
-        environment: Variables for it; None takes one away.
+        function: The function.
+        output: The file for the process's output.
+        outlives: Whether the process may live longer than this one.
+        environment: Environment variables to set, or with None to remove.
     """
 
     def __init__(
@@ -42,20 +42,20 @@ class Forked:
         if self.pid == 0:
             if not outlives:
                 _prctl_pr_set_pdeathsig(signal.SIGKILL)
-            code = 70  # of a fault in what follows, from which no second copy of the tests may run on
+            code = 70  # the exit code if _run itself fails; the fork must end then, and not go on with the tests
             try:
                 code = _run(function, output, environment)
             finally:
                 os._exit(code)
 
     def wait(self, seconds: float = PATIENCE) -> int:
-        """Its exit code, negative for a signal.
+        """Wait for the process and return its exit code, which is negative after a signal.
 
         Args:
-            seconds: After which it is killed.
+            seconds: After this time the process is killed.
 
         Raises:
-            AssertionError: It ran for longer.
+            AssertionError: The process was killed.
         """
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -64,10 +64,10 @@ class Forked:
                 return os.waitstatus_to_exitcode(status)
             time.sleep(0.01)
         self.kill()
-        raise AssertionError(f"process {self.pid} did not end within {seconds} s; it said:\n{self.said}")
+        raise AssertionError(f"process {self.pid} did not end within {seconds} s; its output:\n{self.said}")
 
     def kill(self) -> None:
-        """End it and all that it has started."""
+        """Kill the process and those of its session."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         with suppress(ChildProcessError):
@@ -75,7 +75,7 @@ class Forked:
 
     @property
     def said(self) -> str:
-        """What it has printed."""
+        """The process's output so far."""
         return self.output.read_text()
 
 
@@ -98,7 +98,7 @@ def _run(function: Callable[[], Any], output: Path, environment: dict[str, str |
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException as error:
-        sys.last_value, code = error, 1  # as the interpreter does
+        sys.last_value, code = error, 1  # like the interpreter
         sys.excepthook(type(error), error, error.__traceback__)
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -109,14 +109,17 @@ def _run(function: Callable[[], Any], output: Path, environment: dict[str, str |
 def by_hand(
     function: Callable[[], Any], directory: Path, ranks: Iterable[int] = (0, 1), size: int = 2, **more: str
 ) -> list[Forked]:
-    """Processes of one node, each started by hand.
+    """Start processes of one node, each with its own environment variables.
 
     Args:
-        function: What each runs.
-        directory: Where what they print is kept.
-        ranks: Of the processes to start.
-        size: How many ranks there are.
-        more: Further variables.
+        function: The function that each process runs.
+        directory: The directory for their output.
+        ranks: The ranks of the processes to start.
+        size: The world size.
+        more: Further environment variables.
+
+    Returns:
+        The processes in the order of ``ranks``.
     """
     directory.mkdir(exist_ok=True)
     common: dict[str, Any] = {
@@ -131,11 +134,14 @@ def by_hand(
 
 
 def codes(processes: list[Forked], seconds: float = PATIENCE) -> list[int]:
-    """The exit codes of processes; none is left.
+    """Wait for processes and return their exit codes; kill what is left.
 
     Args:
-        processes: To wait for.
-        seconds: How long each may take.
+        processes: The processes.
+        seconds: How long to wait for each.
+
+    Raises:
+        AssertionError: A process did not end in that time.
     """
     try:
         return [process.wait(seconds) for process in processes]
@@ -145,14 +151,14 @@ def codes(processes: list[Forked], seconds: float = PATIENCE) -> list[int]:
 
 
 def wait_for(path: Path, seconds: float = PATIENCE) -> str:
-    """What a file holds, once it is there and holds something.
+    """Wait until a file exists and is not empty, and return its text.
 
     Args:
-        path: The file.
-        seconds: How long to wait for it.
+        path: The file's path.
+        seconds: How long to wait.
 
     Raises:
-        AssertionError: It did not come.
+        AssertionError: The file did not appear in that time.
     """
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -164,21 +170,21 @@ def wait_for(path: Path, seconds: float = PATIENCE) -> str:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
+    """Return whether a process exists and is not a zombie."""
     with suppress(OSError), open(f"/proc/{pid}/stat") as file:
         return file.read().rpartition(")")[2].split()[0] not in ("Z", "X")
     return False
 
 
 def wait_for_end(pid: int, seconds: float = PATIENCE) -> None:
-    """Wait until a process is gone that need not be a child of this one.
+    """Wait until a process has ended, which need not be a child of this one.
 
     Args:
-        pid: Its id.
-        seconds: How long to wait for it.
+        pid: The process's id.
+        seconds: How long to wait.
 
     Raises:
-        AssertionError: It is still there.
+        AssertionError: The process did not end in that time.
     """
     until = time.monotonic() + seconds
     while is_alive(pid):

@@ -1,11 +1,11 @@
-"""For Leyden's own tests: a run that is killed again and again, and the same run left alone; both keep a journal.
+"""For Leyden's own tests: a run that is repeatedly killed and resumed, and the same run without interruption.
 
     python -m leyden_testing.killed_run DIRECTORY CASES
 
-CASES is a JSON object of objects, see :class:`Options`, by name. In DIRECTORY/NAME appear ``whole.jsonl``, what
-the run does when it is left alone, and ``part-N.jsonl``, what each of its lives does when it is killed by SIGKILL
-at random moments and resumed from its newest checkpoint until it gets to its end. PyTorch is imported once; each
-life is a fork.
+CASES is a JSON object that maps a name to the arguments of :class:`Options`. Both runs write a journal to
+DIRECTORY/NAME. That of the uninterrupted run is ``whole.jsonl``. The other run is killed by SIGKILL at random moments
+and resumed from its newest checkpoint until it is complete; ``part-N.jsonl`` is the journal of its Nth process. The
+processes are forked, so that PyTorch is imported only once.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch._dynamo  # an optimizer's first step imports it, and each life would anew
+import torch._dynamo  # an optimizer's first step imports it, and otherwise each process would do so
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 import leyden as pl
-from leyden.interfaces.logger import Logger
+from leyden.loggers import Logger
 from leyden.utilities.rng import seed_host
 from leyden_testing.training import quiet_trainer
 
@@ -39,21 +39,21 @@ ROWS, BATCH_SIZE = 26, 4
 
 @dataclass
 class Options:
-    """What is special about a run.
+    """The options of a run.
 
     Args:
-        data: "map" (a shuffled dataset), "generator" (the same, shuffled by a generator of the loader's own),
-            "unsized" (an iterable without length), "cycle" (two loaders, the shorter one starts over).
-        num_workers: Of each loader.
-        persistent_workers: Whether they live on from epoch to epoch. Then the rows are without noise, unless it is
-            seeded by sample: the random states of workers that have lived for some epochs are nobody's to restore.
+        data: "map" (a shuffled dataset), "generator" (the same, shuffled by the loader's own generator), "unsized"
+            (an iterable without length) or "cycle" (two loaders, of which the shorter one is repeated).
+        num_workers: The number of workers of each loader.
+        persistent_workers: Whether the workers are kept from epoch to epoch. The rows then have no noise unless it is
+            seeded by sample, because the random states of such workers can't be restored.
         by_sample: Whether the noise of each row is seeded by its index and the epoch.
-        plateau: Whether ReduceLROnPlateau takes the place of a scheduler per step.
-        manual: Whether the model steps its optimizer itself.
-        save_every: Training batches between checkpoints, beside those after validations and epochs.
-        max_epochs: Epochs to train.
-        seed: Of the moments at which the run is killed.
-        lives: How often it may be killed.
+        plateau: Whether to use ReduceLROnPlateau instead of a scheduler that steps with the optimizer.
+        manual: Whether the model uses manual optimization.
+        save_every: The number of training batches between checkpoints; others are saved after validations and epochs.
+        max_epochs: The number of epochs.
+        seed: The seed of the moments at which the run is killed.
+        lives: How often the run is killed at most.
     """
 
     data: str = "map"
@@ -69,7 +69,11 @@ class Options:
 
 
 class Journal:
-    """JSON lines that are on disk before anything else happens."""
+    """A file of JSON lines, each of which is on disk when ``write`` returns.
+
+    Args:
+        path: The file's path.
+    """
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("a", encoding="utf-8")
@@ -85,7 +89,7 @@ class Notes:
     """A journal in memory.
 
     Attributes:
-        entries: What was written.
+        entries: The entries written so far.
     """
 
     def __init__(self) -> None:
@@ -97,7 +101,7 @@ class Notes:
 
 
 def digest(*values: Any) -> str:
-    """A few letters that are equal where all values are equal to the last bit."""
+    """Return a short text that is the same only for values that are equal to the last bit."""
     text = hashlib.sha256()
     for value in values:
         text.update(value.detach().numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode())
@@ -105,7 +109,7 @@ def digest(*values: Any) -> str:
 
 
 class JournalLogger(Logger):
-    """Writes down every number that it is given, exactly."""
+    """A logger that writes all metrics to a journal, exactly."""
 
     name, version = "journal", 0
 
@@ -113,15 +117,20 @@ class JournalLogger(Logger):
         self.journal = journal
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Write them down, as hexadecimal numbers."""
+        """Write the metrics as hexadecimal numbers."""
         self.journal.write(step=step, metrics={name: float(value).hex() for name, value in sorted(metrics.items())})
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Write nothing down."""
+        """Do nothing."""
 
 
 class Rows(Dataset[Any]):
-    """Rows that are always the same, with noise that never is."""
+    """Rows that are always the same, with random noise.
+
+    Args:
+        count: The number of rows.
+        noise: The scale of the noise; 0 for none.
+    """
 
     def __init__(self, count: int = ROWS, noise: float = 0.01) -> None:
         self.count, self.noise = count, noise
@@ -138,7 +147,7 @@ class Rows(Dataset[Any]):
 
 
 class Stream(IterableDataset[Any]):
-    """The same rows in their order, without a length."""
+    """The rows of :class:`Rows` in order, without a length."""
 
     def __iter__(self) -> Any:
         worker = get_worker_info()
@@ -148,12 +157,12 @@ class Stream(IterableDataset[Any]):
 
 
 def reduce_twice(values: Tensor) -> Tensor:
-    """A reduction that only the user's own code knows."""
+    """Return the range of the values, as a reduction that is not one of Leyden's own."""
     return values.max() - values.min()
 
 
 class Model(pl.LightningModule):
-    """Dropout, batch normalisation, noise from every generator, and a log of everything."""
+    """A model with dropout, batch normalisation and noise from every generator, which logs in every way."""
 
     def __init__(self, options: Options, journal: Journal | Notes) -> None:
         super().__init__()
@@ -162,14 +171,14 @@ class Model(pl.LightningModule):
         self.net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1))
 
     def loss(self, batch: Any) -> Tensor:
-        """The mean squared error of a batch, or of those of two loaders."""
+        """Return the mean squared error of a batch, or of the batches of two loaders in a dict."""
         if isinstance(batch, dict):
             batch = [torch.cat(parts) for parts in zip(*batch.values(), strict=True)]
         x, y = batch
         return nn.functional.mse_loss(self.net(x), y)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Draw from every generator, write down what came, and log it in every way."""
+        """Draw from every generator, write batch and noise to the journal, and log the loss in every way."""
         loss = self.loss(batch)
         noise = torch.randn(()) + random.random() + float(np.random.rand())
         drawn = [part for value in batch.values() for part in value] if isinstance(batch, dict) else batch
@@ -187,7 +196,7 @@ class Model(pl.LightningModule):
         return loss
 
     def step_by_hand(self, loss: Tensor, batch_idx: int) -> None:
-        """Accumulate over three batches; the scheduler steps with the optimizer."""
+        """Step optimizer and scheduler after every third batch."""
         self.manual_backward(loss / 3)
         if batch_idx % 3 == 2:
             self.optimizers().step()
@@ -196,22 +205,22 @@ class Model(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Draw random numbers."""
-        torch.rand(3)  # in every life, and so more often than in the run left alone
+        torch.rand(3)  # in every process, so more often than in the uninterrupted run
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Write down the batch, and log its loss."""
+        """Write the batch to the journal, and log its loss."""
         loss = self.loss(batch)
         self.journal.write(validated=digest(*batch), noise=digest(torch.rand(())))
         self.log("val_loss", loss)
         self.log("val_each", loss, on_step=True, on_epoch=True)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Write down the loss, the learning rate and a random number."""
+        """Write the loss, the learning rate and a random number to the journal."""
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.journal.write(ended=batch_idx, loss=digest(outputs["loss"]), rate=rate, drawn=random.random())
 
     def configure_optimizers(self) -> Any:
-        """Adam, and a scheduler per step or two that watch a loss."""
+        """Return Adam, with a scheduler that steps with it, or with two that monitor a loss."""
         optimizer = torch.optim.Adam(self.parameters(), lr=0.05)
         if self.options.plateau:
             schedulers = [
@@ -228,20 +237,25 @@ class Model(pl.LightningModule):
 
 
 class Saver(pl.Callback):
-    """Keeps the newest checkpoint."""
+    """Saves to one checkpoint after every few batches, every validation and every epoch.
+
+    Args:
+        path: The checkpoint's path.
+        every: The number of training batches between checkpoints.
+    """
 
     def __init__(self, path: Path, every: int) -> None:
         self.path, self.every = path, every
 
     @pl.hookimpl(trylast=True)
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Save, after every so many batches."""
+        """Save after every ``every`` batches."""
         if (batch_idx + 1) % self.every == 0:
             trainer.save_checkpoint(self.path)
 
     @pl.hookimpl(trylast=True)
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Save."""
+        """Save, except in the sanity check."""
         if not trainer.sanity_checking:
             trainer.save_checkpoint(self.path)
 
@@ -252,13 +266,17 @@ class Saver(pl.Callback):
 
 
 class Killer(pl.Callback):
-    """Kills the process when so many of its hooks have been called."""
+    """Kills the process after a number of calls of its hooks.
+
+    Args:
+        after: The number of calls; 0 for never.
+    """
 
     def __init__(self, after: int) -> None:
         self.left = after
 
     def tick(self, *_: Any) -> None:
-        """Count, and kill."""
+        """Count the call, and kill the process if it is the last one."""
         self.left -= 1
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -273,7 +291,7 @@ for _name in (
 
 
 def loaders(options: Options) -> tuple[Any, Any]:
-    """The loaders of training and validation."""
+    """Return the training loader and the validation loader."""
     workers: dict[str, Any] = {"num_workers": options.num_workers}
     if options.persistent_workers:
         workers["persistent_workers"] = True
@@ -291,7 +309,7 @@ def loaders(options: Options) -> tuple[Any, Any]:
 
 
 def killing_replace(killer: Killer) -> Any:
-    """``os.replace`` in the middle of which, and after which, the process may be killed."""
+    """Return ``os.replace`` with calls of the killer before and after it."""
     replace = os.replace
 
     def replace_and_tick(*args: Any) -> None:
@@ -303,13 +321,13 @@ def killing_replace(killer: Killer) -> Any:
 
 
 def live(model: type[Model], options: Options, journal: Journal, checkpoint: Path, kill_after: int) -> None:
-    """Train to the end, or until killed; from the checkpoint if there is one.
+    """Train until the end or until killed, from the checkpoint if there is one.
 
-    A life that resumes begins with random states of its own: whatever it needs of the old ones must be restored.
+    A resumed run starts with other random states, so it must restore those that it needs.
     """
     torch.set_num_threads(1)
     killer = Killer(kill_after)
-    os.replace = killing_replace(killer)  # with which every checkpoint gets its name
+    os.replace = killing_replace(killer)  # every checkpoint gets its final name by it
     pl.seed_everything(1, workers="sample" if options.by_sample else False, verbose=False)
     if checkpoint.exists():
         seed_host(os.getpid())
@@ -328,11 +346,11 @@ def live(model: type[Model], options: Options, journal: Journal, checkpoint: Pat
 
 
 def fork(model: type[Model], options: Options, journal: Path, checkpoint: Path, kill_after: int) -> int:
-    """Live in a child process; returns how it ended, -9 for killed."""
+    """Call :func:`live` in a child process and return its exit code, -9 if it was killed."""
     child = os.fork()
     if child:
         status = os.waitpid(child, 0)[1]
-        with suppress(ProcessLookupError):  # a loader's worker that had not begun to watch its parent lives on
+        with suppress(ProcessLookupError):  # a loader's worker that does not watch its parent yet would stay
             os.killpg(child, signal.SIGKILL)
         return os.waitstatus_to_exitcode(status)
     try:
@@ -347,7 +365,7 @@ def fork(model: type[Model], options: Options, journal: Path, checkpoint: Path, 
 
 
 def live_and_die(model: type[Model], directory: Path, options: Options) -> None:
-    """Let the run live undisturbed, then with kills."""
+    """Run without interruption, then with kills."""
     moments = random.Random(options.seed)
     directory.mkdir()
     if fork(model, options, directory / "whole.jsonl", directory / "whole.ckpt", kill_after=0):
@@ -360,15 +378,15 @@ def live_and_die(model: type[Model], directory: Path, options: Options) -> None:
 
 
 class SaveAt(pl.Callback):
-    """Saves at every call of one hook.
+    """Saves a checkpoint at every call of one hook.
 
     Args:
-        directory: Where to.
+        directory: The directory for the checkpoints.
         hook: The hook's name.
 
     Attributes:
         notes: The run's journal.
-        saved: Each checkpoint's path, and how much had been written down by then.
+        saved: The path of each checkpoint, and the number of journal entries at that time.
     """
 
     notes: Notes
@@ -397,20 +415,20 @@ def fit(
     model: Any = Model,
     **arguments: Any,
 ) -> tuple[list[dict[str, Any]], Any]:
-    """One run in this process, left alone.
+    """Run a fit in this process, without interruption.
 
     Args:
-        tmp_path: Where it may write.
-        options: What is special about it.
-        callbacks: Each is given the run's journal as ``notes``.
-        ckpt_path: The checkpoint that it goes on from.
-        seed: Of everything.
-        train: The loader of training, in the place of the options'.
-        model: The model's class, :class:`Model` or one that inherits from it.
-        arguments: Of the Trainer.
+        tmp_path: The Trainer's ``default_root_dir``.
+        options: The run's options.
+        callbacks: Callbacks; the attribute ``notes`` of each is set to the run's journal.
+        ckpt_path: The checkpoint to resume from.
+        seed: The seed of all random generators.
+        train: The training loader; by default that of the options.
+        model: The model's class, :class:`Model` or a subclass.
+        arguments: Further arguments of the Trainer.
 
     Returns:
-        What it wrote down, and its Trainer.
+        The journal's entries, and the Trainer.
     """
     notes, options = Notes(), options or Options()
     pl.seed_everything(seed, verbose=False)
@@ -427,10 +445,14 @@ def fit(
 
 
 def main(model: type[Model] = Model) -> None:
-    """Go through the cases; what went wrong is seen in what they wrote."""
+    """Run all cases; the caller finds errors in the journals."""
     warnings.simplefilter("error")
-    warnings.filterwarnings("ignore", message=".*use of fork")  # from Python 3.12, as of every loader's worker
-    warnings.filterwarnings("ignore", message=".*shuffling enabled")  # validation is: its order is resumed too
+    warnings.filterwarnings(
+        "ignore", message=".*use of fork"
+    )  # Python 3.12 and later warn of it for every loader's worker
+    warnings.filterwarnings(
+        "ignore", message=".*shuffling enabled"
+    )  # validation is shuffled, to check that its order is resumed
     for name, options in json.loads(sys.argv[2]).items():
         live_and_die(model, Path(sys.argv[1]) / name, Options(**options))
 

@@ -1,4 +1,4 @@
-"""Conformance of a logger: what is logged can be read, once, from rank 0, after every way in which a run ends."""
+"""Checks of a logger: logged values can be read after every kind of end of a run, and only rank 0 writes."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import pytest
 import torch
 
 import leyden as pl
-from leyden.interfaces.component import Component
-from leyden.interfaces.logger import Logger, flatten_params
-from leyden.plugin_system.discovery import discover
+from leyden import Component
+from leyden.loggers import Logger, flatten_params
+from leyden.plugins import discover
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
-from leyden_testing.component import TrainerPartConformance, sentence
+from leyden_testing.component import TrainerPartConformance, check_sentence
 from leyden_testing.training import FailingModel, Model, Recorder, Series, reference_trainer, rows
 
 
 class Saved(pl.Callback):
-    """What loggers ask of a checkpoint callback that has saved one.
+    """A checkpoint callback with the attributes that loggers use after a checkpoint was saved.
 
     Args:
-        path: The checkpoint.
+        path: The path of the checkpoint.
     """
 
     role = "checkpoint"
@@ -43,8 +43,8 @@ class Saved(pl.Callback):
 class LoggerConformance(TrainerPartConformance):
     """The checks of a logger.
 
-    An author of one whose records can be read back overrides :meth:`read` and :meth:`read_hyperparams`; without them
-    what is written is not compared.
+    If the logger's output can be read back, override :meth:`read` and :meth:`read_hyperparams`; without them the
+    checks do not compare what it wrote.
 
     Example::
 
@@ -63,39 +63,39 @@ class LoggerConformance(TrainerPartConformance):
 
     @pytest.fixture
     def arguments(self, component: Component, tmp_path: Path) -> dict[str, Any]:
-        """Keyword arguments with which the logger is built; a directory where it takes ``save_dir``."""
+        """Keyword arguments of the logger's constructor; by default a directory, if it takes ``save_dir``."""
         return {"save_dir": str(tmp_path / "logs")} if "save_dir" in self._parameters(component) else {}
 
     @pytest.fixture
     def other_arguments(self, component: Component, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Those of a second logger that writes elsewhere: another version, where it takes one, or else name."""
+        """Arguments of a second logger that writes elsewhere; by default with another version or name."""
         takes = [argument for argument in ("version", "name") if argument in self._parameters(component)]
         if not takes:
-            pytest.skip("the fixture `other_arguments` does not say how a second logger is told from the first")
+            pytest.skip("the fixture `other_arguments` has no arguments for a second logger")
         return {**arguments, takes[0]: "other"}
 
     @pytest.fixture
     def read(self) -> Callable[[Any], Series] | None:
-        """A function from a logger to what it wrote: metric to its (step, value) in order; None compares nothing."""
+        """A function that reads a logger's metrics: name to (step, value) pairs in order; None compares nothing."""
         return None
 
     @pytest.fixture
     def read_hyperparams(self) -> Callable[[Any], dict[str, Any]] | None:
-        """A function from a logger to the hyperparameters that it wrote, nested or flat; None compares nothing."""
+        """A function that reads a logger's hyperparameters, nested or flat; None compares nothing."""
         return None
 
-    def held_by(self, trainer: pl.Trainer) -> Any:
-        """The Trainer's first logger."""
+    def part_of(self, trainer: pl.Trainer) -> Any:
+        """Return the Trainer's first logger."""
         return trainer.loggers[0]
 
     @staticmethod
     def _parameters(component: Component) -> Any:
         return inspect.signature(component.load()).parameters
 
-    # -- its place ------------------------------------------------------------------------------------------
+    # -- names and directories ------------------------------------------------------------------------------
 
     def test_name_version_and_directories_stay(self, part: Any) -> None:
-        """They have the interface's types, each directory lies in the one above, and logging changes none."""
+        """They have the interface's types, each directory is within the outer one, and logging changes none."""
         before = self._place(part)
         name, version, *directories = before
         assert isinstance(name, str | None)
@@ -112,22 +112,22 @@ class LoggerConformance(TrainerPartConformance):
         assert self._place(part) == before
 
     def test_the_trainer_logs_where_it_says(self, part: Any, tmp_path: Path) -> None:
-        """``trainer.log_dir`` is the logger's."""
+        """``trainer.log_dir`` is the logger's ``log_dir``."""
         if part.log_dir is None:
             pytest.skip("it has no directory")
         trainer = self.trainer(tmp_path, part)
         assert trainer.log_dir == part.log_dir
 
-    def test_it_goes_to_other_processes(self, part: Any) -> None:
-        """Before it has logged anything it can be pickled, as strategies that start processes do."""
+    def test_it_can_be_copied_to_other_processes(self, part: Any) -> None:
+        """It can be pickled before it has logged anything, as strategies that start processes need."""
         copied = pickle.loads(pickle.dumps(part))
         assert type(copied) is type(part)
         assert self._place(copied) == self._place(part)
 
-    # -- what is logged -------------------------------------------------------------------------------------
+    # -- logged values --------------------------------------------------------------------------------------
 
     def test_metrics_can_be_read(self, part: Any, read: Any) -> None:
-        """Numbers, of Python or PyTorch, are kept by name and step, in order, once :meth:`save` has been called."""
+        """After :meth:`save`, logged Python and PyTorch numbers can be read by name and step, in order."""
         self._log(part)
         part.save()
         if read is not None:
@@ -135,14 +135,14 @@ class LoggerConformance(TrainerPartConformance):
             assert found["loss"] == [(3, 1.5), (4, 2.5)]
             assert found["group/score"] == [(3, 2.0)]
 
-    def test_metrics_without_a_step_and_no_numbers_are_taken(self, part: Any) -> None:
-        """A metric may come without a step, or be inf or nan, as a diverging run logs."""
+    def test_metrics_may_lack_a_step_or_be_infinite(self, part: Any) -> None:
+        """A metric may have no step, and may be infinite or NaN, as in a diverging run."""
         part.log_metrics({"loss": 1.0})
         part.log_metrics({"loss": float("nan"), "other": float("inf")}, step=7)
         part.save()
 
     def test_hyperparameters_can_be_read(self, part: Any, read_hyperparams: Any) -> None:
-        """A nested mapping, and a Namespace, are kept and not changed; so is what is logged later beside them."""
+        """A nested mapping and, later, a Namespace can both be read back; the user's mapping is not changed."""
         params = {"lr": 0.5, "net": {"width": 8, "act": "relu"}, "none": None, "path": Path("data")}
         part.log_hyperparams(params)
         part.log_hyperparams(Namespace(seed=3))
@@ -153,13 +153,13 @@ class LoggerConformance(TrainerPartConformance):
             kept = {name: found.get(name) for name in ("lr", "net/width", "net/act", "seed")}
             assert kept == {"lr": 0.5, "net/width": 8, "net/act": "relu", "seed": 3}
 
-    def test_the_graph_of_any_model_is_taken(self, part: Any) -> None:
-        """A model without an example input is no error."""
+    def test_it_accepts_a_model_without_an_example(self, part: Any) -> None:
+        """``log_graph`` with a model that has no example input raises no error."""
         part.log_graph(Model())
         part.save()
 
-    def test_a_saved_checkpoint_is_taken(self, part: Any, read: Any, tmp_path: Path) -> None:
-        """After a checkpoint callback has saved, the logger may keep its files, and loses nothing for it."""
+    def test_it_accepts_a_saved_checkpoint(self, part: Any, read: Any, tmp_path: Path) -> None:
+        """``after_save_checkpoint`` neither changes the checkpoint nor loses logged values."""
         path = tmp_path / "best.ckpt"
         path.write_bytes(b"a checkpoint")
         self._log(part)
@@ -171,7 +171,7 @@ class LoggerConformance(TrainerPartConformance):
 
     @pytest.mark.parametrize("status", ["success", "failed", "finished"])
     def test_every_end_keeps_what_was_logged(self, status: str, part: Any, read: Any) -> None:
-        """After :meth:`finalize` all is there; it may be called of an unused logger, twice, and be followed by more."""
+        """:meth:`finalize` keeps all values; it may be called before logging, twice, and before more logging."""
         part.finalize(status)
         self._log(part)
         part.finalize(status)
@@ -186,7 +186,7 @@ class LoggerConformance(TrainerPartConformance):
     def test_only_rank_0_writes(
         self, part: Any, arguments: dict[str, Any], read: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        """On another rank every method may be called, and nothing is written."""
+        """On another rank every method may be called, but nothing is written."""
         before = self._files(tmp_path)
         monkeypatch.setattr(rank_zero_only, "rank", 1)
         self._log(part)
@@ -201,7 +201,7 @@ class LoggerConformance(TrainerPartConformance):
     # -- runs -----------------------------------------------------------------------------------------------
 
     def test_a_run_is_logged_as_any_logger_would(self, part: Any, read: Any, tmp_path: Path) -> None:
-        """Beside a second logger it gets, and keeps, all that the Trainer logs in a fit and a test."""
+        """It keeps the same values of a fit and a test as a second logger of the same Trainer."""
         recorder, model = Recorder(), Model()
         trainer = reference_trainer(tmp_path, logger=[part, recorder])
         trainer.fit(model, rows(), rows(8))
@@ -214,16 +214,16 @@ class LoggerConformance(TrainerPartConformance):
                 assert self._steps(found.get(name, []), name) == self._steps(expected, name), name
 
     def test_a_failed_run_keeps_what_was_logged(self, part: Any, read: Any, tmp_path: Path) -> None:
-        """What was logged before the model raised is there."""
+        """Values that were logged before the model raised an error can be read."""
         with pytest.raises(ValueError, match="the model's own error"):
             self.trainer(tmp_path, part).fit(FailingModel(), rows(), rows(8))
         if read is not None:
             assert [step for step, _ in self._read(read, part)["train_loss_step"]] == [0]
 
-    def test_two_at_once_keep_apart(
+    def test_two_loggers_write_to_separate_places(
         self, part: Any, name: str, other_arguments: dict[str, Any], read: Any, tmp_path: Path
     ) -> None:
-        """Two of them in one Trainer each have everything, in places of their own."""
+        """Two of these loggers in one Trainer each have all values, in their own directories."""
         other = discover().build(self.kind, name, **other_arguments)
         reference_trainer(tmp_path, logger=[part, other]).fit(Model(), rows(), rows(8))
         assert self._place(part) != self._place(other)
@@ -232,21 +232,19 @@ class LoggerConformance(TrainerPartConformance):
             assert found["train_loss_step"] == also["train_loss_step"]
             assert len(found["train_loss_step"]) == 8
 
-    def test_two_in_one_place_are_refused(
+    def test_two_loggers_in_one_place_are_refused(
         self, part: Any, name: str, arguments: dict[str, Any], tmp_path: Path
     ) -> None:
-        """Two that would write to one directory are a sentence, before anything is written."""
+        """Two loggers that would write to one directory are refused with one sentence before anything is written."""
         if part.log_dir is None:
             pytest.skip("it has no directory")
         twin = discover().build(self.kind, name, **{**arguments, "version": part.version})
         with pytest.raises(MisconfigurationException) as raised:
             reference_trainer(tmp_path, logger=[part, twin]).fit(Model(), rows(), rows(8))
-        sentence(raised.value, repr(part.log_dir))
+        check_sentence(raised.value, repr(part.log_dir))
 
-    def test_the_next_run_has_a_place_of_its_own(
-        self, part: Any, name: str, arguments: dict[str, Any], read: Any
-    ) -> None:
-        """A logger made after a run, without a version, does not write where that run's records are."""
+    def test_the_next_run_has_its_own_place(self, part: Any, name: str, arguments: dict[str, Any], read: Any) -> None:
+        """A logger that is made after a run, without a version, writes to another directory."""
         if part.log_dir is None:
             pytest.skip("it has no directory")
         self._log(part)
@@ -258,15 +256,15 @@ class LoggerConformance(TrainerPartConformance):
         if read is not None:
             assert self._read(read, part)["loss"] == [(3, 1.5), (4, 2.5)]
 
-    def test_a_version_can_be_gone_on_with(
+    def test_a_version_can_be_continued(
         self, part: Any, name: str, arguments: dict[str, Any], component: Component, read: Any
     ) -> None:
-        """A logger made with the version of an earlier one writes in its place, and what it logs is there."""
+        """A logger with the version of an earlier one writes to the same directory, and its values can be read."""
         if "version" not in self._parameters(component):
             pytest.skip("it takes no version")
         self._log(part)
         part.finalize("success")
-        with warnings.catch_warnings():  # it may say that it replaces what is there
+        with warnings.catch_warnings():  # it may warn that it replaces the earlier run's files
             warnings.simplefilter("ignore")
             again = discover().build(self.kind, name, **{**arguments, "version": part.version})
             again.log_metrics({"loss": 3.5}, step=5)
@@ -298,5 +296,5 @@ class LoggerConformance(TrainerPartConformance):
 
     @staticmethod
     def _steps(series: list[Any], name: str) -> list[Any]:
-        """A series; of the epoch, which comes with every metric, only that it is there."""
+        """Return the series; for "epoch", which is logged with every metric, only its last entry."""
         return [series[-1]] if name == "epoch" and series else series

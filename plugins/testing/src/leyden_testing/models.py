@@ -1,4 +1,4 @@
-"""For Leyden's own tests: models that take no time, their data, and a logger that keeps what it is given."""
+"""For Leyden's own tests: small models, their data, and a logger that keeps values in memory."""
 
 from __future__ import annotations
 
@@ -10,50 +10,50 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import leyden as pl
-from leyden.interfaces.logger import Logger
+from leyden.loggers import Logger
 from leyden_testing.training import loader, quiet_trainer
 
 
 class SmallModel(pl.LightningModule):
-    """Fits a line to batches of shape (rows, 2)."""
+    """A linear layer for batches of shape (rows, 2)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(2, 1)
 
     def forward(self, batch: Tensor) -> Any:
-        """The line at each row."""
+        """Return the layer's output, of shape (rows, 1)."""
         return self.layer(batch)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        """The loss."""
+        """Return the loss."""
         return self(batch).square().mean()
 
     def configure_optimizers(self) -> Any:
-        """Stochastic gradient descent."""
+        """Return SGD."""
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
 class EveryStep(SmallModel):
-    """Has a step for every stage."""
+    """A small model that also has a validation step and a test step."""
 
     def validation_step(self, batch: Any, batch_idx: int) -> Any:
-        """The loss."""
+        """Return the loss."""
         return self(batch).square().mean()
 
     def test_step(self, batch: Any, batch_idx: int) -> Any:
-        """The loss."""
+        """Return the loss."""
         return self(batch).square().mean()
 
 
 class Batches:
-    """Batches of ones for :class:`SmallModel` that count how many were drawn.
+    """A loader of batches of ones for :class:`SmallModel` that counts the batches it yields.
 
     Args:
-        count: How many batches a pass has.
+        count: The number of batches in a pass.
 
     Attributes:
-        drawn: How many were drawn, over all passes.
+        drawn: The number of batches yielded, in all passes together.
     """
 
     def __init__(self, count: int = 2) -> None:
@@ -77,11 +77,11 @@ class LoggingModel(pl.LightningModule):
         self.layer = nn.Linear(4, 2)
 
     def forward(self, x: Tensor) -> Any:
-        """What it says of rows of shape (rows, 4)."""
+        """Return predictions of shape (rows, 2) for rows of shape (rows, 4)."""
         return self.layer(x)
 
     def loss(self, batch: Any) -> Tensor:
-        """The mean squared error of a batch."""
+        """Return the mean squared error of a batch."""
         x, y = batch
         return nn.functional.mse_loss(self(x), y)
 
@@ -96,16 +96,16 @@ class LoggingModel(pl.LightningModule):
         self.log("test_loss", self.loss(batch))
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
-        """What it says."""
+        """Return the predictions for a batch."""
         return self(batch[0])
 
     def configure_optimizers(self) -> Any:
-        """Stochastic gradient descent."""
+        """Return SGD."""
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 class ValidatedModel(LoggingModel):
-    """The same with a validation step."""
+    """A :class:`LoggingModel` with a validation step."""
 
     def validation_step(self, batch: Any, batch_idx: int) -> Any:
         """Log the loss."""
@@ -113,12 +113,12 @@ class ValidatedModel(LoggingModel):
 
 
 class RecordingLogger(Logger):
-    """Keeps everything.
+    """A logger that keeps everything in memory.
 
     Attributes:
-        logged: Each call of ``log_metrics``: the step and the metrics.
-        hyperparameters: Each call of ``log_hyperparams``.
-        ended: Each call of ``finalize``.
+        logged: The step and the metrics of each call of ``log_metrics``.
+        hyperparameters: The parameters of each call of ``log_hyperparams``.
+        ended: The status of each call of ``finalize``.
     """
 
     name, version = "recording", 0
@@ -129,24 +129,24 @@ class RecordingLogger(Logger):
         self.ended: list[str] = []
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Keep them."""
+        """Keep the step and the metrics."""
         self.logged.append((step, dict(metrics)))
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Keep them."""
+        """Keep the parameters."""
         self.hyperparameters.append(dict(params))
 
     def finalize(self, status: str) -> None:
-        """Keep how the run ended."""
+        """Keep the status."""
         self.ended.append(status)
 
     def values(self, name: str) -> list[tuple[int | None, float]]:
-        """The step and value of each time that ``name`` was logged."""
+        """Return the step and the value of each time that the metric ``name`` was logged."""
         return [(step, metrics[name]) for step, metrics in self.logged if name in metrics]
 
 
 class Unsized:
-    """A loader of exactly these batches that does not know its length."""
+    """A loader of the given batches without a length."""
 
     def __init__(self, *batches: Any) -> None:
         self.batches = batches
@@ -156,18 +156,18 @@ class Unsized:
 
 
 class Given(Unsized):
-    """A loader of exactly these batches."""
+    """A loader of the given batches."""
 
     def __len__(self) -> int:
         return len(self.batches)
 
 
 def rows(batches: int = 4, batch_size: int = 2, **options: Any) -> DataLoader[Any]:
-    """A loader of random rows for :class:`LoggingModel`, the same for every call of the same size.
+    """Return a loader of random rows for :class:`LoggingModel`, which are always the same for the same size.
 
     Args:
-        batches: How many batches.
-        batch_size: Rows of a batch.
+        batches: The number of batches.
+        batch_size: The number of rows in a batch.
         options: Further arguments of the DataLoader.
     """
     return loader(batches * batch_size, batch_size, **options)
@@ -176,14 +176,14 @@ def rows(batches: int = 4, batch_size: int = 2, **options: Any) -> DataLoader[An
 def logged_fit(
     tmp_path: Path, model: pl.LightningModule, batches: Any = 4, validation: Any = None, **options: Any
 ) -> tuple[Any, Any]:
-    """Train with a recording logger.
+    """Train a model with a :class:`RecordingLogger`.
 
     Args:
-        tmp_path: Where the run may write.
-        model: What to train.
-        batches: A loader, or how many batches it trains on.
-        validation: The loader of validation.
-        options: Further arguments of the Trainer; ``logger`` takes the recording one's place.
+        tmp_path: The Trainer's ``default_root_dir``.
+        model: The model.
+        batches: The training loader, or its number of batches.
+        validation: The validation loader.
+        options: Further arguments of the Trainer; ``logger`` replaces the recording logger.
 
     Returns:
         The logger and the Trainer.
@@ -195,7 +195,11 @@ def logged_fit(
 
 
 def model_that(**hooks: Any) -> Any:
-    """A :class:`LoggingModel` with these methods instead of its own; it logs nothing else."""
+    """Return a :class:`LoggingModel` with some methods replaced; its own training step logs nothing.
+
+    Args:
+        hooks: The new methods by name.
+    """
 
     def training_step(self: Any, batch: Any, batch_idx: int) -> Tensor:
         loss: Tensor = self.loss(batch)

@@ -1,4 +1,4 @@
-"""What pytest loads: assertions of the kit show their values, as an author's own do. Imports nothing of Leyden."""
+"""The pytest plugin: makes pytest show the values in the kit's assertions. It does not import Leyden."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import pytest
 
-# by name, as pytest finds the files of an installed distribution, but not those of an editable one
+# registered by name, since pytest does not find the modules of an editable installation itself
 pytest.register_assert_rewrite(
     *(
         f"leyden_testing.{entry.name.removesuffix('.py')}"
@@ -17,5 +17,5 @@ pytest.register_assert_rewrite(
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the mark of the checks that start processes, for projects with strict markers."""
+    """Register the mark "slow" of checks that start processes, for projects with strict markers."""
     config.addinivalue_line("markers", "slow: takes more than a few seconds")

@@ -1,4 +1,4 @@
-"""Conformance of a precision: what it casts, scales and clips, and that it trains near the weights of 32 bits."""
+"""Checks of a precision: casting, scaling and clipping, and that it trains to weights close to those of 32 bits."""
 
 from __future__ import annotations
 
@@ -11,36 +11,35 @@ import torch
 from torch import Tensor, nn
 
 import leyden as pl
-from leyden.interfaces.precision import Precision
-from leyden.plugin_system.discovery import discover
+from leyden.plugins import Precision, discover
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.plain import to_plain
-from leyden_testing.component import TrainerPartConformance, sentence
+from leyden_testing.component import TrainerPartConformance, check_sentence
 from leyden_testing.training import FEATURES, Host, Model, SaveAmid, reference_trainer, rows, same, weights
 
-COARSE = (0.05, 0.05)  # what 16 bits may differ by, after two epochs of the kit's model
+COARSE = (0.05, 0.05)  # how much weights in 16 bits may differ after two epochs of the kit's model
 
 
 class Refusing(Host):
-    """A device that computes in no precision but the reference."""
+    """A device that supports only 32 bits."""
 
     def supports_precision(self, precision: str) -> bool:
-        """Only 32 bits."""
+        """Whether ``precision`` is 32 bits."""
         return precision == "32-true"
 
 
 class Stepping(torch.optim.SGD):
-    """Keeps the arguments of its steps."""
+    """An optimizer that keeps the arguments of its last step."""
 
     def step(self, closure: Any = None, **arguments: Any) -> Any:
-        """Step, and keep what came beside the closure."""
+        """Step, and keep the arguments other than the closure."""
         self.arguments = arguments
         loss = super().step(closure)
         return "stepped" if closure is None else loss
 
 
 class PrecisionConformance(TrainerPartConformance):
-    """The checks of a precision, on the host.
+    """The checks of a precision, on the CPU.
 
     Example::
 
@@ -55,35 +54,35 @@ class PrecisionConformance(TrainerPartConformance):
 
     @pytest.fixture
     def tolerance(self) -> Any:
-        """How far weights may be from those of 32 bits, ``(rtol, atol)``; by default what 16 bits need."""
+        """How far weights may be from those of 32 bits, ``(rtol, atol)``; the default suits 16 bits."""
         return COARSE
 
     @pytest.fixture
     def ready(self, part: Any) -> Any:
-        """The part, told what computes."""
+        """The part after its set-up for the CPU."""
         part.setup(Host())
         return part
 
-    def held_by(self, trainer: pl.Trainer) -> Any:
-        """The Trainer's precision."""
+    def part_of(self, trainer: pl.Trainer) -> Any:
+        """Return the Trainer's precision."""
         return trainer.precision_plugin
 
     def test_it_says_its_name(self, part: Any, name: str) -> None:
-        """``precision`` is the component's name, which devices are asked about."""
+        """``precision`` is the component's name, which ``Accelerator.supports_precision`` gets."""
         assert part.precision == name
 
     def test_a_device_may_refuse_it(self, part: Any, name: str, tmp_path: Path) -> None:
-        """Where a device does not support it, the Trainer refuses it by its name."""
+        """If the device does not support it, the Trainer refuses it with its name."""
         if name == "32-true":
-            pytest.skip("every device computes in 32 bits")
+            pytest.skip("every device supports 32 bits")
         with pytest.raises(MisconfigurationException) as raised:
             self.trainer(tmp_path, part, accelerator=Refusing())
-        sentence(raised.value, repr(name))
+        check_sentence(raised.value, repr(name))
 
     # -- casting --------------------------------------------------------------------------------------------
 
     def test_modules_are_cast_in_place_and_once(self, ready: Any) -> None:
-        """Casting returns the module itself, leaves whole numbers, and a second time changes nothing."""
+        """Casting returns the same module, does not change integers, and changes nothing the second time."""
         module = nn.Sequential(nn.Linear(FEATURES, 2), nn.BatchNorm1d(2))
         count = module[1].num_batches_tracked.dtype
         assert ready.convert_module(module) is module
@@ -94,7 +93,7 @@ class PrecisionConformance(TrainerPartConformance):
             assert (value.dtype, torch.equal(value, once[name][1])) == (once[name][0], True), name
 
     def test_modules_built_in_it_are_those_cast_to_it(self, ready: Any) -> None:
-        """Within ``module_init_context`` a module has the format that casting gives."""
+        """A module that is built within ``module_init_context`` has the same dtype as a cast module."""
         cast = ready.convert_module(nn.Linear(2, 2))
         with ready.module_init_context():
             built = nn.Linear(2, 2)
@@ -102,7 +101,7 @@ class PrecisionConformance(TrainerPartConformance):
         assert ready.convert_module(built).weight.dtype == cast.weight.dtype
 
     def test_batches_fit_the_module(self, ready: Any) -> None:
-        """A cast batch keeps its whole numbers and structure, and goes through the cast module."""
+        """A cast batch keeps its integers and structure, and the cast module accepts it."""
         module = ready.convert_module(nn.Linear(FEATURES, 2))
         batch = {"x": torch.randn(3, FEATURES), "labels": torch.arange(3), "more": ["text", (1.5, None)]}
         found = ready.convert_input(batch)
@@ -114,7 +113,7 @@ class PrecisionConformance(TrainerPartConformance):
 
     @pytest.mark.parametrize("context", ["forward_context", "module_init_context"])
     def test_its_contexts_leave_no_trace(self, context: str, ready: Any) -> None:
-        """After a block, also one that raises, default dtype and autocast are as before; a context can be had again."""
+        """After a context, also one with an error, default dtype and autocast are restored; it works repeatedly."""
         before = self._modes()
         for _ in range(2):
             with getattr(ready, context)():
@@ -126,8 +125,8 @@ class PrecisionConformance(TrainerPartConformance):
 
     # -- one step -------------------------------------------------------------------------------------------
 
-    def test_gradients_are_scaled_back(self, ready: Any) -> None:
-        """Scaled for backward and unscaled, they are near those of 32 bits."""
+    def test_gradients_are_unscaled(self, ready: Any) -> None:
+        """After scaling, backward and unscaling, gradients are close to those of 32 bits."""
         module, optimizer = self._after_backward(ready)
         ready.unscale_gradients(optimizer)
         expected = self._module()
@@ -137,8 +136,8 @@ class PrecisionConformance(TrainerPartConformance):
             assert other.grad is not None
             assert torch.allclose(found.grad.double(), other.grad.double(), rtol=0.05, atol=0.05), name
 
-    def test_a_step_steps_and_returns_what_the_optimizer_does(self, ready: Any) -> None:
-        """The weights move against the gradient, and the user's further arguments reach the optimizer."""
+    def test_a_step_returns_what_the_optimizer_returns(self, ready: Any) -> None:
+        """A step lowers the loss, passes further arguments to the optimizer, and returns what the optimizer returns."""
         module, optimizer = self._after_backward(ready)
         before, batch = weights(module), ready.convert_input(self._rows())
         ready.unscale_gradients(optimizer)
@@ -152,7 +151,7 @@ class PrecisionConformance(TrainerPartConformance):
         assert float(after) < float(at_first)
 
     def test_a_closure_is_evaluated_once_and_returned(self, ready: Any) -> None:
-        """``optimizer_step`` with a closure computes the loss in it, once, and returns it."""
+        """``optimizer_step`` calls a closure once and returns the closure's loss."""
         module, batch = ready.convert_module(self._module()), ready.convert_input(self._rows())
         optimizer, calls = Stepping(module.parameters(), lr=0.01), []
 
@@ -172,7 +171,7 @@ class PrecisionConformance(TrainerPartConformance):
         assert any(not torch.equal(value, before[name]) for name, value in weights(module).items())
 
     def test_gradients_are_clipped(self, ready: Any) -> None:
-        """By norm, which is returned as it was before, and by value."""
+        """Gradients are clipped by norm, with the norm before clipping returned, and by value."""
         for algorithm in ("norm", "value"):
             module, optimizer = self._after_backward(ready)
             ready.unscale_gradients(optimizer)
@@ -192,23 +191,23 @@ class PrecisionConformance(TrainerPartConformance):
 
     # -- state ----------------------------------------------------------------------------------------------
 
-    def test_its_state_is_data_and_can_be_put_back(
+    def test_its_state_is_plain_data_and_can_be_restored(
         self, ready: Any, name: str, arguments: dict[str, Any], tmp_path: Path
     ) -> None:
-        """After a fit its state is plain data, and a new instance that takes it over has the same."""
+        """After a fit the state is plain data, and a new instance that loads it has the same state."""
         self.trainer(tmp_path, ready).fit(Model(), rows(), rows(8))
         state = copy.deepcopy(ready.state_dict())
         dropped: list[str] = []
         to_plain(state, "", dropped)
-        assert dropped == [], f"the state is no plain data: {dropped}"
+        assert dropped == [], f"the state is not plain data: {dropped}"
         other = discover().build(self.kind, name, **arguments)
         other.setup(Host())
         if state:
             other.load_state_dict(copy.deepcopy(state))
         assert other.state_dict() == state
 
-    def test_it_is_left_again_and_again(self, ready: Any) -> None:
-        """``teardown`` may be called twice, and setting up after it works."""
+    def test_it_can_be_torn_down_repeatedly(self, ready: Any) -> None:
+        """``teardown`` may be called twice, and ``setup`` works after it."""
         ready.teardown()
         ready.teardown()
         ready.setup(Host())
@@ -220,14 +219,14 @@ class PrecisionConformance(TrainerPartConformance):
     def test_it_trains_near_the_weights_of_32_bits(
         self, options: dict[str, Any], part: Any, tolerance: Any, tmp_path: Path
     ) -> None:
-        """Two epochs, plain or accumulated and clipped, lead near the weights that 32 bits lead to."""
+        """Two epochs, with and without accumulation and clipping, give weights close to those of 32 bits."""
         found, expected = Model(), Model()
         self.trainer(tmp_path, part, **options).fit(found, rows(), rows(8))
         reference_trainer(tmp_path, **options).fit(expected, rows(), rows(8))
         assert same(weights(found), weights(expected), tolerance)
 
     def test_it_evaluates_and_predicts_near_32_bits(self, part: Any, tolerance: Any, tmp_path: Path) -> None:
-        """Losses and predictions are near those of 32 bits, and predictions are on the host."""
+        """Losses and predictions are close to those of 32 bits."""
         results = []
         for trainer in (self.trainer(tmp_path, part), reference_trainer(tmp_path)):
             model = Model()
@@ -239,7 +238,7 @@ class PrecisionConformance(TrainerPartConformance):
     def test_a_resumed_run_is_the_uninterrupted_one(
         self, part: Any, name: str, arguments: dict[str, Any], tmp_path: Path
     ) -> None:
-        """A run resumed from amid an epoch ends with the bits of the one that ran through, dropout included."""
+        """A run resumed in the middle of an epoch ends with the same bits as the uninterrupted one, with dropout."""
         saved, whole, resumed = SaveAmid(tmp_path / "amid.ckpt"), Model(dropout=0.5), Model(dropout=0.5)
         self.seed()
         self.trainer(tmp_path, part, callbacks=[saved]).fit(whole, rows(), rows(8))
@@ -269,7 +268,7 @@ class PrecisionConformance(TrainerPartConformance):
         return nn.functional.mse_loss(module(batch[0]), batch[1])
 
     def _after_backward(self, precision: Any) -> tuple[nn.Module, Any]:
-        """A module whose scaled loss has gone backward, and its optimizer."""
+        """Return a module after the backward pass of its scaled loss, and its optimizer."""
         module = precision.convert_module(self._module())
         optimizer, batch = Stepping(module.parameters(), lr=0.1), precision.convert_input(self._rows())
         with precision.forward_context():

@@ -1,4 +1,4 @@
-"""Conformance of a profiler: it measures what it is told, reports it, and changes nothing of a run."""
+"""Checks of a profiler: it measures and reports actions, and does not change a run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from leyden.interfaces.component import Component
-from leyden.interfaces.profiler import Profiler
-from leyden.plugin_system.discovery import discover
+from leyden import Component
+from leyden.plugins import discover
+from leyden.profilers import Profiler
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_testing.component import TrainerPartConformance
 from leyden_testing.training import Model, reference_trainer, rows, same, weights
@@ -32,7 +32,7 @@ class ProfilerConformance(TrainerPartConformance):
     interface = Profiler
 
     def test_what_is_measured_is_reported(self, part: Any) -> None:
-        """Actions that were started and stopped, within one another and repeatedly, are named in the summary."""
+        """The summary names all actions that were started and stopped, also nested and repeated ones."""
         part.setup("fit", 0, None)
         for _ in range(2):
             with part.profile("load data"), part.profile("read file"):
@@ -46,7 +46,7 @@ class ProfilerConformance(TrainerPartConformance):
         part.teardown("fit")
 
     def test_a_block_that_raises_is_stopped(self, part: Any) -> None:
-        """The block's own error comes out, and the action can begin again."""
+        """``profile`` raises the block's own error, and the action can begin again."""
         part.setup("fit", 0, None)
         for _ in range(2):
             with pytest.raises(ValueError, match="of the block"), part.profile("load data"):
@@ -56,7 +56,7 @@ class ProfilerConformance(TrainerPartConformance):
     def test_its_report_is_printed_on_rank_0_alone(
         self, part: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Without a file the report goes to Leyden's log, once."""
+        """Without a file name the report is written to Leyden's log, only on rank 0."""
         for rank, times in ((0, 1), (1, 0)):
             monkeypatch.setattr(rank_zero_only, "rank", rank)
             caplog.clear()
@@ -71,9 +71,9 @@ class ProfilerConformance(TrainerPartConformance):
     def test_its_report_goes_to_a_file(
         self, name: str, arguments: dict[str, Any], component: Component, tmp_path: Path
     ) -> None:
-        """With a file's name the report is in ``dirpath/stage-filename-rank.txt``, in the log directory by default."""
+        """With a file name the report is written to ``stage-filename-rank.txt``, by default in the log directory."""
         if "filename" not in inspect.signature(component.load()).parameters:
-            pytest.skip("it takes no file's name")
+            pytest.skip("it takes no file name")
         profiler = discover().build(self.kind, name, **{**arguments, "filename": "report"})
         for stage in ("fit", "test"):
             profiler.setup(stage, 0, str(tmp_path / "logs"))
@@ -84,7 +84,7 @@ class ProfilerConformance(TrainerPartConformance):
             assert "load data" in (tmp_path / "logs" / f"{stage}-report-0.txt").read_text()
 
     def test_a_run_with_it_is_the_run_without(self, part: Any, tmp_path: Path) -> None:
-        """It is told of the training steps, and the weights are those of a run without it, to the last bit."""
+        """The weights of a run with it equal those of a run without it, to the last bit."""
         model, other = Model(dropout=0.5), Model(dropout=0.5)
         found = []
         for trainer, trained in ((self.trainer(tmp_path, part), model), (reference_trainer(tmp_path), other)):
@@ -94,7 +94,7 @@ class ProfilerConformance(TrainerPartConformance):
         assert same(found[0], found[1])
 
     def test_a_run_is_reported(self, part: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """The report of a fit, and then of a test, is there when the run has ended, and names the model's step."""
+        """The reports of a fit and of a test are logged when the run ends, and name the model's step."""
         model = Model()
         for stage in ("fit", "test"):
             caplog.clear()
@@ -107,6 +107,6 @@ class ProfilerConformance(TrainerPartConformance):
             step = "training_step" if stage == "fit" else "test_step"
             assert any(step in message for message in caplog.messages), f"the report of a {stage} has no {step}"
 
-    def test_it_goes_to_other_processes(self, part: Any) -> None:
-        """Before it has measured anything it can be pickled, as strategies that start processes do."""
+    def test_it_can_be_copied_to_other_processes(self, part: Any) -> None:
+        """It can be pickled before it has measured anything, as strategies that start processes need."""
         assert type(pickle.loads(pickle.dumps(part))) is type(part)

@@ -1,4 +1,4 @@
-"""Real processes for checks: a function run on every rank, and what each of them returned."""
+"""Runs a function in several processes, for the checks of strategies and records."""
 
 from __future__ import annotations
 
@@ -13,24 +13,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # strategies and optimizers import it, and each forked process would anew
+import torch._dynamo  # imported here once, since otherwise each forked process would import it
 import torch.multiprocessing as multiprocessing
 
 
 def on_ranks(
     count: int, function: Callable[..., Any], *args: Any, variables: dict[str, str] | None = None, seconds: float = 120
 ) -> list[Any]:
-    """What ``function(*args)`` returns on each of so many ranks, forked from this process.
+    """Run ``function(*args)`` in several forked processes and return each one's result.
 
-    In it a Trainer finds that the processes are there already, by the variables that ``torch.distributed`` knows:
-    ``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT``.
+    The processes have the environment variables of ``torch.distributed``: ``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``,
+    ``MASTER_ADDR`` and ``MASTER_PORT``. A Trainer therefore does not start further processes.
 
     Args:
-        count: How many.
-        function: What each runs; what it returns has to pickle.
-        args: Its arguments.
-        variables: Further variables of the processes.
-        seconds: After which processes that still run are ended, which fails.
+        count: The number of processes.
+        function: The function; its result must be picklable.
+        args: The function's arguments.
+        variables: Further environment variables of the processes.
+        seconds: After this time the processes are killed and the check fails.
+
+    Returns:
+        The results in the order of the ranks.
     """
     with tempfile.TemporaryDirectory() as directory:
         arguments = (function, args, count, free_port(), variables or {}, directory)
@@ -55,10 +58,16 @@ def _rank(
     variables: dict[str, str],
     directory: str,
 ) -> None:
-    meeting = {"LOCAL_RANK": rank, "RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in meeting.items()} | variables)
+    rendezvous = {
+        "LOCAL_RANK": rank,
+        "RANK": rank,
+        "WORLD_SIZE": count,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    os.environ.update({name: str(value) for name, value in rendezvous.items()} | variables)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)  # a forked process does not have the threads that its parent has started
+    torch.set_num_threads(1)  # a forked process does not have its parent's threads
     result = function(*args)
     torch.save(result, Path(directory, str(rank)))
     if torch.distributed.is_initialized():
@@ -66,12 +75,12 @@ def _rank(
 
 
 def free_port() -> int:
-    """A TCP port of this host that nothing listened on a moment ago.
+    """Return a TCP port of this machine that is free now.
 
-    It is not one that systems give to outgoing connections, of which one may take it before the processes meet there.
+    It is outside the range for outgoing connections, one of which could otherwise take it before the processes do.
     """
-    for number in random.SystemRandom().sample(range(20000, 30000), 100):  # which leaves the seeds as they are
+    for number in random.SystemRandom().sample(range(20000, 30000), 100):  # does not change the seeded generators
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("", number))
             return number
-    raise RuntimeError("None of 100 ports between 20000 and 30000 is free on this host; end what listens on them")
+    raise RuntimeError("None of 100 ports between 20000 and 30000 is free; end the processes that listen on them.")

@@ -1,4 +1,4 @@
-"""For Leyden's own tests: a model that remembers its rows, and Trainers of two processes of which each reports."""
+"""For Leyden's own tests: a model that remembers its rows, and Trainers of two processes that each write a report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # DistributedDataParallel imports it, and each forked process would anew
+import torch._dynamo  # DistributedDataParallel imports it, and otherwise each forked process would do so
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -16,13 +16,13 @@ from leyden_testing import training
 
 
 class Model(pl.LightningModule):
-    """A linear model that remembers which rows it saw in each step.
+    """A model with two layers that remembers the rows of each step.
 
     Args:
-        optimizer: Makes the optimizer from parameters.
+        optimizer: A function that makes the optimizer from the parameters; by default SGD.
 
     Attributes:
-        seen: The numbers of the rows of each step, by stage: "train", "val" and "test".
+        seen: The row numbers of each step, by stage: "train", "val" or "test".
     """
 
     def __init__(self, optimizer: Any = None) -> None:
@@ -33,7 +33,7 @@ class Model(pl.LightningModule):
         self.seen: dict[str, list[list[int]]] = {"train": [], "val": [], "test": []}
 
     def loss(self, batch: Any, stage: str) -> Tensor:
-        """The mean squared error of a batch, whose rows are remembered as those of a stage."""
+        """Remember the rows of a batch for a stage, and return the mean squared error."""
         x, y, rows = batch
         self.seen[stage].append(rows.tolist())
         return nn.functional.mse_loss(self.layer(x), y)
@@ -49,16 +49,16 @@ class Model(pl.LightningModule):
         self.log("test_loss", self.loss(batch, "test"), sync_dist=True)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
-        """The rows' numbers."""
+        """Return the row numbers of a batch."""
         return batch[2]
 
     def configure_optimizers(self) -> Any:
-        """The chosen optimizer of all parameters."""
+        """Return the optimizer of all parameters."""
         return self.make(self.parameters())
 
 
 class Validated(Model):
-    """The same with a validation step."""
+    """A :class:`Model` with a validation step."""
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the loss."""
@@ -66,17 +66,17 @@ class Validated(Model):
 
 
 class Reporter(pl.Callback):
-    """Writes down in each process, when a run ends there, what it did.
+    """Writes a report in each process when a run ends, such as its steps, metrics and weights.
 
     Args:
-        directory: Where to.
+        directory: The directory for the reports.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write it down."""
+        """Write the report, including the module's attribute ``report`` if it has one."""
         report = {
             "rank": trainer.global_rank,
             "world": trainer.world_size,
@@ -92,28 +92,28 @@ class Reporter(pl.Callback):
         (self.directory / f"{stage}-{trainer.global_rank}.json").write_text(json.dumps(report))
 
     def reports(self, stage: str = "fit") -> list[dict[str, Any]]:
-        """What each process wrote, in the order of their ranks."""
+        """Return the reports of all processes for a stage, in the order of their ranks."""
         paths = sorted(self.directory.glob(f"{stage}-*.json"))
         return [json.loads(path.read_text()) for path in paths]
 
 
 def loader(count: int, batch_size: int = 2, **options: Any) -> DataLoader[Any]:
-    """A loader of numbered rows for :class:`Model`.
+    """Return a loader of numbered rows for :class:`Model`.
 
     Args:
-        count: How many rows.
-        batch_size: Rows of a batch.
+        count: The number of rows.
+        batch_size: The number of rows in a batch.
         options: Further arguments of the DataLoader.
     """
     return training.loader(count, batch_size, numbered=True, **options)
 
 
 def quiet(tmp_path: Path, **options: Any) -> tuple[Any, Reporter]:
-    """A quiet Trainer of two forked processes and its reporter.
+    """Return a quiet Trainer for two forked processes, and its reporter.
 
     Args:
-        tmp_path: Where the reports are written.
-        options: Arguments of the Trainer, in the place of these or beside them.
+        tmp_path: The Trainer's ``default_root_dir``, where the reports are written.
+        options: Further arguments of the Trainer, which replace the defaults.
     """
     reporter = Reporter(tmp_path)
     arguments: dict[str, Any] = {"devices": 2, "strategy": "ddp_fork", "log_every_n_steps": 1, **options}
@@ -122,10 +122,10 @@ def quiet(tmp_path: Path, **options: Any) -> tuple[Any, Reporter]:
 
 
 def alone(tmp_path: Path, **options: Any) -> Any:
-    """The same Trainer in one process.
+    """Return the Trainer of :func:`quiet` for one process.
 
     Args:
-        tmp_path: Where the report is written.
-        options: Arguments of the Trainer.
+        tmp_path: The Trainer's ``default_root_dir``, where the report is written.
+        options: Further arguments of the Trainer, which replace the defaults.
     """
     return quiet(tmp_path, **{"devices": 1, "strategy": "auto", **options})[0]

@@ -1,4 +1,4 @@
-"""What the checks of a strategy run on every rank: each function trains in one of the processes and reports."""
+"""Functions that the checks of a strategy run on every rank; each returns a report of its process."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ BATCH = 4  # rows of each process
 
 
 def data(processes: int, alone: bool = False) -> tuple[Any, Any]:
-    """The loaders of training and validation: four and two batches for each process, or for one of the same rows.
+    """Return the training and the validation loader, with four and two batches for each process.
 
     Args:
-        processes: Among how many the rows are divided.
-        alone: Whether one process takes the rows of all at once.
+        processes: The number of processes that share the rows.
+        alone: Whether one process takes all rows, with batches that are as large as those of all processes together.
     """
     size = BATCH * processes if alone else BATCH
     return rows(4 * BATCH * processes, size), rows(2 * BATCH * processes, size)
 
 
 def train(make: MakeTrainer, root: Path, processes: int) -> dict[str, Any]:
-    """Fit, with a checkpoint amid an epoch and between two; test; predict; and fit anew with the same strategy."""
+    """Fit, with checkpoints within and after an epoch; test; predict; fit another model with the same strategy."""
     saved, model = SaveAfterEpoch(root / "epoch.ckpt"), Model()
     trainer = make(root, callbacks=[SaveAmid(root / "amid.ckpt"), saved])
     train_rows, val_rows = data(processes)
@@ -55,14 +55,14 @@ def train(make: MakeTrainer, root: Path, processes: int) -> dict[str, Any]:
 
 
 def train_accumulated(make: MakeTrainer, root: Path, processes: int) -> Any:
-    """Fit with accumulated and clipped gradients."""
+    """Fit with accumulated and clipped gradients; return the weights."""
     model = Model()
     make(root, accumulate_grad_batches=2, gradient_clip_val=0.05).fit(model, *data(processes))
     return weights(model)
 
 
 def resume(make: MakeTrainer, root: Path, processes: int, paths: list[str]) -> list[Any]:
-    """Fits that go on from checkpoints."""
+    """Resume a fit from each of several checkpoints; return the weights of each."""
     found = []
     for path in paths:
         model = Model()
@@ -71,11 +71,14 @@ def resume(make: MakeTrainer, root: Path, processes: int, paths: list[str]) -> l
     return found
 
 
-class Asking(Model):
-    """Asks the strategy, amid a run, for everything that processes do together.
+class CollectiveModel(Model):
+    """A model that calls all collectives of the strategy when training starts.
 
     Args:
-        root: A directory that all processes see.
+        root: A directory that all processes share.
+
+    Attributes:
+        answers: The results of the collectives.
     """
 
     def __init__(self, root: Path) -> None:
@@ -84,7 +87,7 @@ class Asking(Model):
         self.answers: dict[str, Any] = {}
 
     def on_train_start(self) -> None:
-        """Ask, in the same order in every process."""
+        """Call the collectives, in the same order in every process."""
         strategy = self.trainer.strategy
         rank, size = strategy.global_rank, strategy.world_size
         mine = torch.tensor([rank + 1.0, 10.0 * rank])
@@ -99,7 +102,7 @@ class Asking(Model):
             "any of none": strategy.reduce_boolean_decision(False, all=False),
             "broadcast": [strategy.broadcast(f"of {rank}", src) for src in range(size)],
         }
-        if rank == size - 1:  # the others come to the barrier long before
+        if rank == size - 1:  # so that the others reach the barrier first
             matrix = torch.ones(400, 400)
             for _ in range(50):
                 matrix = matrix @ matrix / 400
@@ -108,26 +111,26 @@ class Asking(Model):
         self.answers["here"] = sorted(path.name for path in self.root.glob("here-*"))
 
 
-def ask(make: MakeTrainer, root: Path, processes: int) -> dict[str, Any]:
-    """The answers of a strategy, and the size of the world."""
-    model = Asking(root)
+def run_collectives(make: MakeTrainer, root: Path, processes: int) -> dict[str, Any]:
+    """Return the results of all collectives, and the rank."""
+    model = CollectiveModel(root)
     trainer = make(root, max_epochs=1)
     trainer.fit(model, *data(processes))
     return {**model.answers, "rank": trainer.global_rank}
 
 
 class LastFails(Model):
-    """Raises in the second batch of the last process; the others would wait for it."""
+    """A model that raises an error in the second batch of the last process, for which the others would wait."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        """Fail there."""
+        """Raise the error, or train."""
         if batch_idx == 1 and self.trainer.global_rank == self.trainer.world_size - 1:
             raise ValueError("the model's own error")
         return super().training_step(batch, batch_idx)
 
 
 def fail(make: MakeTrainer, root: Path, processes: int) -> str:
-    """How a run ends in this process in which the last one raises."""
+    """Return the error with which a run ends in this process if the last process raises one."""
     try:
         make(root).fit(LastFails(), *data(processes))
     except Exception as error:
@@ -136,17 +139,17 @@ def fail(make: MakeTrainer, root: Path, processes: int) -> str:
 
 
 class LastIsAsked(Model):
-    """The last process is asked to end, as by the signal of a cluster, in its second batch."""
+    """A model whose last process is asked to end in its second batch, as by a cluster's signal."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        """Ask there."""
+        """Ask the run to end, and train."""
         if batch_idx == 1 and self.trainer.global_rank == self.trainer.world_size - 1:
             self.trainer.asked_to_end = "SIGTERM"
         return super().training_step(batch, batch_idx)
 
 
 def end_early(make: MakeTrainer, root: Path, processes: int) -> tuple[int, str]:
-    """After how many steps, and with what, a run ends in this process in which the last one is asked to end."""
+    """Return the number of steps, and the error's class, with which a run ends if the last process is asked to end."""
     trainer = make(root)
     try:
         trainer.fit(LastIsAsked(), *data(processes))
@@ -156,27 +159,27 @@ def end_early(make: MakeTrainer, root: Path, processes: int) -> tuple[int, str]:
 
 
 def train_unevenly(make: MakeTrainer, root: Path, processes: int) -> int:
-    """The steps of a fit in which each process has more batches than the one before."""
+    """Return the number of steps of a fit in which each process has more batches than the one before."""
     trainer = make(root, max_epochs=1, use_distributed_sampler=False)
     trainer.fit(Model(), rows(8 * (trainer.global_rank + 1)), rows(8))
     return trainer.global_step
 
 
 def trace(make: MakeTrainer, root: Path, processes: int) -> list[str]:
-    """What two runs leave behind; the processes may stay in touch after the first, for the next one."""
+    """Return what two runs leave behind; the process group may stay initialized after the first run."""
     before = traces.settings()
     models = [Model() for _ in range(2)]
     make(root / "first").fit(models[0], *data(processes))
     after = traces.settings()
-    if processes > 1:  # meeting sets both
+    if processes > 1:  # initializing the process group changes both
         after.update({name: before[name] for name in ("torch.distributed.is_initialized()", "sys.excepthook")})
     gc.collect()
-    held = traces.held()
+    held = traces.open_resources()
     make(root / "second").fit(models[1], *data(processes))
     gc.collect()
     return [*traces.changed(before, after), *traces.left_behind(held)]
 
 
 def build_module(make: MakeTrainer, root: Path, processes: int) -> bool:
-    """Whether what makes batch normalisation synchronous returns a module."""
+    """Whether ``convert_sync_batchnorm`` returns a module."""
     return isinstance(make(root).strategy.convert_sync_batchnorm(nn.BatchNorm1d(2)), nn.Module)

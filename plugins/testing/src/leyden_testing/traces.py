@@ -1,4 +1,4 @@
-"""What a run may leave behind in its process: settings that it changed, and what it holds open."""
+"""Finds what a run leaves behind in its process: changed settings, threads, child processes and open files."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 PATIENCE = 60.0
-"""Seconds in which what is let go is gone, also on a busy machine."""
+"""The time in seconds within which resources are gone, even on a busy machine."""
 
 
 def settings() -> dict[str, Any]:
-    """Everything global that a run may change and has to put back, by name."""
+    """Return all global settings that a run may change but must restore, by name."""
     found: dict[str, Any] = {
         "torch.get_default_dtype()": torch.get_default_dtype(),
         "torch.get_default_device()": torch.get_default_device(),
@@ -45,8 +45,8 @@ def settings() -> dict[str, Any]:
     return found
 
 
-def held() -> list[str]:
-    """The threads, child processes and open files of this process, those of each kind that can be listed here."""
+def open_resources() -> list[str]:
+    """Return the threads, child processes and open files of this process, as far as this system can list them."""
     threads = [f"the thread {thread.name!r}" for thread in threading.enumerate()]
     children = [f"the child process {child.name!r}" for child in multiprocessing.active_children()]
     listed = Path("/proc/self/task", str(threading.get_native_id()), "children")
@@ -56,7 +56,7 @@ def held() -> list[str]:
 
 
 def open_files() -> list[str]:
-    """What this process has open, where the system lists it."""
+    """Return the open files of this process; an empty list if the system can't list them."""
     found = []
     for entry in Path("/proc/self/fd").glob("*"):
         try:
@@ -68,7 +68,7 @@ def open_files() -> list[str]:
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Which settings are others, one sentence for each."""
+    """Return a text for each setting that differs."""
     missing = object()
     return [
         f"{name} was {before.get(name, 'not set')!r} and is {after.get(name, 'not set')!r}"
@@ -78,19 +78,19 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 def left_behind(before: list[str]) -> list[str]:
-    """What is held that was not held before, and stays held.
+    """Return the resources that are open now but were not before.
 
-    A thread that was there before may read a file at the moment of the look, and one that was told to end may not
-    have ended yet: the look is repeated until nothing more is held, for ``PATIENCE`` seconds at most.
+    A thread may open a file for a moment, and an ending thread may need time. The comparison is therefore repeated
+    until nothing is left, for at most ``PATIENCE`` seconds.
     """
     deadline = time.monotonic() + PATIENCE
-    while (more := grown(before, held())) and time.monotonic() < deadline:
+    while (more := added(before, open_resources())) and time.monotonic() < deadline:
         time.sleep(0.01)
     return more
 
 
-def grown(before: list[str], after: list[str]) -> list[str]:
-    """What is held after that was not held before."""
+def added(before: list[str], after: list[str]) -> list[str]:
+    """Return the items of ``after`` that are not in ``before``; repeated items are counted."""
     left = list(before)
     more = []
     for item in after:

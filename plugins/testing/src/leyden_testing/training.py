@@ -1,4 +1,4 @@
-"""What the checks train with: a small model, its rows, a quiet Trainer, and a device and a logger to compare with."""
+"""Helpers for runs in checks: a small model, its data, a quiet Trainer, and a reference device and logger."""
 
 from __future__ import annotations
 
@@ -12,56 +12,56 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import leyden as pl
-from leyden.interfaces.accelerator import Accelerator, parse_indices
-from leyden.interfaces.logger import Logger
+from leyden.accelerators import Accelerator
+from leyden.loggers import Logger
 
 FEATURES, TARGETS = 4, 2
 Series = dict[str, list[tuple[int, float]]]
-"""What a logger wrote: metric to its (step, value) in order."""
+"""The metrics that a logger wrote: name to (step, value) pairs in order."""
 
 
 class Host(Accelerator):
-    """The host processor, the reference that others are compared with; a device is a process.
+    """The CPU, as a reference for other accelerators; its devices are processes.
 
-    The kit has its own, so that it depends on no plugin that it tests.
+    The kit has its own CPU accelerator, so that it does not depend on a plugin that it checks.
     """
 
     device_type = "cpu"
 
     @classmethod
     def is_available(cls) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     @classmethod
     def auto_device_count(cls) -> int:
-        """One process."""
+        """Return 1, for one process."""
         return 1
 
     @classmethod
     def parse_devices(cls, devices: int | str | Sequence[int]) -> list[int]:
         """The numbers of the processes."""
-        return list(parse_indices(devices, 1))
+        return list(range(1 if devices == "auto" else int(str(devices))))
 
     @classmethod
     def get_parallel_devices(cls, devices: Sequence[int]) -> list[torch.device]:
-        """The same device for each process."""
+        """Return the same device for each process."""
         return [torch.device("cpu")] * len(devices)
 
     def setup_device(self, device: torch.device) -> None:
-        """Nothing to make current."""
+        """Do nothing, since the CPU needs no set-up."""
 
     def get_rng_state(self, device: torch.device) -> Tensor | None:
-        """None: it is PyTorch's own."""
+        """Return None, since the CPU's random state is PyTorch's own."""
         return None
 
 
 class Model(pl.LightningModule):
-    """Two layers that log a loss in every stage.
+    """A model with two layers that logs a loss in every stage.
 
     Args:
-        optimizer: Makes the optimizer from parameters; stochastic gradient descent with momentum by default.
-        dropout: The share of hidden values that is zeroed at random in training.
+        optimizer: A function that makes the optimizer from the parameters; by default SGD with momentum.
+        dropout: The probability with which hidden values are zeroed in training.
     """
 
     def __init__(self, optimizer: Any = None, dropout: float = 0.0) -> None:
@@ -74,12 +74,12 @@ class Model(pl.LightningModule):
         torch.random.set_rng_state(generator)
         self.make = optimizer or partial(
             torch.optim.SGD, lr=0.1, momentum=0.9
-        )  # which pickles, as some strategies need
+        )  # a partial can be pickled, which some strategies need
         self.devices_seen: set[str] = set()
         self.rows_seen: list[float] = []
 
     def forward(self, x: Tensor) -> Any:
-        """Predict.
+        """Return predictions of shape (batch, 2).
 
         Args:
             x: Rows of shape (batch, 4).
@@ -87,7 +87,7 @@ class Model(pl.LightningModule):
         return self.layers(x)
 
     def loss(self, batch: Any) -> Tensor:
-        """The mean loss of a batch, or of the batches of several loaders in a dict or list."""
+        """Return the mean loss of a batch, or of the batches of several loaders in a dict or list."""
         if isinstance(batch, Mapping):
             batch = list(batch.values())
         if not isinstance(batch[0], Tensor):
@@ -113,30 +113,30 @@ class Model(pl.LightningModule):
         self.log("test_loss", self.loss(batch), sync_dist=True, batch_size=len(batch[0]))
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """What the model says of the rows."""
+        """Return the predictions for a batch."""
         return self(batch[0])
 
     def configure_optimizers(self) -> Any:
-        """The chosen optimizer of all parameters."""
+        """Return the optimizer of all parameters."""
         return self.make(self.parameters())
 
 
 class FailingModel(Model):
-    """Raises a ValueError in its second training batch."""
+    """A model that raises a ValueError in its second training batch."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        """Fail, at the second batch."""
+        """Raise the error in the second batch, otherwise train."""
         if batch_idx == 1:
             raise ValueError("the model's own error")
         return super().training_step(batch, batch_idx)
 
 
 class Recorder(Logger):
-    """Keeps in memory what a Trainer logs, to compare with.
+    """A logger that keeps metrics in memory, for comparison.
 
     Attributes:
-        series: Each metric's steps and values.
-        sent: Every step and its metrics, in the order of the calls.
+        series: The (step, value) pairs of each metric.
+        sent: The step and the metrics of each call, in order.
     """
 
     name, version = "recorder", 0
@@ -152,15 +152,15 @@ class Recorder(Logger):
             self.series.setdefault(name, []).append((step or 0, float(value)))
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Keep nothing."""
+        """Do nothing."""
 
 
 class SaveAmid(pl.Callback):
-    """Saves a checkpoint amid an epoch of the kit's runs, and keeps a copy of the weights of that moment.
+    """Saves a checkpoint in the middle of an epoch of the kit's runs, and keeps a copy of the weights at that time.
 
     Args:
-        path: Where to.
-        step: After which optimizer step.
+        path: The path to save to.
+        step: The number of optimizer steps after which to save.
     """
 
     def __init__(self, path: Path, step: int = 6) -> None:
@@ -171,17 +171,17 @@ class SaveAmid(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save at that step."""
+        """Save after that step."""
         if trainer.global_step == self.step and not self.weights:
             self.weights = weights(pl_module)
             trainer.save_checkpoint(self.path)
 
 
 class SaveAfterEpoch(pl.Callback):
-    """Saves a checkpoint at the end of the first epoch, from where any number of processes can go on.
+    """Saves a checkpoint at the end of the first epoch, from which a run with any number of processes can resume.
 
     Args:
-        path: Where to.
+        path: The path to save to.
     """
 
     def __init__(self, path: Path) -> None:
@@ -189,17 +189,17 @@ class SaveAfterEpoch(pl.Callback):
         self.weights: dict[str, Tensor] = {}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save, of the first epoch."""
+        """Save at the end of the first epoch."""
         if trainer.current_epoch == 0:
             self.weights = weights(pl_module)
             trainer.save_checkpoint(self.path)
 
 
 class Rows(TensorDataset):
-    """Random rows and targets, the same for the same count.
+    """A dataset of random rows and targets, which are always the same for the same count.
 
     Args:
-        count: How many rows.
+        count: The number of rows.
         numbered: Whether a sample has the row's number as its third part.
     """
 
@@ -210,11 +210,11 @@ class Rows(TensorDataset):
 
 
 def loader(count: int, batch_size: int = 2, numbered: bool = False, **options: Any) -> DataLoader[Any]:
-    """A loader of :class:`Rows`.
+    """Return a loader of :class:`Rows`.
 
     Args:
-        count: How many rows.
-        batch_size: Rows of a batch.
+        count: The number of rows.
+        batch_size: The number of rows in a batch.
         numbered: Whether a batch has the rows' numbers as its third part.
         options: Further arguments of the DataLoader.
     """
@@ -222,22 +222,22 @@ def loader(count: int, batch_size: int = 2, numbered: bool = False, **options: A
 
 
 def rows(count: int = 16, batch_size: int = 4) -> DataLoader[Any]:
-    """The loader of a check: by default four batches of four rows.
+    """Return the loader of a check: by default four batches of four rows.
 
     Args:
-        count: How many rows.
-        batch_size: Rows of a batch.
+        count: The number of rows.
+        batch_size: The number of rows in a batch.
     """
     return loader(count, batch_size)
 
 
 def quiet_trainer(root: Path, kind: Any = pl.Trainer, **options: Any) -> Any:
-    """A Trainer for one epoch on the host processor that logs, saves and shows nothing but what is asked for.
+    """Return a Trainer for one epoch on the CPU that by default logs, saves and shows nothing.
 
     Args:
-        root: Its ``default_root_dir``.
-        kind: Its class.
-        options: Arguments for it, in the place of these or beside them.
+        root: The Trainer's ``default_root_dir``.
+        kind: The Trainer's class.
+        options: Further arguments of the Trainer, which replace these defaults.
     """
     arguments: dict[str, Any] = {
         "accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_checkpointing": False,
@@ -247,11 +247,11 @@ def quiet_trainer(root: Path, kind: Any = pl.Trainer, **options: Any) -> Any:
 
 
 def reference_trainer(root: Path, **options: Any) -> pl.Trainer:
-    """The quiet Trainer of a check: for two epochs on the reference device.
+    """Return a quiet Trainer for two epochs on the reference device.
 
     Args:
-        root: Its ``default_root_dir``.
-        options: Arguments for it, in the place of these or beside them.
+        root: The Trainer's ``default_root_dir``.
+        options: Further arguments of the Trainer, which replace the defaults.
     """
     arguments = {"accelerator": Host(), "devices": 1, "max_epochs": 2, "log_every_n_steps": 1}
     trainer: pl.Trainer = quiet_trainer(root, **{**arguments, **options})
@@ -259,18 +259,18 @@ def reference_trainer(root: Path, **options: Any) -> pl.Trainer:
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of a module's state on the host, whole where it is divided among processes, which all ask then."""
+    """Return a copy of a module's state on the CPU; if it is sharded, all processes must call this to get it whole."""
     state = {name: v.full_tensor() if hasattr(v, "full_tensor") else v for name, v in module.state_dict().items()}
     return {name: value.detach().cpu().clone() for name, value in state.items()}
 
 
 def same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: Any = None) -> bool:
-    """Fail, with a sentence, where tensors differ by more than the tolerance.
+    """Check that tensors differ by at most the tolerance; fail with a text that names the tensor.
 
     Args:
-        found: What the part under test led to.
-        expected: What the reference led to.
-        tolerance: ``(rtol, atol)``, or a dict of them; nothing of either means to the last bit.
+        found: The tensors of the run with the part.
+        expected: The tensors of the reference run.
+        tolerance: ``(rtol, atol)``, or a dict of them; without them tensors must be equal to the last bit.
 
     Returns:
         True.
@@ -291,12 +291,12 @@ def same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance:
 def same_weights(
     one: nn.Module | Mapping[str, Tensor], other: nn.Module | Mapping[str, Tensor], tolerance: float = 0.0
 ) -> bool:
-    """Whether two modules, or two states, are equal.
+    """Return whether two modules have the same weights.
 
     Args:
-        one: A module or a state.
-        other: Another one.
-        tolerance: By how much elements may differ; by default they are equal to the last bit.
+        one: A module or its state dict.
+        other: Another module or its state dict.
+        tolerance: How much elements may differ; by default they must be equal to the last bit.
     """
     first, second = (weights(state) if isinstance(state, nn.Module) else state for state in (one, other))
     return first.keys() == second.keys() and all(_near(first[name], second[name], tolerance) for name in first)

@@ -1,1 +1,1 @@
-"""Metric objects of torchmetrics for Leyden: ``self.log`` takes them, and checkpoints keep them."""
+"""Support for torchmetrics in Leyden: ``self.log`` takes metric objects, and checkpoints keep their states."""

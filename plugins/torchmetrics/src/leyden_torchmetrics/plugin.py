@@ -1,4 +1,4 @@
-"""What leyden-torchmetrics brings to Leyden: the record of metric objects, and their states in checkpoints."""
+"""The plugin's hooks: logging of metric objects, and their states in checkpoints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from leyden import Component, hookimpl
-from leyden_torchmetrics import states as kept
+from leyden_torchmetrics import states as metric_states
 
 if TYPE_CHECKING:
     from leyden import Trainer
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """How ``self.log`` takes a metric."""
-    yield Component("record", kept.METRIC, "leyden_torchmetrics.record:MetricRecord")
+    """Provide the record with which ``self.log`` logs metric objects."""
+    yield Component("record", metric_states.METRIC, "leyden_torchmetrics.record:MetricRecord")
 
 
 @hookimpl
 def leyden_rank_state(trainer: Trainer) -> dict[str, Any] | None:
-    """What the module's metrics have accumulated in this process; None where there is nothing."""
-    states = kept.states_of(trainer)
-    return {kept.KEY: states} if states else None
+    """Return the accumulated states of the module's metrics in this process; None if there are none."""
+    states = metric_states.states_of(trainer)
+    return {metric_states.KEY: states} if states else None
 
 
 @hookimpl
 def leyden_restore_rank_state(trainer: Trainer, states: Sequence[Mapping[str, Any]]) -> None:
-    """Put it back; in a run of another number of processes the metrics start anew."""
+    """Restore the states of the metrics; if the number of processes has changed, reset the metrics instead."""
     own = states[trainer.global_rank] if len(states) == trainer.world_size else {}
-    kept.restore(trainer, own.get(kept.KEY, {}))
+    metric_states.restore(trainer, own.get(metric_states.KEY, {}))

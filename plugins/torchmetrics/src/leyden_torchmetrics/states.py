@@ -1,4 +1,4 @@
-"""What the metrics of a module have accumulated, which its ``state_dict`` leaves out: kept and put back."""
+"""Saves and restores the accumulated states of a module's metrics, which its ``state_dict`` leaves out."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from leyden import Trainer
 
 METRIC = "torchmetrics.metric.Metric"
-"""The class of all metrics."""
+"""The base class of all metrics."""
 KEY = "torchmetrics"
-"""Under which the states are in a checkpoint."""
+"""The key of the states in a checkpoint."""
 
 
 def metrics_of(module: Module) -> list[tuple[str, Any]]:
-    """The metrics in a module, by name; none where nobody has imported torchmetrics."""
+    """Return the metrics of a module with their names; an empty list if torchmetrics was never imported."""
     torchmetrics = sys.modules.get("torchmetrics")
     if torchmetrics is None:
         return []
@@ -28,9 +28,9 @@ def metrics_of(module: Module) -> list[tuple[str, Any]]:
 
 
 def states_of(trainer: Trainer) -> dict[str, dict[str, Any]]:
-    """The state of every metric that has seen something, by name.
+    """Return the state of every metric that was updated, by name.
 
-    Those that validation logs are reset when it ends, and start anew in one that is made again.
+    Metrics that validation logs are left out: a resumed run repeats the validation from its start, with empty states.
     """
     evaluated = {id(getattr(record, "metric", None)) for record in trainer.fit_loop.validation.results.records.values()}
     return {
@@ -41,7 +41,7 @@ def states_of(trainer: Trainer) -> dict[str, dict[str, Any]]:
 
 
 def restore(trainer: Trainer, saved: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put every metric where it was; one that is not among the ``saved`` starts anew."""
+    """Restore the state of every metric; reset those that are not in ``saved``."""
     for name, metric in metrics_of(trainer.lightning_module):
         if metric.update_count:
             metric.reset()

@@ -1,1 +1,1 @@
-"""Functions that users call beside a run; import them from ``leyden.utilities``."""
+"""Helper functions for users, who import them from ``leyden.utilities``."""

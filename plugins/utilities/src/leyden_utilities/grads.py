@@ -8,18 +8,19 @@ from torch.nn import Module
 
 
 def grad_norm(module: Module, norm_type: float | int | str, group_separator: str = "/") -> dict[str, Tensor]:
-    """The norm of each parameter's gradient, and of all together, on the parameters' device.
+    """Compute the norm of each parameter's gradient and of all gradients together.
 
     Args:
-        module: Whose parameters.
+        module: The module with the parameters.
         norm_type: The p of the p-norm, or "inf".
-        group_separator: Between "grad_2.0_norm" and the parameter's name.
+        group_separator: Text between "grad_2.0_norm" and the parameter's name.
 
     Returns:
-        ``{"grad_2.0_norm/layer.weight": …, "grad_2.0_norm_total": …}``; {} where nothing has a gradient.
+        ``{"grad_2.0_norm/layer.weight": …, "grad_2.0_norm_total": …}`` with scalar tensors on the parameters' device;
+        {} if no parameter has a gradient.
 
     Raises:
-        ValueError: The p is not positive.
+        ValueError: ``norm_type`` is not positive.
     """
     p = float(norm_type)
     if p <= 0:

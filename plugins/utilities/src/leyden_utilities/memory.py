@@ -1,4 +1,4 @@
-"""Memory: letting go of graphs and devices, and telling that there was too little."""
+"""Memory: detaches tensors, and recognises errors of too little memory."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch.utils._pytree import tree_map_only
 
 
 def recursive_detach(in_dict: Any, to_cpu: bool = False) -> Any:
-    """The same collection with every tensor detached from its graph.
+    """Return the collection with every tensor detached from its graph.
 
     Args:
         in_dict: A dict, or any nesting of dicts, lists and tuples.
-        to_cpu: Whether tensors are moved to the host too.
+        to_cpu: Whether to move the tensors to the CPU too.
     """
     return tree_map_only(Tensor, lambda tensor: tensor.detach().cpu() if to_cpu else tensor.detach(), in_dict)
 
 
 def is_oom_error(exception: BaseException) -> bool:
-    """Whether an exception says that memory ran out, a device's or the host's."""
+    """Whether an exception means that a device or the host ran out of memory."""
     return isinstance(exception, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(exception, RuntimeError) and "can't allocate memory" in str(exception)
     )

@@ -1,4 +1,4 @@
-"""Parameters that several parts of a module share, as a decoder may its encoder's."""
+"""Parameters that several parts of a module share, such as an embedding that a decoder shares with its encoder."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch.nn import Module
 
 
 def find_shared_parameters(module: Module) -> list[list[str]]:
-    """The names under which one parameter is found in several places.
+    """Find parameters that have several names.
 
     Args:
-        module: Where to look.
+        module: The module to search.
 
     Returns:
-        A list of names for each parameter that has more than one, e.g. ``[["encoder.weight", "decoder.weight"]]``.
+        A list of names for each such parameter, e.g. ``[["encoder.weight", "decoder.weight"]]``.
     """
     names = defaultdict(list)
     for name, parameter in module.named_parameters(remove_duplicate=False):
@@ -24,11 +24,11 @@ def find_shared_parameters(module: Module) -> list[list[str]]:
 
 
 def set_shared_parameters(module: Module, shared_params: Sequence[Sequence[str]]) -> Module:
-    """Share parameters again that were shared before; the first of the names in each list is the one that stays.
+    """Share parameters again that were shared before; the parameter of the first name in each list is kept.
 
     Args:
-        module: What to change.
-        shared_params: As :func:`find_shared_parameters` returned it.
+        module: The module to change.
+        shared_params: The names, as :func:`find_shared_parameters` returned them.
 
     Returns:
         The module.

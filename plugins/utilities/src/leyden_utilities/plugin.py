@@ -1,4 +1,4 @@
-"""What leyden-utilities brings to Leyden: functions that users call, shown by ``leyden.utilities``."""
+"""The plugin's hooks: helper functions, which users find in ``leyden.utilities``."""
 
 from collections.abc import Iterator
 
@@ -17,6 +17,6 @@ FUNCTIONS = {
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """Each function by its name."""
+    """Provide each function under its name."""
     for name, module in FUNCTIONS.items():
         yield Component("utility", name, f"leyden_utilities.{module}:{name}")

@@ -1,4 +1,4 @@
-"""How much a model computes, for the throughput of a run."""
+"""Counts a model's floating-point operations, for the throughput of a run."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from torch.utils.flop_counter import FlopCounterMode
 def measure_flops(
     model: Module, forward_fn: Callable[[], Tensor], loss_fn: Callable[[Tensor], Tensor] | None = None
 ) -> int:
-    """The floating-point operations of one forward pass, and of one backward pass where there is a loss.
+    """Count the floating-point operations of one forward pass and, with a loss, one backward pass.
 
-    On the meta device this takes no memory and no time to speak of: build model and batch under
-    ``torch.device("meta")``.
+    On the meta device this takes almost no memory and time: build model and batch under ``torch.device("meta")``.
 
     Args:
-        model: What computes.
-        forward_fn: Calls the model, e.g. ``lambda: model(batch)``.
-        loss_fn: Makes a loss of what ``forward_fn`` returns; without it only the forward pass counts.
+        model: The model.
+        forward_fn: A function that calls the model, e.g. ``lambda: model(batch)``.
+        loss_fn: A function that computes the loss from the output; without it only the forward pass counts.
 
     Returns:
-        Multiplications and additions, each counted.
+        The number of multiplications plus the number of additions.
     """
     counter = FlopCounterMode(display=False)
     with counter:

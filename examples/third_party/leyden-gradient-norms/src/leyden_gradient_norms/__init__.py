@@ -1,1 +1,1 @@
-"""Percentiles of gradient norms as a callback of Leyden: ``from leyden.callbacks import GradientNormPercentiles``."""
+"""A callback for Leyden that logs percentiles of gradient norms; import it from ``leyden.callbacks``."""

@@ -1,4 +1,4 @@
-"""What leyden-gradient-norms brings to Leyden."""
+"""The plugin's hooks: the callback."""
 
 from collections.abc import Iterator
 
@@ -7,6 +7,6 @@ from leyden import Component, hookimpl
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """The callback, by the name of its class."""
+    """Provide the callback, under the name of its class."""
     target = "leyden_gradient_norms.callback:GradientNormPercentiles"
     yield Component("callback", "GradientNormPercentiles", target)

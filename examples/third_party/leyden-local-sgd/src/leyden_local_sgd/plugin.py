@@ -1,4 +1,4 @@
-"""What leyden-local-sgd brings to Leyden."""
+"""The plugin's hooks: the strategy."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from leyden import Component, hookimpl
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """The strategy, with processes that run the script again, and with such as are spawned."""
+    """Provide the strategy under two names: one runs the script in each process, the other spawns processes."""
     target = "leyden_local_sgd.strategy:LocalSGDStrategy"
     yield Component("strategy", "local_sgd", target, {"aliases": ["LocalSGDStrategy"]})
     yield Component("strategy", "local_sgd_spawn", target, {"arguments": {"start_method": "spawn"}})

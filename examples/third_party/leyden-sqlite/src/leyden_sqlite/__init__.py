@@ -1,1 +1,1 @@
-"""Metrics and hyperparameters in an SQLite database, as a logger of Leyden: ``Trainer(logger="sqlite")``."""
+"""A logger for Leyden that writes to an SQLite database: ``Trainer(logger="sqlite")``."""

@@ -1,4 +1,4 @@
-"""The database: its tables, and how runs, metrics and hyperparameters get into it."""
+"""The database: its tables, and functions that add runs, metrics and hyperparameters."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ CREATE TABLE IF NOT EXISTS hyperparameter (
     PRIMARY KEY (run, name)
 ) WITHOUT ROWID;
 """
-PATIENCE = 60.0  # seconds to wait for another run that writes to the same file
+LOCK_TIMEOUT = 60.0  # seconds to wait for another run that writes to the same file
 
 
 class Database:
-    """A file of runs, open for writing; others may read it meanwhile, and write to it in turn.
+    """An open database file of runs; other processes may read it and write to it too.
 
     Args:
-        path: The file; it is made, with its directory, where there is none.
+        path: The path of the file; the file and its directory are made if they do not exist.
 
     Raises:
-        MisconfigurationException: The file can't be opened, or is something else.
+        MisconfigurationException: The file can't be opened, or is not a database.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         try:
             os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-            self._connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
-            # With a write-ahead log readers wait for no writer, and a commit for no disk: a crash of the machine, not
-            # of the process, may lose the last ones, never tear the file.
+            self._connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT, isolation_level=None)
+            # With a write-ahead log readers do not wait for writers, and commits do not wait for the disk. A crash of
+            # the machine (but not of the process) may lose the last commits, but does not damage the file.
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
             self._connection.executescript(TABLES)
@@ -57,19 +57,19 @@ class Database:
         self._connection.close()
 
     def versions(self, name: str) -> list[str]:
-        """The versions of an experiment."""
+        """Return the versions of an experiment."""
         return [version for (version,) in self._connection.execute("SELECT version FROM run WHERE name = ?", (name,))]
 
     def begin(self, name: str, version: str, is_new: bool) -> int:
-        """Begin a run, or go on with the one of that name and version; returns its id.
+        """Begin a run, or continue the run with that name and version; return its id.
 
         Args:
-            name: The experiment.
-            version: The run.
-            is_new: Whether there must be no such run yet.
+            name: The experiment's name.
+            version: The run's version.
+            is_new: Whether such a run must not exist yet.
 
         Raises:
-            MisconfigurationException: There is.
+            MisconfigurationException: ``is_new`` is True but the run exists.
         """
         added = self._connection.execute(
             "INSERT OR IGNORE INTO run (name, version, started, status) VALUES (?, ?, ?, 'running')",
@@ -86,16 +86,16 @@ class Database:
         return int(found[0])
 
     def end(self, run: int, status: str) -> None:
-        """Note how a run ended."""
+        """Set the status of a run that ended."""
         self._connection.execute("UPDATE run SET status = ? WHERE id = ?", (status, run))
 
     def next_step(self, run: int) -> int:
-        """The step after the last one of a run."""
+        """Return the step after the last step of a run."""
         query = "SELECT COALESCE(MAX(step) + 1, 0) FROM metric WHERE run = ?"
         return int(self._connection.execute(query, (run,)).fetchone()[0])
 
     def add_metrics(self, run: int, metrics: Mapping[str, float], step: int) -> None:
-        """Add the metrics of a step, all or none; they take the place of those of the same name and step."""
+        """Add the metrics of a step, all or none; they replace those with the same name and step."""
         now = time.time()
         rows = [(run, name, step, float(value), now) for name, value in metrics.items()]
         self._connection.execute("BEGIN IMMEDIATE")
@@ -107,12 +107,12 @@ class Database:
         self._connection.execute("COMMIT")
 
     def add_hyperparameters(self, run: int, params: Mapping[str, Any]) -> None:
-        """Add hyperparameters; they take the place of those of the same name."""
+        """Add hyperparameters; they replace those with the same name."""
         rows = [(run, name, _plain(value)) for name, value in params.items()]
         self._connection.executemany("INSERT OR REPLACE INTO hyperparameter VALUES (?, ?, ?)", rows)
 
 
 def _plain(value: Any) -> Any:
-    """What SQLite has a type for, as it is; everything else as its text."""
+    """Return a value of a type that SQLite has unchanged; any other value as text."""
     is_small = isinstance(value, int) and value.bit_length() < 64
     return value if value is None or is_small or isinstance(value, (float, str)) else str(value)

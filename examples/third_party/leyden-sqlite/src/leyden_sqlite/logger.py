@@ -1,4 +1,4 @@
-"""SQLiteLogger: what a Trainer logs, as rows of a database that can be asked while the run goes on."""
+"""SQLiteLogger: writes metrics as rows of a database, which other programs can query during a run."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ FILE = "metrics.sqlite"
 
 
 class SQLiteLogger(RunDirectoryLogger):
-    """Keeps the metrics and hyperparameters of all runs of a directory in ``save_dir/metrics.sqlite``.
+    """Writes the metrics and hyperparameters of all runs of a directory to ``save_dir/metrics.sqlite``.
 
-    Every call is a commit, so that other processes see at once what was logged. A value that is logged again for the
-    same run, name and step replaces the first: a run that is resumed from a checkpoint, with the ``version`` that it
-    had, replaces what it repeats, and its curves have no step twice. SQLite has no nan: it is kept as NULL.
+    Every call is a commit, so other processes see logged values at once. A value that is logged again for the same
+    run, name and step replaces the first one. A run that resumes from a checkpoint with its old ``version`` therefore
+    replaces the steps that it repeats. SQLite has no NaN; it is stored as NULL.
 
     Args:
-        save_dir: Directory of all experiments, on a local disk.
-        name: The experiment.
-        version: The run, within the experiment. By default the first free number; give that of an earlier run to go
-            on with it.
+        save_dir: The directory of all experiments, on a local disk.
+        name: The experiment's name.
+        version: The run's version within the experiment. The default is the first unused number; pass that of an
+            earlier run to continue it.
 
     Raises:
         MisconfigurationException: ``save_dir`` is a URL.
@@ -42,10 +42,10 @@ class SQLiteLogger(RunDirectoryLogger):
     ) -> None:
         if "://" in os.fspath(save_dir):
             raise MisconfigurationException(
-                f"save_dir={os.fspath(save_dir)!r} is a URL, and SQLite writes to local disks alone; give a directory."
+                f"save_dir={os.fspath(save_dir)!r} is a URL, but SQLite writes only to local disks; give a directory."
             )
         super().__init__(save_dir, name, version, prefix="")
-        self._is_open_version = version is None
+        self._must_choose_version = version is None
         self._is_new = False
         self._database: Database | None = None
         self._run = 0
@@ -57,16 +57,16 @@ class SQLiteLogger(RunDirectoryLogger):
 
     @property
     def version(self) -> int | str:
-        """The run's version: as given, or the first number that neither a run nor a directory has."""
-        if self._is_open_version:
+        """The run's version: the given one, or the first number that neither a run nor a directory has."""
+        if self._must_choose_version:
             free = super().version
             self.take_version(max(self._next_version(), free) if isinstance(free, int) else free)
             self._is_new = True
         return super().version
 
     def take_version(self, version: int | str | None) -> None:
-        """Write where another process of the run writes."""
-        self._is_open_version = self._is_new = False
+        """Use the version that rank 0 chose."""
+        self._must_choose_version = self._is_new = False
         super().take_version(version)
 
     def _next_version(self) -> int:
@@ -80,7 +80,7 @@ class SQLiteLogger(RunDirectoryLogger):
 
     @property
     def _open(self) -> Database:
-        """The database, with this run begun in it."""
+        """The open database; the first use begins this run in it."""
         if self._database is None:
             database = Database(self.file)
             self._run = database.begin(self.name, str(self.version), self._is_new)
@@ -89,31 +89,31 @@ class SQLiteLogger(RunDirectoryLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add a step's metrics.
+        """Add the metrics of a step.
 
         Args:
-            metrics: Name to number, or to a tensor with one element.
-            step: By default the one after the run's last.
+            metrics: The values by name: numbers, or tensors with one element.
+            step: The step; by default the one after the run's last step.
         """
         database = self._open
         database.add_metrics(self._run, metrics, database.next_step(self._run) if step is None else step)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Add hyperparameters, a mapping or a Namespace; nested ones by names such as ``optimizer/lr``.
+        """Add hyperparameters, a mapping or a Namespace; nested ones get names such as ``optimizer/lr``.
 
-        Numbers and texts are kept as such, None as NULL, True as 1, all else as its text.
+        Numbers and texts are stored unchanged, None as NULL, True as 1, and any other value as text.
         """
         self._open.add_hyperparameters(self._run, flatten_params(params))
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Note how the run ended, and close the file; the logger may be used again."""
+        """Store how the run ended and close the file; the logger can be used again."""
         if self._database is not None:
             self._database.end(self._run, status)
             self._database.close()
             self._database = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """A connection can't go to another process; a copy opens its own."""
+        """Return the state without the connection, which can't be pickled; a copy opens its own."""
         return {**self.__dict__, "_database": None}

@@ -1,4 +1,4 @@
-"""What leyden-sqlite brings to Leyden."""
+"""The plugin's hooks: the logger."""
 
 from collections.abc import Iterator
 
@@ -7,5 +7,5 @@ from leyden import Component, hookimpl
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """The logger, by name and by the name of its class."""
+    """Provide the logger, under a short name and its class's name."""
     yield Component("logger", "sqlite", "leyden_sqlite.logger:SQLiteLogger", {"aliases": ["SQLiteLogger"]})

@@ -1,4 +1,4 @@
-"""The toy's accelerator: its device type, and what the device can't do."""
+"""The toy's accelerator: its device type, and the precisions that it does not support."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class ToyAccelerator(Accelerator):
 
     @classmethod
     def is_available(cls) -> bool:
-        """Whether PyTorch knows the toy, which is made known to it here if that was switched off at its import.
+        """Whether PyTorch knows the toy. Registers it first, if that was turned off for PyTorch's import.
 
         Raises:
-            RuntimeError: Another device has the one place that PyTorch has for it.
+            RuntimeError: Another device uses PyTorch's only slot for unknown devices.
         """
         register()
         return super().is_available()
 
     def supports_precision(self, precision: str) -> bool:
-        """All but mixed precision: the casts of autocast are kernels, which Python can't register for a new device."""
+        """Whether ``precision`` is not mixed: Python can't register autocast's casts for a new device."""
         return not precision.endswith("-mixed") and super().supports_precision(precision)

@@ -1,11 +1,11 @@
-"""A device in pure Python, on the place that PyTorch keeps for devices which it does not know (PrivateUse1).
+"""A device in pure Python, in PyTorch's slot for unknown devices (PrivateUse1).
 
-The toy's memory is the host's, and it computes on the host: every operation that reaches it is done on tensors of the
-CPU that show the same memory, and its results are shown as the toy's. Showing one as the other is DLPack, the
-exchange format for tensors, with the device's number in it replaced (https://dmlc.github.io/dlpack/latest/).
+The toy uses the CPU and its memory. Every operation runs on CPU tensors that are views of the same memory, and its
+results become views on the toy. The views are made with DLPack, an exchange format for tensors, by changing the device
+number in it (https://dmlc.github.io/dlpack/latest/).
 
-PyTorch calls :func:`autoload` when it is imported, as the entry point in the group ``torch.backends`` asks it to. Its
-part of this, ``_setup_privateuseone_for_python_backend``, is experimental.
+PyTorch calls :func:`autoload` when it is imported, because of the entry point in the group ``torch.backends``. The
+function ``_setup_privateuseone_for_python_backend`` of PyTorch is experimental.
 """
 
 from __future__ import annotations
@@ -20,69 +20,69 @@ from torch.utils._pytree import tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "toy"
-_UNCLAIMED = "privateuseone"  # what PyTorch calls the place while nobody has it
+_UNCLAIMED = "privateuseone"  # PyTorch's name for the slot while no device uses it
 _HOST, _TOY = 1, 12  # kDLCPU and kDLExtDev of DLPack
-_DEVICE_AT = ctypes.sizeof(ctypes.c_void_p)  # of the device's number in a DLTensor, behind the address of the data
+_DEVICE_AT = ctypes.sizeof(ctypes.c_void_p)  # offset of the device number in a DLTensor, after the address of the data
 
 _address_in = ctypes.pythonapi.PyCapsule_GetPointer
 _address_in.restype, _address_in.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-_libraries: list[torch.library.Library] = []  # PyTorch forgets the kernels of one that is collected
+_libraries: list[torch.library.Library] = []  # PyTorch unregisters the kernels of a library that is garbage-collected
 
 
 class ToyModule:
-    """``torch.toy``: what PyTorch and an accelerator ask of a device's module; there is one toy."""
+    """``torch.toy``: the functions that PyTorch and an accelerator need from a device's module; there is one toy."""
 
     def is_available(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def is_initialized(self) -> bool:
-        """Always: there is nothing to start."""
+        """Return True, since nothing needs initialising."""
         return True
 
     def device_count(self) -> int:
-        """One."""
+        """Return 1."""
         return 1
 
     def current_device(self) -> int:
-        """The only one."""
+        """Return 0, the index of the only device."""
         return 0
 
     def set_device(self, device: Any) -> None:
-        """Make ``device`` current: there is no choice."""
+        """Do nothing, since there is only one device."""
 
     def synchronize(self, device: Any = None) -> None:
-        """Wait for what is queued: nothing ever is."""
+        """Do nothing, since no work is ever queued."""
 
     def manual_seed_all(self, seed: int) -> None:
-        """Seed the toy's generators: it draws from the CPU's, which PyTorch has seeded."""
+        """Do nothing, since the toy uses the CPU's generator, which PyTorch seeds."""
 
     def _is_in_bad_fork(self) -> bool:
         return False
 
 
 def autoload() -> None:
-    """Make the toy known to PyTorch if the place for it is free; PyTorch calls this when it is imported.
+    """Register the toy in PyTorch if the slot is free; PyTorch calls this when it is imported.
 
-    Later would do only before the first backward pass of a process, in which PyTorch's autograd counts the devices.
+    It must be registered before the first backward pass of a process, in which PyTorch's autograd counts the devices.
     """
     if torch._C._get_privateuse1_backend_name() == _UNCLAIMED:
         register()
 
 
 def register() -> None:
-    """Make the toy known to PyTorch; once in a process, which can't be undone.
+    """Register the toy in PyTorch; a second call does nothing, and it can't be undone.
 
     Raises:
-        RuntimeError: Another device has the place.
+        RuntimeError: Another device uses the slot.
     """
     owner = torch._C._get_privateuse1_backend_name()
     if owner == NAME and _libraries:
         return
     if owner != _UNCLAIMED:
         raise RuntimeError(
-            f"PyTorch has one place for devices that it does not know, and in this process {owner!r} has it; use the "
-            "toy in a process of its own."
+            f"PyTorch has only one slot for unknown devices, and in this process {owner!r} uses it; use the toy in "
+            "another process."
         )
     _setup_privateuseone_for_python_backend(NAME, backend_module=ToyModule())
     everything, aten = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
@@ -92,21 +92,21 @@ def register() -> None:
         aten.impl(name, kernel, "PrivateUse1")
 
 
-def _shown(tensor: Tensor, device: int) -> Tensor:
-    """The same memory as a tensor of another device."""
+def _view(tensor: Tensor, device: int) -> Tensor:
+    """Return a tensor of another device that is a view of the same memory."""
     capsule = torch._C._to_dlpack(tensor)
     ctypes.c_int32.from_address(_address_in(capsule, b"dltensor") + _DEVICE_AT).value = device
-    with torch.inference_mode(False):  # a view of a weight is an ordinary tensor even where others are not
-        shown: Tensor = torch._C._from_dlpack(capsule)
-    return shown
+    with torch.inference_mode(False):  # the view of a weight must be an ordinary tensor, even in inference mode
+        view: Tensor = torch._C._from_dlpack(capsule)
+    return view
 
 
 def _host(tensor: Tensor) -> Tensor:
-    return _shown(tensor, _HOST) if tensor.device.type == NAME else tensor
+    return _view(tensor, _HOST) if tensor.device.type == NAME else tensor
 
 
 def _on_host(operation: Any, *args: Any, **kwargs: Any) -> Any:
-    """Any operation, done on the host's view of the arguments."""
+    """Run any operation on CPU views of the arguments."""
     outs = {argument.name for argument in operation._schema.arguments if argument.is_out} & kwargs.keys()
     views: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -120,47 +120,47 @@ def _on_host(operation: Any, *args: Any, **kwargs: Any) -> Any:
     def to_toy(value: Any) -> Any:
         if not isinstance(value, Tensor) or value.device.type != "cpu":
             return value
-        return views[id(value)][1] if id(value) in views else _shown(value, _TOY)
+        return views[id(value)][1] if id(value) in views else _view(value, _TOY)
 
     host_args, host_kwargs = tree_map(to_host, (args, kwargs))
-    for name in outs:  # may have another size than the result, and what shows other memory can't be resized
+    for name in outs:  # an out tensor may have another size than the result, and a view can't be resized
         host_kwargs[name] = torch.empty(0, dtype=kwargs[name].dtype)
     result = operation(*host_args, **host_kwargs)
     for name in outs:
-        _put(kwargs[name], host_kwargs[name])
+        _store_result(kwargs[name], host_kwargs[name])
         views[id(host_kwargs[name])] = host_kwargs[name], kwargs[name]
     return tree_map(to_toy, result)
 
 
-def _put(out: Tensor, result: Tensor) -> None:
-    """Have a tensor of the toy's hold a result: in its own memory, which others may show too, if that has the size."""
+def _store_result(out: Tensor, result: Tensor) -> None:
+    """Store a result in a tensor of the toy; if the sizes match, in its own memory, which may have other views."""
     if out.shape == result.shape:
         _host(out).copy_(result)
     else:
-        out.data = _shown(result, _TOY)
+        out.data = _view(result, _TOY)
 
 
 def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
-    """What ``to`` and ``copy_`` are made of, in either direction."""
+    """Copy in either direction; PyTorch uses it for ``to`` and ``copy_``."""
     _host(target).copy_(_host(source))
     return target
 
 
 def _set_storage(tensor: Tensor, storage: torch.UntypedStorage) -> Tensor:
-    """A tensor of all that a storage of the toy's holds; ``torch.save`` reads it so."""
+    """Make ``tensor`` a view of a whole storage of the toy, as ``torch.save`` needs to read it."""
     memory = (ctypes.c_uint8 * storage.nbytes()).from_address(storage.data_ptr())
-    memory.owner = storage  # type: ignore[attr-defined]  # so that it lives as long as what shows it
-    tensor.data = _shown(torch.frombuffer(memory, dtype=tensor.dtype), _TOY)
+    memory.owner = storage  # type: ignore[attr-defined]  # keeps the storage alive as long as its views
+    tensor.data = _view(torch.frombuffer(memory, dtype=tensor.dtype), _TOY)
     return tensor
 
 
 def _convolution(*args: Any) -> Any:
-    """Convolution, which PyTorch expects of a device under a name of its own."""
+    """Compute a convolution, for which PyTorch calls unknown devices by a special operation name."""
     return _on_host(torch.ops.aten.convolution.default, *args)
 
 
 def _convolution_backward(gradient: Tensor, inputs: Tensor, weight: Tensor, *options: Any) -> Any:
-    """Its backward pass, which on the host asks for the size of the bias too, by which ``options`` begins not."""
+    """Compute the backward pass of a convolution; the CPU's operation also needs the size of the bias."""
     bias_size = [gradient.shape[1]] if options[-1][2] else None
     return _on_host(torch.ops.aten.convolution_backward.default, gradient, inputs, weight, bias_size, *options)
 

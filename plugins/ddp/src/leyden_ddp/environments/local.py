@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from leyden.interfaces.environment import Environment
+from leyden.plugins import Environment
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_ddp.environments import variables
 

@@ -1,4 +1,4 @@
-"""The quux accelerator is one, by the conformance kit; without a device what needs one is skipped, with the reason."""
+"""The conformance kit's checks of the quux accelerator; without a device the checks that need one are skipped."""
 
 import pytest
 from leyden_testing import AcceleratorConformance
@@ -11,5 +11,5 @@ class TestQuux(AcceleratorConformance):
 
     @pytest.fixture
     def tolerance(self):
-        """How far weights may be from the host's, ``(rtol, atol)``: devices add in another order."""
+        """How far weights may be from the CPU's, ``(rtol, atol)``, since devices add numbers in another order."""
         return 1e-4, 1e-5

@@ -1,4 +1,4 @@
-"""The callback Quux is one, by the conformance kit, and stops what it should stop."""
+"""The conformance kit's checks of the callback Quux, and tests of when it stops a fit."""
 
 import leyden as pl
 import pytest
@@ -16,7 +16,7 @@ class TestQuux(CallbackConformance):
 
 
 class Diverging(pl.LightningModule):
-    """A model whose loss is nan from a batch on."""
+    """A model whose loss is NaN from batch number ``batch`` on."""
 
     def __init__(self, batch):
         super().__init__()
@@ -32,7 +32,7 @@ class Diverging(pl.LightningModule):
 
 
 @pytest.mark.parametrize(("patience", "batches"), [(1, 4), (2, 5)])
-def test_a_fit_stops_when_the_loss_is_no_number(tmp_path, patience, batches):
+def test_a_fit_stops_when_the_loss_is_nan(tmp_path, patience, batches):
     callback = Quux(patience=patience, every_n_batches=1)
     trainer = quiet_trainer(tmp_path, max_epochs=1, callbacks=[callback])
     with pytest.warns(UserWarning, match="Training stops: the loss is nan"):

@@ -1,4 +1,4 @@
-"""The quux checkpoint IO is one, by the conformance kit, and its files are private."""
+"""The conformance kit's checks of the quux checkpoint IO, and a test that its files are private."""
 
 import stat
 

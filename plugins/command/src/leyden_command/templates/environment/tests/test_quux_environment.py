@@ -1,4 +1,4 @@
-"""The quux environment is one, by the conformance kit."""
+"""The conformance kit's checks of the quux environment."""
 
 import pytest
 from leyden_testing import EnvironmentConformance
@@ -11,7 +11,7 @@ class TestQuux(EnvironmentConformance):
 
     @pytest.fixture
     def variables(self):
-        """What the scheduler gives a process."""
+        """A function that returns the variables that the scheduler sets for a process."""
         return lambda rank, local_rank, node_rank, world_size: {
             "QUUX_RANK": str(rank),
             "QUUX_LOCAL_RANK": str(local_rank),

@@ -1,4 +1,4 @@
-"""The quux logger is one, by the conformance kit, which reads back what it wrote."""
+"""The conformance kit's checks of the quux logger; they read back what it wrote."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from leyden_testing import LoggerConformance
 
 
 def read_metrics(logger):
-    """Metric to its (step, value) in the file."""
+    """Return each metric's (step, value) pairs from the file."""
     found = {}
     for line in logger.path.read_text().splitlines() if logger.path.exists() else ():
         row = json.loads(line)

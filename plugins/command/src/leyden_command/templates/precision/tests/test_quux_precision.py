@@ -1,4 +1,4 @@
-"""The quux precision is one, by the conformance kit, and computes in bfloat16."""
+"""The conformance kit's checks of the quux precision, and a test that it computes in bfloat16."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The quux profiler is one, by the conformance kit, and keeps the slowest time."""
+"""The conformance kit's checks of the quux profiler, and tests of its own features."""
 
 import pytest
 from leyden_testing import ProfilerConformance

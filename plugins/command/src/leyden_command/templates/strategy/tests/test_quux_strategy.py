@@ -1,4 +1,4 @@
-"""The quux strategy is one, by the conformance kit, and does what it is for."""
+"""The conformance kit's checks of the quux strategy, and a test that it saves activations in the host's memory."""
 
 import pytest
 import torch
@@ -14,12 +14,12 @@ class TestQuux(StrategyConformance):
 
     @pytest.fixture
     def processes(self):
-        """It is a strategy of one process."""
+        """The number of processes that the strategy can have."""
         return 1
 
 
 class Model(torch.nn.Module):
-    """Its steps square a tensor."""
+    """A module whose steps square a tensor."""
 
     def training_step(self, x):
         return (x * x).sum()

@@ -1,4 +1,4 @@
-"""The quux accelerator: everything follows from the device's type through PyTorch's generic device modules."""
+"""The quux accelerator. The base class does the work, through the module that PyTorch has for the device type."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import importlib.util
 from leyden.accelerators import Accelerator
 
 if importlib.util.find_spec("torch_quux") is not None:
-    importlib.import_module("torch_quux")  # the vendor's package, whose import teaches PyTorch the device type
+    importlib.import_module("torch_quux")  # importing the vendor's package adds the device type to PyTorch
 
 
 class QuuxAccelerator(Accelerator):
     """Quux devices.
 
-    Override what differs from PyTorch's other devices; ``leyden.interfaces.accelerator`` says what there is.
+    Override what differs from PyTorch's other devices; ``leyden.accelerators.Accelerator`` documents the methods.
 
     Example::
 
@@ -22,8 +22,8 @@ class QuuxAccelerator(Accelerator):
     """
 
     device_type = "quux"
-    non_blocking_transfer = False  # True once it is known that the device orders its copies with its work
+    non_blocking_transfer = False  # set it to True if the device runs copies and computations in the order given
 
     def supports_precision(self, precision: str) -> bool:
-        """Only what was tried: 32 bits. Allow more when the conformance kit passes with them."""
+        """Whether the device supports a precision; allow more when the conformance kit passes with them."""
         return precision == "32-true"

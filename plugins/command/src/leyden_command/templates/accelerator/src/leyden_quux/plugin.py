@@ -1,4 +1,4 @@
-"""What leyden-quux brings to Leyden; it imports nothing heavy, as it is loaded with every Trainer."""
+"""The plugin's hooks. This module must import quickly, since every Trainer loads it."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from leyden import Component, hookimpl
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """The accelerator; ``auto`` takes the available one with the highest priority, and the host has 0."""
+    """Provide the accelerator; ``auto`` takes the available one with the highest priority, and the CPU's is 0."""
     yield Component(
         "accelerator",
         "quux",

@@ -1,4 +1,4 @@
-"""What leyden-quux brings to Leyden; it imports nothing heavy, as it is loaded with every Trainer."""
+"""The plugin's hooks. This module must import quickly, since every Trainer loads it."""
 
 from collections.abc import Iterator
 
@@ -7,5 +7,5 @@ from leyden import Component, hookimpl
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """The callback, by the name of its class."""
+    """Provide the callback, under the name of its class."""
     yield Component("callback", "Quux", "leyden_quux.callback:Quux")

@@ -1,4 +1,4 @@
-"""What leyden-quux brings to Leyden; it imports nothing heavy, as it is loaded with every Trainer."""
+"""The plugin's hooks. This module must import quickly, since every Trainer loads it."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from leyden import Component, hookimpl
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """The environment; where several are detected, the one with the highest priority is followed."""
+    """Provide the environment; if several are detected, Leyden uses the one with the highest priority."""
     yield Component(
         "environment",
         "quux",

@@ -1,4 +1,4 @@
-"""The quux logger: metrics as lines of JSON, which any tool can follow while a run goes on."""
+"""The quux logger: writes metrics as lines of JSON, which other tools can read during a run."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from leyden_logfiles import RunDirectoryLogger, save_hparams
 
 
 class QuuxLogger(RunDirectoryLogger):
-    """Writes ``save_dir/name/version_N/metrics.jsonl``, and hyperparameters to ``hparams.yaml`` beside it.
+    """Writes metrics to ``save_dir/name/version_N/metrics.jsonl`` and hyperparameters to ``hparams.yaml`` beside it.
 
-    Each call is a line such as ``{"step": 3, "loss": 0.5}``; a run that goes on in the directory of an earlier one
-    adds to its lines.
+    Each call of ``log_metrics`` writes a line such as ``{"step": 3, "loss": 0.5}``. A run in the directory of an
+    earlier run appends to its lines.
 
     Args:
-        save_dir: Directory of all experiments.
-        name: The experiment, a directory in ``save_dir``.
-        version: The run, a directory in that of the experiment; by default the first free number.
+        save_dir: The directory of all experiments.
+        name: The experiment's name, a directory in ``save_dir``.
+        version: The run's name, a directory in the experiment's; by default the first unused number.
 
     Example::
 
@@ -37,12 +37,12 @@ class QuuxLogger(RunDirectoryLogger):
 
     @property
     def path(self) -> Path:
-        """The file of the metrics."""
+        """The path of the metrics file."""
         return Path(self.log_dir) / "metrics.jsonl"
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add a line; :meth:`save` writes it. JSON has no inf and nan, and Python's own words stand for them."""
+        """Add a line, which :meth:`save` writes; infinity and NaN are written as ``Infinity`` and ``NaN``."""
         values = {name: float(value) for name, value in metrics.items()}
         self._pending.append(json.dumps({"step": step, **values}))
         if len(self._pending) >= 100:
@@ -50,14 +50,14 @@ class QuuxLogger(RunDirectoryLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Write hyperparameters (a mapping or a Namespace), added to those logged before."""
+        """Write hyperparameters (a mapping or a Namespace) together with those logged before."""
         self._hparams.update(as_mapping(params))
         Path(self.log_dir).mkdir(parents=True, exist_ok=True)
         save_hparams(str(Path(self.log_dir) / self.NAME_HPARAMS_FILE), self._hparams)
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the lines that are not written yet."""
+        """Write the lines that were not written yet."""
         if self._pending:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
@@ -65,5 +65,5 @@ class QuuxLogger(RunDirectoryLogger):
             self._pending.clear()
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        """Write too, so that a run resumed from the checkpoint has all that came before it."""
+        """Write the lines, so that no metrics from before the checkpoint are missing when a run resumes from it."""
         self.save()

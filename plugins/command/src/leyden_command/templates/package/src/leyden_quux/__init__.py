@@ -1,1 +1,1 @@
-"""Quux for Leyden; users import its parts from the modules of `leyden`."""
+"""Quux for Leyden; users import it from the modules of ``leyden``, such as ``leyden.callbacks``."""

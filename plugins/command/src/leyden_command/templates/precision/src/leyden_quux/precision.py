@@ -1,4 +1,4 @@
-"""The quux precision: steps compute in bfloat16 where PyTorch holds it safe, weights stay in 32 bits."""
+"""The quux precision: steps compute in bfloat16 where ``torch.autocast`` allows it, and weights stay in 32 bits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from leyden.utilities import MisconfigurationException
 
 
 class QuuxPrecision(Precision):
-    """Every step's forward pass runs under ``torch.autocast`` to bfloat16.
+    """Runs every step's forward pass under ``torch.autocast`` to bfloat16.
 
     Example::
 
@@ -26,10 +26,10 @@ class QuuxPrecision(Precision):
         self._device_type = "cpu"
 
     def setup(self, accelerator: Accelerator) -> None:
-        """Take the device's type from the accelerator.
+        """Get the device type from the accelerator.
 
         Raises:
-            MisconfigurationException: PyTorch has no autocast for it.
+            MisconfigurationException: PyTorch has no autocast for that device type.
         """
         self._device_type = accelerator.device_type
         if not torch.amp.is_autocast_available(self._device_type):
@@ -39,5 +39,5 @@ class QuuxPrecision(Precision):
             )
 
     def forward_context(self) -> AbstractContextManager[Any]:
-        """Context of every step's forward pass."""
+        """Return the context for every step's forward pass."""
         return torch.autocast(self._device_type, dtype=torch.bfloat16)

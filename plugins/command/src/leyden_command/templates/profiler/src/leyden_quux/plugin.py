@@ -1,4 +1,4 @@
-"""What leyden-quux brings to Leyden; it imports nothing heavy, as it is loaded with every Trainer."""
+"""The plugin's hooks. This module must import quickly, since every Trainer loads it."""
 
 from collections.abc import Iterator
 
@@ -7,5 +7,5 @@ from leyden import Component, hookimpl
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """The profiler."""
+    """Provide the profiler."""
     yield Component("profiler", "quux", "leyden_quux.profiler:QuuxProfiler", {"aliases": ["QuuxProfiler"]})

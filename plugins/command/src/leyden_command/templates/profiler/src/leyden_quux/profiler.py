@@ -1,4 +1,4 @@
-"""The quux profiler: for each part of a run how often it ran, how long in all, and its slowest time."""
+"""The quux profiler: reports calls, total time and the slowest call of each action of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from leyden.profilers import Profiler
 
 @dataclass
 class Times:
-    """What is kept of an action: its calls, and seconds in all and at most."""
+    """One action's number of calls, total time and slowest call; times are in seconds."""
 
     calls: int = 0
     total: float = 0.0
@@ -19,11 +19,11 @@ class Times:
 
 
 class QuuxProfiler(Profiler):
-    """Times every action of a run by the clock; the slowest time shows what an average hides.
+    """Measures the time of every action of a run; the slowest call shows what an average hides.
 
     Args:
         dirpath: Directory of the report; the run's log directory by default.
-        filename: Name of the report without its ending. Without one the report is printed.
+        filename: File name of the report without its extension. Without it the report is printed.
 
     Example::
 
@@ -36,14 +36,14 @@ class QuuxProfiler(Profiler):
         self._began: dict[str, float] = {}
 
     def start(self, action_name: str) -> None:
-        """An action begins."""
+        """Note when an action begins."""
         self._began[action_name] = time.perf_counter()
 
     def stop(self, action_name: str) -> None:
-        """The action ends.
+        """Add the time since the action began.
 
         Raises:
-            ValueError: It has not begun.
+            ValueError: The action has not begun.
         """
         now = time.perf_counter()
         if action_name not in self._began:
@@ -55,7 +55,7 @@ class QuuxProfiler(Profiler):
         times.slowest = max(times.slowest, seconds)
 
     def summary(self) -> str:
-        """A line for each action, by the time that it took in all."""
+        """Return a table with a line for each action; the largest total time comes first."""
         rows = sorted(self.times.items(), key=lambda row: row[1].total, reverse=True)
         lines = [f"{t.total:10.3f} {t.slowest * 1e3:12.2f} {t.calls:8d}  {action}" for action, t in rows]
         return "\n".join(["total (s) | slowest (ms) | calls | action", *lines])

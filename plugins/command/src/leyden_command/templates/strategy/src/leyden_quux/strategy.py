@@ -1,4 +1,4 @@
-"""The quux strategy: one device, and what backward needs of the forward pass waits in the host's memory."""
+"""The quux strategy: trains on one device and keeps the saved activations in the host's memory."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from leyden.utilities import MisconfigurationException
 
 
 class QuuxStrategy(Strategy):
-    """Trains on one device with its activations on the host: slower, for models that do not fit otherwise.
+    """Trains on one device and keeps activations in the host's memory, for models that otherwise do not fit.
 
     Args:
-        pin_memory: Keep them in page-locked memory, from which copies to a GPU are faster.
+        pin_memory: Whether to keep activations in page-locked memory, which makes copies to a GPU faster.
 
     Example::
 
@@ -32,16 +32,16 @@ class QuuxStrategy(Strategy):
         """Refuse more than one device.
 
         Raises:
-            MisconfigurationException: ``devices`` and ``num_nodes`` make several.
+            MisconfigurationException: ``devices`` and ``num_nodes`` give more than one device.
         """
         count = len(self.parallel_devices) * self.num_nodes
         if count > 1:
             raise MisconfigurationException(
-                f"strategy='quux' uses one device, but devices and num_nodes make {count}; write devices=1."
+                f"strategy='quux' uses one device, but devices and num_nodes give {count}; write devices=1."
             )
 
     def step_function(self, module: Module, name: str) -> Callable[..., Any]:
-        """The training step, with what autograd saves for backward kept on the host; other steps save nothing."""
+        """Return the step; in a training step autograd saves tensors for backward in the host's memory."""
         step = super().step_function(module, name)
         if name != "training_step":
             return step
