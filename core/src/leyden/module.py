@@ -318,22 +318,22 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Run
         """The first logger, or None."""
         return next(iter(self.loggers), None)
 
-    # -- export: in evaluation mode, after which every submodule is in the mode that it was in -----------------
+    # -- export: of forward in evaluation mode; every submodule is back in its own mode afterwards --------------
 
     def to_onnx(self, file_path: str | os.PathLike[str] | None = None, input_sample: Any = None, **kwargs: Any) -> Any:
         """Export the module as ONNX, by ``torch.onnx.export``.
 
         Args:
-            file_path: Where to write it; None writes nothing.
-            input_sample: An example of the inputs; ``example_input_array`` by default.
-            kwargs: For ``torch.onnx.export``, such as ``dynamic_shapes`` for a batch of any size.
+            file_path: The file to write; None writes nothing.
+            input_sample: An example input; ``example_input_array`` by default.
+            kwargs: Arguments of ``torch.onnx.export``, such as ``dynamic_shapes`` for batches of any size.
 
         Returns:
-            The ``ONNXProgram``, or None from PyTorch's older exporter.
+            The ``ONNXProgram``; None from PyTorch's older exporter.
 
         Raises:
-            MisconfigurationException: There is no example.
-            ModuleNotFoundError: A package that PyTorch exports with is not installed.
+            MisconfigurationException: There is no example input.
+            ModuleNotFoundError: A package that PyTorch needs for the export is not installed.
             UnknownComponentError: The exporter is not installed.
         """
         return discover().component("exporter", "onnx").load()(self, file_path, input_sample, **kwargs)
@@ -348,16 +348,16 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, Run
         """Export the module as TorchScript.
 
         Args:
-            file_path: Where to write it, a path or a URL; None writes nothing.
-            method: "script" compiles ``forward``, "trace" records what it does with an example.
-            example_inputs: The example for "trace"; ``example_input_array`` by default.
-            kwargs: For ``torch.jit.script`` or ``torch.jit.trace``.
+            file_path: The file to write, a path or a URL; None writes nothing.
+            method: "script" compiles ``forward``, "trace" records the operations that it does for an example input.
+            example_inputs: The example input for "trace"; ``example_input_array`` by default.
+            kwargs: Arguments of ``torch.jit.script`` or ``torch.jit.trace``.
 
         Returns:
             The ``torch.jit.ScriptModule``, in evaluation mode.
 
         Raises:
-            MisconfigurationException: The method is another one, or there is no example to trace.
+            MisconfigurationException: ``method`` has another value, or there is no example input to trace.
             UnknownComponentError: The exporter is not installed.
         """
         return discover().component("exporter", "torchscript").load()(self, file_path, method, example_inputs, **kwargs)

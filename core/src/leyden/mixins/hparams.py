@@ -1,4 +1,4 @@
-"""Hyperparameters: kept when a module or data module is made, and given back when it is made from a checkpoint."""
+"""Hyperparameters: kept when a module or data module is made, and used again to make it from a checkpoint."""
 
 import copy
 import inspect
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 else:
 
     class _class_only(classmethod):
-        """A class method that refuses an instance: its caller would believe that the instance was loaded."""
+        """A class method that can't be called on an instance, since callers would expect it to change the instance."""
 
         def __get__(self, instance: Any, owner: type | None = None) -> Any:
             if instance is None:
@@ -30,7 +30,7 @@ else:
 
             def refuse(*args: Any, **kwargs: Any) -> None:
                 name = type(instance).__name__
-                raise TypeError(f"load_from_checkpoint makes a new {name}; keep {name}.load_from_checkpoint(path).")
+                raise TypeError(f"load_from_checkpoint makes a new {name}; use {name}.load_from_checkpoint(path).")
 
             return refuse
 
@@ -39,8 +39,8 @@ class HyperparametersMixin:
     """Gives a class ``save_hyperparameters``, ``hparams`` and ``hparams_initial``.
 
     Attributes:
-        CHECKPOINT_HYPER_PARAMS_KEY: Where checkpoints hold the hyperparameters.
-        CHECKPOINT_HYPER_PARAMS_NAME: Where they hold the name of the one argument that held them all.
+        CHECKPOINT_HYPER_PARAMS_KEY: The key of the hyperparameters in a checkpoint.
+        CHECKPOINT_HYPER_PARAMS_NAME: The key of the name of the ``__init__`` argument that held all hyperparameters.
     """
 
     CHECKPOINT_HYPER_PARAMS_KEY = "hyper_parameters"
@@ -111,7 +111,7 @@ def _copy(values: AttributeDict) -> AttributeDict:
 
 
 def _init_arguments(instance: Any, frame: FrameType | None) -> dict[str, Any]:
-    """The arguments of every ``__init__`` of ``instance`` on the stack; those of a derived class replace its base's."""
+    """Return the arguments of every ``__init__`` of ``instance`` on the stack; the most derived class has priority."""
     collected: dict[str, Any] = {}
     while frame is not None:
         names, _, keywords, values = inspect.getargvalues(frame)
@@ -137,7 +137,7 @@ class ModuleLoading(HyperparametersMixin):
         weights_only: bool | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Make a module with the hyperparameters of a checkpoint and load its weights.
+        """Make a module with the hyperparameters from a checkpoint, and load the checkpoint's weights.
 
         Args:
             checkpoint_path: A path, a URL, or an open file.
@@ -179,7 +179,7 @@ class DataModuleLoading(HyperparametersMixin):
         weights_only: bool | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Make a data module with the hyperparameters of a checkpoint and give it its state.
+        """Make a data module with the hyperparameters from a checkpoint, and load its state.
 
         The arguments are those of :meth:`ModuleLoading.load_from_checkpoint`.
         """
@@ -192,7 +192,7 @@ class DataModuleLoading(HyperparametersMixin):
 def _make(
     cls: type[HyperparametersMixin], path: Any, map_location: Any, hparams_file: Any, weights_only: Any, overrides: Any
 ) -> tuple[Any, dict[str, Any]]:
-    """An instance with the hyperparameters of a checkpoint, and the checkpoint."""
+    """Return a new instance with the hyperparameters from a checkpoint, and the checkpoint."""
     checkpoint = read_checkpoint(path, "cpu" if map_location is None else map_location, weights_only)
     if hparams_file is not None:
         read = discover().component("logger_part", "load_hparams").load()

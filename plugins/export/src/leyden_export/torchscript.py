@@ -46,7 +46,7 @@ def to_torchscript(
 
 @contextmanager
 def _scripting() -> Generator[None, None, None]:
-    """TorchScript reads every property of a module: ``trainer`` must not raise where there is none."""
+    """Let ``module.trainer`` return None in the block instead of raising, since TorchScript reads every property."""
     declared: Any = vars(LightningModule)["trainer"]
     LightningModule.trainer = declared.getter(_trainer_if_any)  # type: ignore[method-assign]
     try:
