@@ -451,7 +451,7 @@ def test_sizes_that_disagree_are_told(tmp_path):
         self.log("value", 1.0, on_step=False, on_epoch=True)
         return self.layer.weight.sum()
 
-    with pytest.warns(UserWarning, match="different first dimensions; 2"):
+    with pytest.warns(UserWarning, match="disagree about its size; 2 is taken"):
         logged_fit(tmp_path, model_that(training_step=training_step), Given((torch.zeros(2), torch.zeros(3))))
 
 
