@@ -31,5 +31,5 @@ def parse_duration(value: Any, name: str) -> timedelta | None:
         if duration >= timedelta(0):
             return duration
     raise MisconfigurationException(
-        f'{name}={value!r} is no duration; write "DD:HH:MM:SS", a timedelta or a dict of its arguments.'
+        f'{name}={value!r} is not a duration; write "DD:HH:MM:SS", a timedelta or a dict of its arguments.'
     )

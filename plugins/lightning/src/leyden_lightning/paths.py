@@ -81,7 +81,7 @@ PATHS = {
     "strategies.strategy": "leyden.strategies",
     "trainer.states": "leyden.utilities.states",
     "tuner.tuning": "tuner:Tuner",
-    "utilities.combined_loader": "leyden.utilities",
+    "utilities.combined_loader": "utility:CombinedLoader",
     "utilities.data": "leyden.utilities.batch",
     "utilities.grads": "utility:grad_norm",
     "utilities.memory": "utility:is_oom_error",
