@@ -13,7 +13,7 @@ from torch.nn import Module
 
 # Where a run, or a Fabric, keeps what its user gave it, and what the user calls it.
 _GIVEN = {
-    "model": ("_module",),
+    "model": ("module",),
     "datamodule": ("datamodule",),
     "callbacks": ("trainer", "callbacks"),
     "logger": ("trainer", "loggers"),
