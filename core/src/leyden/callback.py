@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from leyden.plugin_system.hooks import Observation
-from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities import MisconfigurationException
 
 
 class Callback(Observation):

@@ -20,8 +20,7 @@ from leyden.metrics import LogOptions
 from leyden.mixins.hooks import CheckpointHooks, DataHooks, ModelHooks
 from leyden.mixins.hparams import ModuleLoading
 from leyden.plugin_system.discovery import discover
-from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.rank_zero import rank_zero_warn
+from leyden.utilities import MisconfigurationException, rank_zero_warn
 
 if TYPE_CHECKING:
     from typing_extensions import Self

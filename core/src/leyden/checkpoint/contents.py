@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from leyden.utilities.batch import move_data_to_device
-from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities import MisconfigurationException, move_data_to_device, rank_zero_info, rank_zero_warn
 from leyden.utilities.plain import to_plain
-from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 if TYPE_CHECKING:
     from leyden.trainer.run import Run

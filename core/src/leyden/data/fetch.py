@@ -15,7 +15,7 @@ from leyden.interfaces.precision import Precision
 from leyden.interfaces.strategy import Strategy
 from leyden.mixins.hooks import DataHooks
 from leyden.plugin_system.hooks import TRANSFER_HOOKS
-from leyden.utilities.batch import move_data_to_device
+from leyden.utilities import move_data_to_device
 from leyden.utilities.objects import is_overridden
 from leyden.utilities.rng import collect_rng_states
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from leyden.data.combined import INFINITE, CombinedLoader, Mode, length_of
-from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.rank_zero import rank_zero_warn
+from leyden.utilities import MisconfigurationException, rank_zero_warn
 from leyden.utilities.states import RunningStage
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities import MisconfigurationException
 
 
 class Accelerator:

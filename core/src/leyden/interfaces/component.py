@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
-from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities import MisconfigurationException
 
 
 @dataclass(frozen=True)

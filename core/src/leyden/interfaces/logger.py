@@ -8,8 +8,8 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from leyden.interfaces.strategy import Strategy
+from leyden.utilities import rank_zero_only
 from leyden.utilities.objects import is_overridden
-from leyden.utilities.rank_zero import rank_zero_only
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from leyden.utilities.rank_zero import rank_zero_info
+from leyden.utilities import rank_zero_info
 
 
 class Profiler:

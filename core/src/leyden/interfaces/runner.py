@@ -14,19 +14,22 @@ class Runner(Protocol):
 
     An author of a loop of another kind *must* write all of it, and give the module an object whose ``run`` it is:
     ``module.trainer = that_object``. It *may* have more, as a run of a Trainer has.
+
+    Attributes:
+        trainer: What ``self.trainer`` is.
+        fabric: The Fabric whose loop it is; None for a Trainer.
+        strategy: The strategy that has set the module up.
+        is_running: Whether a run is under way, so that the module is on the strategy's device.
+        current_epoch: Epochs finished so far.
+        global_step: Optimizer steps taken so far.
     """
 
-    @property
-    def trainer(self) -> Any:
-        """What ``self.trainer`` is."""
-
-    @property
-    def fabric(self) -> Any:
-        """The Fabric whose loop it is; None for a Trainer."""
-
-    @property
-    def strategy(self) -> Strategy:
-        """The strategy that has set the module up."""
+    trainer: Any
+    fabric: Any
+    strategy: Strategy
+    is_running: bool
+    current_epoch: int
+    global_step: int
 
     @property
     def loggers(self) -> Sequence[Logger]:
@@ -43,18 +46,6 @@ class Runner(Protocol):
     @property
     def lr_schedulers(self) -> Sequence[Any]:
         """The schedulers of the optimizers."""
-
-    @property
-    def is_running(self) -> bool:
-        """Whether a run is under way, so that the module is on the strategy's device."""
-
-    @property
-    def current_epoch(self) -> int:
-        """Epochs finished so far."""
-
-    @property
-    def global_step(self) -> int:
-        """Optimizer steps taken so far."""
 
     def log(self, name: str, value: Any, options: Any, batch_size: int | None) -> None:
         """Take one ``self.log`` call; ``options`` is a :class:`~leyden.plugins.LogOptions`."""

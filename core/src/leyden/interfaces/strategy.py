@@ -16,9 +16,8 @@ from leyden.interfaces.accelerator import Accelerator
 from leyden.interfaces.checkpoint_io import CheckpointIO
 from leyden.interfaces.environment import Environment
 from leyden.interfaces.precision import Precision
-from leyden.utilities.batch import move_data_to_device
+from leyden.utilities import MisconfigurationException, move_data_to_device
 from leyden.utilities.empty_init import EmptyInit
-from leyden.utilities.exceptions import MisconfigurationException
 
 if TYPE_CHECKING:
     from leyden.data.fetch import Fetcher

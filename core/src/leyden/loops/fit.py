@@ -33,9 +33,9 @@ from leyden.loops.progress import MOVES, Phase, RandomStates
 from leyden.metrics import Moment, Results
 from leyden.module import LightningModule
 from leyden.plugin_system.table import nothing
+from leyden.utilities import rank_zero_info, rank_zero_warn
 from leyden.utilities.exceptions import MisconfigurationException, SIGTERMException
 from leyden.utilities.objects import is_overridden
-from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from leyden.utilities.states import RunningStage
 
 if TYPE_CHECKING:

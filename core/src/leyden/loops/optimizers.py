@@ -11,9 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from leyden.module import LightningModule
-from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.monitoring import missing_metric
-from leyden.utilities.rank_zero import rank_zero_warn
+from leyden.utilities import MisconfigurationException, missing_metric, rank_zero_warn
 
 if TYPE_CHECKING:
     from leyden.loops.step import BatchStep

@@ -21,9 +21,8 @@ from leyden.loops.optimizers import LightningOptimizer
 from leyden.module import LightningModule
 from leyden.plugin_system.hooks import hookimpl
 from leyden.plugin_system.table import nothing
-from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities import MisconfigurationException, rank_zero_warn
 from leyden.utilities.objects import is_overridden
-from leyden.utilities.rank_zero import rank_zero_warn
 
 if TYPE_CHECKING:
     from leyden.trainer.run import Run

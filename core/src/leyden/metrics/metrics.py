@@ -10,8 +10,8 @@ from torch import Tensor
 
 from leyden.metrics.options import LogOptions
 from leyden.metrics.records import Moment, Results, Shown
+from leyden.utilities import rank_zero_warn
 from leyden.utilities.batch import extract_batch_size
-from leyden.utilities.rank_zero import rank_zero_warn
 
 if TYPE_CHECKING:
     from leyden.trainer.run import Run

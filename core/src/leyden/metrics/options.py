@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from leyden.plugin_system.hooks import LOG_RULES
-from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities import MisconfigurationException
 
 
 class LogOptions(NamedTuple):

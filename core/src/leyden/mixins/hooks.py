@@ -9,7 +9,7 @@ import torch
 
 from leyden.mixins.observations import CheckpointHooks as CheckpointHooks
 from leyden.mixins.observations import DataObservations, ModelObservations
-from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities import MisconfigurationException
 
 
 class DataHooks(DataObservations):

@@ -13,9 +13,7 @@ from typing_extensions import Self
 
 from leyden.checkpoint.file import read_checkpoint
 from leyden.plugin_system.discovery import discover
-from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.objects import AttributeDict
-from leyden.utilities.rank_zero import rank_zero_warn
+from leyden.utilities import AttributeDict, MisconfigurationException, rank_zero_warn
 
 if TYPE_CHECKING:
     _class_only = classmethod

@@ -21,8 +21,7 @@ from importlib_metadata import EntryPoint, entry_points
 
 from leyden.plugin_system import hooks
 from leyden.plugin_system.manager import PluginInfo, PluginManager
-from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.rank_zero import rank_zero_warn
+from leyden.utilities import MisconfigurationException, rank_zero_warn
 
 CORE_DISTRIBUTION = "leyden-core"
 

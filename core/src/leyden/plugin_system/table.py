@@ -19,9 +19,8 @@ import pluggy
 from leyden.plugin_system import hooks
 from leyden.plugin_system.hooks import RUN_ARGUMENTS, RUN_HOOKS, Answers
 from leyden.plugin_system.manager import PluginInfo, PluginManager
-from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities import MisconfigurationException, rank_zero_warn
 from leyden.utilities.objects import is_overridden
-from leyden.utilities.rank_zero import rank_zero_warn
 
 
 @dataclass(frozen=True, eq=False)

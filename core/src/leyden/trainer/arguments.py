@@ -7,9 +7,7 @@ from datetime import timedelta
 from numbers import Integral, Real
 from typing import Annotated, Any, get_args
 
-from leyden.utilities.durations import parse_duration
-from leyden.utilities.exceptions import MisconfigurationException
-from leyden.utilities.rank_zero import rank_zero_info
+from leyden.utilities import MisconfigurationException, parse_duration, rank_zero_info
 
 COUNTED = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "max_steps")
 # What fast_dev_run sets, besides these counts.

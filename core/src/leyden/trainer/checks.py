@@ -14,9 +14,8 @@ from leyden.datamodule import LightningDataModule
 from leyden.mixins.hooks import DataHooks
 from leyden.module import LightningModule
 from leyden.plugin_system.manager import published_by
-from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities import MisconfigurationException, rank_zero_warn
 from leyden.utilities.objects import is_overridden
-from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.states import RunningStage, TrainerFn
 from leyden.utilities.storage import is_remote, local_path
 from leyden.utilities.warnings import PossibleUserWarning

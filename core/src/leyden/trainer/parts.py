@@ -21,9 +21,8 @@ from leyden.interfaces.profiler import PassThroughProfiler, Profiler
 from leyden.interfaces.strategy import Strategy
 from leyden.plugin_system.discovery import discover
 from leyden.plugin_system.manager import PluginManager
-from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities import MisconfigurationException, rank_zero_only, rank_zero_warn
 from leyden.utilities.objects import is_overridden
-from leyden.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 if TYPE_CHECKING:
     from leyden.trainer.trainer import Trainer

@@ -31,10 +31,8 @@ from leyden.plugin_system.hooks import RUN_HOOKS
 from leyden.plugin_system.manager import PluginManager
 from leyden.plugin_system.table import HookTable, Participant, note_plugin
 from leyden.trainer.parts import as_list, order_callbacks
-from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities import MisconfigurationException, isolate_rng, rank_zero_info, rank_zero_only
 from leyden.utilities.objects import Stash, forward, is_at
-from leyden.utilities.rank_zero import rank_zero_info, rank_zero_only
-from leyden.utilities.rng import isolate_rng
 from leyden.utilities.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
 
 if TYPE_CHECKING:

@@ -34,8 +34,8 @@ from leyden.plugin_system.table import HookTable, implementations, note_plugin
 from leyden.trainer.arguments import Settings, check_arguments
 from leyden.trainer.checks import check_call
 from leyden.trainer.run import Run
+from leyden.utilities import rank_zero_warn
 from leyden.utilities.objects import forward, is_at
-from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.states import RunningStage, TrainerFn, TrainerState
 from leyden.utilities.warnings import PossibleUserWarning
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from leyden.utilities.objects import forward, is_at
+
 
 class _StrEnum(str, Enum):
     """An enum whose members compare equal to their values and print as them."""
@@ -62,17 +64,6 @@ class TrainerState:
     fn: TrainerFn | None = None
     stage: RunningStage | None = None
 
-    @property
-    def finished(self) -> bool:
-        """Whether the last run ended without an error."""
-        return self.status == TrainerStatus.FINISHED
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether the last run ended with an exception or Ctrl-C."""
-        return self.status == TrainerStatus.INTERRUPTED
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the last run is over."""
-        return self.status.stopped
+    finished = is_at("status", TrainerStatus.FINISHED, "Whether the last run ended without an error.")
+    interrupted = is_at("status", TrainerStatus.INTERRUPTED, "Whether the last run ended with an exception or Ctrl-C.")
+    stopped = forward("status.stopped", "Whether the last run is over.")

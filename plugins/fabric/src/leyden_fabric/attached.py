@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from leyden.loggers import Logger
-from leyden.strategies import Strategy
 
 if TYPE_CHECKING:
     from leyden_fabric.fabric import Fabric
@@ -53,12 +52,8 @@ class FabricRunner:
     def __init__(self, fabric: Fabric, module: FabricModule, optimizers: Sequence[Any]) -> None:
         self.fabric, self._module = fabric, module
         self.optimizers = self.wrapped_optimizers = optimizers
+        self.strategy = module._strategy
         self.trainer = NoTrainer(self)
-
-    @property
-    def strategy(self) -> Strategy:
-        """The strategy that has set the module up."""
-        return self._module._strategy
 
     @property
     def loggers(self) -> Sequence[Logger]:
