@@ -23,7 +23,7 @@ PUBLIC = {
     "leyden.demos": "",
     "leyden.exporters": "",
     "leyden.fabric": "seed_everything",
-    "leyden.loggers": "DummyLogger Logger as_mapping flatten_params rank_zero_experiment",
+    "leyden.loggers": "DummyLogger Logger as_mapping rank_zero_experiment",
     "leyden.plugins": """
         CheckpointIO Environment Precision Record
         HOOKS_VERSION OBSERVATION REGISTRATION RUN_HOOKS facts

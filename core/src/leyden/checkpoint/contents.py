@@ -147,7 +147,7 @@ def _restore_fit(run: Run, own: dict[str, Any]) -> None:
             f"The checkpoint is from a run of {len(ranks)} processes, and there are {world}: the run is not exact, and "
             f"goes on after batch {progress.batch_idx} of epoch {progress.epoch} with random states of its own."
         )
-    run.metrics.restore_callback_metrics(own["callback_metrics"])
+    run.metrics.callback_metrics.update(own["callback_metrics"])
 
 
 def _restore_fit_of_another_framework(run: Run, checkpoint: dict[str, Any]) -> None:

@@ -143,15 +143,3 @@ def as_mapping(params: Any) -> Mapping[str, Any]:
     if params is None:
         return {}
     return params if isinstance(params, Mapping) else vars(params)
-
-
-def flatten_params(params: Any, separator: str = "/") -> dict[str, Any]:
-    """Make nested hyperparameters a flat mapping: ``{"a": {"b": 1}}`` becomes ``{"a/b": 1}``."""
-    flat: dict[str, Any] = {}
-    for key, value in as_mapping(params).items():
-        if isinstance(value, Mapping) or type(value).__name__ == "Namespace":
-            inner = flatten_params(value, separator)
-            flat.update({f"{key}{separator}{name}": v for name, v in inner.items()} or {str(key): ""})
-        else:
-            flat[str(key)] = value
-    return flat

@@ -35,7 +35,7 @@ from leyden.module import LightningModule
 from leyden.plugin_system.table import nothing
 from leyden.utilities import rank_zero_info, rank_zero_warn
 from leyden.utilities.exceptions import MisconfigurationException, SIGTERMException
-from leyden.utilities.objects import is_overridden
+from leyden.utilities.objects import forward, is_overridden
 from leyden.utilities.states import RunningStage
 
 if TYPE_CHECKING:
@@ -57,6 +57,10 @@ class FitLoop:
         random_states: The random states, for checkpoints; a resumed fit is given those of its checkpoint.
     """
 
+    max_epochs: int | None = forward(
+        "trainer.max_epochs", "The Trainer's; set it to train on with a second fit.", settable=True
+    )
+
     def __init__(self, run: Run, source: DataSource | None = None, validation_source: DataSource | None = None) -> None:
         self._run, self.trainer, self.progress = run, run.trainer, run.progress
         self.results = Results(run.trainer, training=True)
@@ -68,15 +72,6 @@ class FitLoop:
         self.fetcher: Fetcher | None = None
         self.random_states = RandomStates(self)
         self._told_of_minimum = self._strategy_decides = False
-
-    @property
-    def max_epochs(self) -> int | None:
-        """The Trainer's ``max_epochs``; set it to train on with a second fit."""
-        return self.trainer.max_epochs
-
-    @max_epochs.setter
-    def max_epochs(self, epochs: int | None) -> None:
-        self.trainer.max_epochs = epochs
 
     @property
     def validates(self) -> bool:

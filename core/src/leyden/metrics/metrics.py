@@ -55,14 +55,16 @@ class Metrics:
     def log(self, name: str, value: Any, asked: LogOptions, batch_size: int | None) -> None:
         """Take one ``self.log`` call."""
         if self._trainer.barebones:
-            return self._warn_of_barebones(name)
+            if self._run.not_told(["barebones"]):
+                rank_zero_warn(f"self.log({name!r}, …) does nothing under Trainer(barebones=True). (Said once.)")
+            return
         results, hook = self.results, self.hook or ""
         record = results.records.get((hook, name, results.dataloader_idx))
         if record is None or record.asked != asked:
             if isinstance(value, Mapping):
                 for key, member in value.items():
                     self.log(f"{name}/{key}", member, asked, batch_size)
-                return None
+                return
             record = results.declare(hook, name, value, asked)
         record.update(value, self.batch_size if batch_size is None else batch_size, self._counts)
 
@@ -71,11 +73,6 @@ class Metrics:
         if self._batch_size is None:
             self._batch_size = 1 if self._batch is None else extract_batch_size(self._batch)
         return self._batch_size
-
-    def _warn_of_barebones(self, name: str) -> None:
-        if "barebones" not in self._run.told:
-            self._run.told.add("barebones")
-            rank_zero_warn(f"self.log({name!r}, …) does nothing under Trainer(barebones=True). (Said once.)")
 
     # -- from the loops -------------------------------------------------------------------------------
 
@@ -184,10 +181,6 @@ class Metrics:
         """Metrics logged with ``prog_bar=True``, as numbers; reading it waits for the device."""
         self._keep()
         return _numbers(self._kept.bars)
-
-    def restore_callback_metrics(self, metrics: Mapping[str, Any]) -> None:
-        """Take back the metrics of a checkpoint."""
-        self._kept.callbacks.update(metrics)
 
     def take_over(self, callback: dict[str, Any], logged: dict[str, Any], bars: dict[str, Any]) -> None:
         """Take the metrics of a run in another process."""

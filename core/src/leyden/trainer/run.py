@@ -159,9 +159,9 @@ class Run:
         """Who has loaders and hyperparameters: the data module, if there is one, and the module."""
         return [owner for owner in (self.datamodule, self.module) if owner is not None]
 
-    def not_told(self, paths: Iterable[str]) -> list[str]:
-        """The keys, of what a checkpoint can't hold, of which no run of the Trainer has warned; now this one does."""
-        news = [path for path in paths if path not in self.told]
+    def not_told(self, subjects: Iterable[str]) -> list[str]:
+        """Those of the subjects of which no run of the Trainer has warned; now this one does."""
+        news = [subject for subject in subjects if subject not in self.told]
         self.told.update(news)
         return news
 

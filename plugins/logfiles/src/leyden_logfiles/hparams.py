@@ -1,4 +1,4 @@
-"""Reads and writes files of hyperparameters: ``hparams.yaml``, and the CSV tables of older versions of Lightning."""
+"""Flattens hyperparameters, and reads and writes their files: ``hparams.yaml``, and CSV tables of older Lightnings."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from datetime import date, datetime
 from enum import Enum
 from typing import Any
 
+from leyden.loggers import as_mapping
 from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.storage import replacing
 from leyden_logfiles.storage import is_file, open_text
@@ -93,3 +94,15 @@ def _plain(value: Any, name: str, as_text: list[str]) -> Any:
         return [_plain(v, f"{name}[{i}]", as_text) for i, v in enumerate(value)]
     as_text.append(f"{name} ({type(value).__name__})")
     return str(value)
+
+
+def flatten_params(params: Any, separator: str = "/") -> dict[str, Any]:
+    """Make nested hyperparameters a flat mapping: ``{"a": {"b": 1}}`` becomes ``{"a/b": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in as_mapping(params).items():
+        if isinstance(value, Mapping) or type(value).__name__ == "Namespace":
+            inner = flatten_params(value, separator)
+            flat.update({f"{key}{separator}{name}": v for name, v in inner.items()} or {str(key): ""})
+        else:
+            flat[str(key)] = value
+    return flat

@@ -7,6 +7,6 @@ from leyden import Component, hookimpl
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """Provide ``RunDirectoryLogger``, ``save_hparams`` and ``load_hparams``; ``load_from_checkpoint`` uses the last."""
-    for name in ("RunDirectoryLogger", "load_hparams", "save_hparams"):
+    """Provide what authors of loggers need; ``load_from_checkpoint`` uses ``load_hparams``."""
+    for name in ("RunDirectoryLogger", "flatten_params", "load_hparams", "save_hparams"):
         yield Component("logger_part", name, f"leyden_logfiles:{name}")

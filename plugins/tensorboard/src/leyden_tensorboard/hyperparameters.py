@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from leyden.loggers import flatten_params
+from leyden_logfiles.hparams import flatten_params
 
 
 def as_plain_scalars(params: Mapping[str, Any]) -> dict[str, bool | int | float | str]:

@@ -16,7 +16,7 @@ import torch
 
 import leyden as pl
 from leyden import Component
-from leyden.loggers import Logger, flatten_params
+from leyden.loggers import Logger
 from leyden.plugins import discover
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
@@ -149,7 +149,8 @@ class LoggerConformance(TrainerPartConformance):
         part.save()
         assert params == {"lr": 0.5, "net": {"width": 8, "act": "relu"}, "none": None, "path": Path("data")}
         if read_hyperparams is not None:
-            found = flatten_params(read_hyperparams(part))
+            found = dict(read_hyperparams(part))
+            found.update({f"net/{name}": value for name, value in dict(found.get("net") or {}).items()})
             kept = {name: found.get(name) for name in ("lr", "net/width", "net/act", "seed")}
             assert kept == {"lr": 0.5, "net/width": 8, "net/act": "relu", "seed": 3}
 
