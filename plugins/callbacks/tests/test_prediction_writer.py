@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,6 +71,85 @@ def test_writes_what_lightning_writes(
         seen[library.__name__] = (writer.written, as_lists(result))
     assert seen["leyden"] == seen["pytorch_lightning"]
     assert seen["leyden"][0]
+
+
+def test_the_indices_are_those_of_the_batch_where_workers_draw_ahead(tmp_path: Path, small: Any) -> None:
+    writers = [make_writer(BasePredictionWriter, interval) for interval in ("batch", "batch_and_epoch")]
+    data = list(range(10))
+    sampler = torch.utils.data.SubsetRandomSampler(data, torch.Generator().manual_seed(1))
+    loader = torch.utils.data.DataLoader(data, batch_size=2, sampler=sampler, num_workers=2)
+    model, seen = small.make_model(leyden), []
+    model.predict_step = lambda batch, batch_idx: batch
+    trainer = quiet_trainer(tmp_path, devices=1, callbacks=writers, limit_predict_batches=4)
+    for _ in range(2):
+        trainer.predict(model, loader)
+        batches, end = writers[1].written[:-1], writers[1].written[-1]
+        assert [indices for _, indices, *_ in batches] == [prediction for prediction, *_ in batches] == end[0]
+        assert end[1] == [end[0]]
+        assert len(end[0]) == 4
+        assert writers[0].written == batches
+        seen.append(end)
+        for writer in writers:
+            writer.written.clear()
+    assert seen[0] != seen[1]
+
+
+def test_the_indices_are_those_of_the_loader_that_other_plugins_put_in(tmp_path: Path, small: Any) -> None:
+    def leyden_prepare_loader() -> Any:
+        loader = yield
+        return torch.utils.data.DataLoader(loader.dataset, batch_size=1, sampler=[2, 0])
+
+    plugin = SimpleNamespace(leyden_prepare_loader=leyden.hookimpl(leyden_prepare_loader, wrapper=True))
+    writer = make_writer(BasePredictionWriter, "epoch")
+    trainer = quiet_trainer(tmp_path, devices=1, callbacks=[writer], plugins=plugin)
+    trainer.predict(small.make_model(leyden), small.make_loader(3))
+    assert writer.written[0][1] == [[[2], [0]]]
+
+
+class Other(leyden.Callback):
+    """Keeps the type of the loader's batch sampler."""
+
+    def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
+        self.batch_sampler = type(trainer.predict_loop.loader.flattened[0].batch_sampler)
+
+
+def test_nothing_is_kept_without_a_writer(tmp_path: Path, small: Any) -> None:
+    other, writer = Other(), make_writer(BasePredictionWriter, "batch")
+    loader = small.make_loader(2)
+    given = loader.batch_sampler
+    trainer = quiet_trainer(tmp_path, devices=1, callbacks=[other])
+    trainer.predict(small.make_model(leyden), loader)
+    assert other.batch_sampler is type(given)
+    trainer.callbacks.append(writer)
+    trainer.predict(small.make_model(leyden), loader)
+    assert other.batch_sampler is not type(given)
+    assert loader.batch_sampler is given
+    assert [indices for _, indices, *_ in writer.written] != [[], []]
+
+
+@pytest.mark.parametrize("returned", [True, False])
+def test_a_writer_of_the_module_that_has_hooks_of_its_own(tmp_path: Path, small: Any, returned: bool) -> None:
+    class Own(type(make_writer(BasePredictionWriter, "epoch"))):  # type: ignore[misc]
+        def started(self, *args: Any, **kwargs: Any) -> None:
+            """Take the place of the writer's method, without calling it."""
+
+        on_predict_start = on_predict_epoch_start = on_predict_batch_start = started
+
+    writer, model = Own(), small.make_model(leyden)
+    model.configure_callbacks = lambda: [writer]
+    trainer = quiet_trainer(tmp_path, devices=1)
+    for _ in range(2):
+        trainer.predict(model, small.make_loader(2), return_predictions=returned)
+    assert writer.written[0] == writer.written[1]
+    assert [len(batch) for batch in writer.written[0][0]] == [len(batch) for batch in writer.written[0][1][0]]
+
+
+def test_loaders_without_a_batch(tmp_path: Path, small: Any) -> None:
+    writer = make_writer(BasePredictionWriter, "epoch")
+    loaders = [torch.utils.data.DataLoader([]), small.make_loader(2), torch.utils.data.DataLoader([])]
+    predict(leyden, tmp_path, writer, small, loaders, return_predictions=False)
+    predictions, indices = writer.written[0]
+    assert [len(batches) for batches in predictions] == [len(batches) for batches in indices] == [0, 2, 0]
 
 
 class Stream:

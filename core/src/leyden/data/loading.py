@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 
 from leyden.data.combined import INFINITE, CombinedLoader, Mode, length_of
 from leyden.utilities import MisconfigurationException, rank_zero_warn
@@ -87,8 +86,7 @@ def _prepared(trainer: Trainer, loader: Any, stage: RunningStage) -> Any:
         loader = keeping_last(loader)
     if trainer.use_distributed_sampler:
         loader = trainer.strategy.divide(loader, training=training)
-    loader = trainer.plugin_manager.hook.leyden_prepare_loader(owner=trainer, loader=loader, training=training)
-    return tracking(loader) if stage == RunningStage.PREDICTING else loader
+    return trainer.plugin_manager.hook.leyden_prepare_loader(owner=trainer, loader=loader, training=training)
 
 
 def _limit(length: int | float, limit: int | float, name: str) -> int | float:
@@ -141,38 +139,6 @@ def keeping_last(loader: Any) -> Any:
     if isinstance(loader, DataLoader) and type(batches := loader.batch_sampler) is BatchSampler and batches.drop_last:
         return copy_with(loader, batch_sampler=BatchSampler(batches.sampler, batches.batch_size, False))
     return loader
-
-
-class TrackingBatchSampler:
-    """Passes on the batches of indices of another batch sampler, and keeps them until they are taken.
-
-    Attributes:
-        indices: The batches drawn so far and not taken yet; with workers some are drawn ahead.
-    """
-
-    def __init__(self, batch_sampler: Any) -> None:
-        self._batch_sampler = batch_sampler
-        self.indices: deque[list[int]] = deque()
-
-    def __iter__(self) -> Iterator[list[int]]:
-        self.indices.clear()
-        for batch in self._batch_sampler:
-            self.indices.append(list(batch))
-            yield batch
-
-    def __len__(self) -> int:
-        return len(self._batch_sampler)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_batch_sampler"], name)
-
-
-def tracking(loader: Any) -> Any:
-    """The loader with a :class:`TrackingBatchSampler`; itself if it does not draw batches of indices."""
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or batch_sampler is None:
-        return loader
-    return copy_with(loader, batch_sampler=TrackingBatchSampler(batch_sampler))
 
 
 def set_epoch(loader: Any, epoch: int) -> None:

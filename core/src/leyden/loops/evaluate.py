@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map_only
 
 from leyden.data.combined import INFINITE, CombinedLoader, length_of
 from leyden.data.fetch import Fetcher, transfer_function
-from leyden.data.loading import DataSource, TrackingBatchSampler, load, set_epoch, warn_of_no_batches
+from leyden.data.loading import DataSource, load, set_epoch, warn_of_no_batches
 from leyden.loops.progress import MOVES, Phase
 from leyden.loops.step import argument_count
 from leyden.metrics import Results
@@ -282,16 +282,12 @@ class PredictionLoop(SinglePass):
         return_predictions: Whether predictions are collected and returned.
 
     Attributes:
-        current_batch_indices: Which samples the running batch holds; empty where the loader does not draw indices.
-        epoch_batch_indices: The same for every batch of every loader so far.
         predictions: What was predicted so far: a list of batches, or a list of such lists for several loaders.
     """
 
     def __init__(self, run: Run, source: DataSource | None, return_predictions: bool = True) -> None:
         super().__init__(run, RunningStage.PREDICTING, source)
         self.return_predictions = return_predictions
-        self.current_batch_indices: list[int] = []
-        self.epoch_batch_indices: list[list[list[int]]] = []
         self.predictions: list[Any] = []
 
     def run(self) -> list[Any] | None:
@@ -310,14 +306,9 @@ class PredictionLoop(SinglePass):
 
     def _run_batches(self, start: Callable[..., Any], step: Callable[..., Any], end: Callable[..., Any]) -> list[Any]:
         assert self.loader is not None
-        samplers = [getattr(loader, "batch_sampler", None) for loader in self.loader.flattened]
-        predicted: list[list[Any]] = [[] for _ in samplers]
+        predicted: list[list[Any]] = [[] for _ in self.loader.flattened]
         self.predictions = predicted[0] if len(predicted) == 1 else predicted
-        self.epoch_batch_indices = [[] for _ in samplers]
         for batch, batch_idx, dataloader_idx in self._batches():
-            sampler = samplers[dataloader_idx]
-            self.current_batch_indices = sampler.indices.popleft() if isinstance(sampler, TrackingBatchSampler) else []
-            self.epoch_batch_indices[dataloader_idx].append(self.current_batch_indices)
             start(batch, batch_idx, dataloader_idx)
             output = step(batch, batch_idx, dataloader_idx)
             end(output, batch, batch_idx, dataloader_idx)

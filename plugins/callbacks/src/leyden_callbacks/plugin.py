@@ -1,8 +1,8 @@
-"""The plugin's hooks: callbacks by name, the default callbacks, ``ckpt_path="best"`` and "last", and warnings."""
+"""The plugin's hooks: callbacks by name and by default, ``ckpt_path="best"`` and "last", batch indices, warnings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from leyden import Component, hookimpl
@@ -51,6 +51,18 @@ def leyden_find_checkpoint(trainer: Trainer, ckpt_path: str | None, fn: str) -> 
         return kept.best_of_last_fit(trainer, fn)
     find = {"best": kept.best, "last": kept.last}.get(ckpt_path)
     return find(trainer) if find is not None else None
+
+
+@hookimpl(wrapper=True, tryfirst=True)  # the last to put in a loader, so that no other takes its place
+def leyden_prepare_loader(owner: Any, training: bool) -> Generator[None, Any, Any]:
+    """Keep the indices of the batches of a prediction that a ``BasePredictionWriter`` writes."""
+    loader = yield
+    if training or owner.state.fn != "predict":
+        return loader
+    from leyden_callbacks.batch_indices import tracking
+    from leyden_callbacks.prediction_writer import BasePredictionWriter
+
+    return tracking(loader) if any(isinstance(one, BasePredictionWriter) for one in owner.callbacks) else loader
 
 
 @hookimpl

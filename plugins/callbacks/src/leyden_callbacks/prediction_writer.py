@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,6 +11,7 @@ from torch.utils._pytree import tree_map_only
 
 from leyden.callbacks import Callback
 from leyden.utilities import MisconfigurationException
+from leyden_callbacks.batch_indices import indices_of
 
 if TYPE_CHECKING:
     from leyden import LightningModule, Trainer
@@ -44,7 +46,7 @@ class BasePredictionWriter(Callback):
                 '"batch", "epoch" or "batch_and_epoch".'
             )
         self.interval = write_interval
-        self._kept: list[list[Any]] = []
+        self._kept: defaultdict[int, list[Any]] = defaultdict(list)
 
     def write_on_batch_end(
         self,
@@ -93,7 +95,7 @@ class BasePredictionWriter(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Discard the predictions of an earlier run."""
-        self._kept = []
+        self._kept.clear()
 
     def on_predict_batch_end(
         self,
@@ -105,12 +107,12 @@ class BasePredictionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Write the batch's predictions, or keep them for the end of the epoch if the loop does not."""
+        loop = trainer.predict_loop
+        assert loop.loader is not None
         if self.interval != "epoch":
-            indices = trainer.predict_loop.current_batch_indices
+            indices = indices_of(loop.loader.flattened[dataloader_idx], batch_idx)
             self.write_on_batch_end(trainer, pl_module, outputs, indices, batch, batch_idx, dataloader_idx)
-        if self.interval != "batch" and not trainer.predict_loop.return_predictions:
-            while len(self._kept) <= dataloader_idx:
-                self._kept.append([])
+        if self.interval != "batch" and not loop.return_predictions:
             self._kept[dataloader_idx].append(tree_map_only(Tensor, Tensor.cpu, outputs))
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -118,7 +120,15 @@ class BasePredictionWriter(Callback):
         if self.interval == "batch":
             return
         loop = trainer.predict_loop
-        kept = self._kept[0] if len(loop.epoch_batch_indices) == 1 and self._kept else self._kept
-        predictions = loop.predictions if loop.return_predictions else kept
-        self._kept = []
-        self.write_on_epoch_end(trainer, pl_module, predictions, loop.epoch_batch_indices)
+        assert loop.loader is not None
+        loaders = loop.loader.flattened
+        if not loop.return_predictions:
+            predicted = [self._kept[i] for i in range(len(loaders))]
+        else:
+            predicted = [loop.predictions] if len(loaders) == 1 else loop.predictions
+        self._kept = defaultdict(list)
+        indices = [
+            [indices_of(loader, batch_idx) for batch_idx in range(len(batches))]
+            for loader, batches in zip(loaders, predicted, strict=True)
+        ]
+        self.write_on_epoch_end(trainer, pl_module, predicted[0] if len(loaders) == 1 else predicted, indices)
