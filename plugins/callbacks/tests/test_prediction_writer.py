@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import torch
 import leyden
 from leyden.callbacks import BasePredictionWriter
 from leyden.utilities import MisconfigurationException
+from leyden_callbacks.batch_indices import tracking
 from leyden_testing.training import quiet_trainer
 
 
@@ -190,3 +192,11 @@ def test_what_is_not_written_is_named(tmp_path: Path, small: Any, interval: Any,
 def test_interval_is_checked() -> None:
     with pytest.raises(MisconfigurationException, match="write_interval='step'"):
         BasePredictionWriter("step")  # type: ignore[arg-type]
+
+
+def test_a_loader_whose_batches_are_kept_can_be_copied():
+    """A strategy that divides the data copies the batch sampler, and the next prediction may be given the same one."""
+    loader = tracking(DataLoader(range(5), batch_size=2))
+    copied = copy.copy(loader.batch_sampler)
+    assert list(copied) == copied.indices == [[0, 1], [2, 3], [4]]
+    assert copied.batch_size == 2

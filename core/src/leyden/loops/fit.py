@@ -57,9 +57,7 @@ class FitLoop:
         random_states: The random states, for checkpoints; a resumed fit is given those of its checkpoint.
     """
 
-    max_epochs: int | None = forward(
-        "trainer.max_epochs", "The Trainer's; set it to train on with a second fit.", settable=True
-    )
+    max_epochs: int | None = forward("trainer.max_epochs", "Set it to train on with a second fit.", settable=True)
 
     def __init__(self, run: Run, source: DataSource | None = None, validation_source: DataSource | None = None) -> None:
         self._run, self.trainer, self.progress = run, run.trainer, run.progress
@@ -265,9 +263,8 @@ class FitLoop:
 
     def _is_epoch_done(self) -> bool:
         progress = self.progress
-        if progress.is_last_batch or -1 < self.trainer.max_steps <= progress.optimizer_steps:
-            return True
-        return self._run.should_stop and self.may_stop_early
+        is_over = progress.is_last_batch or -1 < self.trainer.max_steps <= progress.optimizer_steps
+        return is_over or (self._run.should_stop and self.may_stop_early)
 
     @property
     def may_stop_early(self) -> bool:

@@ -61,12 +61,11 @@ class HyperparametersMixin:
         Raises:
             ValueError: The one object is neither a mapping nor has attributes.
         """
-        self._log_hyperparams = logger
+        self._log_hyperparams, self._hparams_name = logger, "kwargs"
         ignored = {ignore} if isinstance(ignore, str) else set(ignore or ())
         given = _init_arguments(self, frame or sys._getframe(1))
         arguments = {name: value for name, value in given.items() if name not in ignored}
         chosen: Any = arguments
-        self._hparams_name = "kwargs"
         if args and all(isinstance(arg, str) for arg in args):
             chosen = {name: arguments[name] for name in args if name in arguments}
         elif args:

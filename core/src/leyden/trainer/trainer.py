@@ -384,9 +384,7 @@ class Trainer(Settings):
     node_rank: int = forward("strategy.node_rank", "This node among all.")
     world_size: int = forward("strategy.world_size", "Processes in all.")
     is_global_zero: bool = forward("strategy.is_global_zero", "Whether this process speaks for all.")
-    distributed_sampler_kwargs: dict[str, int] | None = forward(
-        "strategy.sampler_arguments", "For a distributed sampler; None where each process sees all the data."
-    )
+    distributed_sampler_kwargs: Any = forward("strategy.sampler_arguments", "For a distributed sampler, or None.")
     logger: Logger | None = _first("loggers", "The first logger, or None.")
     precision: str = forward("precision_plugin.precision", 'The number format, e.g. "32-true".')
 

@@ -34,7 +34,9 @@ class TrackingBatchSampler:
         return len(self._batch_sampler)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_batch_sampler"], name)
+        if name.startswith("__"):  # copy and pickle ask for special methods that an object need not have
+            raise AttributeError(name)
+        return getattr(self._batch_sampler, name)
 
 
 def tracking(loader: Any) -> Any:
