@@ -196,7 +196,7 @@ def test_interval_is_checked() -> None:
 
 def test_a_loader_whose_batches_are_kept_can_be_copied():
     """A strategy that divides the data copies the batch sampler, and the next prediction may be given the same one."""
-    loader = tracking(DataLoader(range(5), batch_size=2))
+    loader = tracking(torch.utils.data.DataLoader(range(5), batch_size=2))
     copied = copy.copy(loader.batch_sampler)
     assert list(copied) == copied.indices == [[0, 1], [2, 3], [4]]
     assert copied.batch_size == 2
