@@ -59,6 +59,7 @@ class Run:
         state: The function, the stage that runs now, and how far the run has come.
         progress: The counters of the fit.
         metrics: What was logged.
+        log: Takes one ``self.log`` call.
         hooks: What is called at each hook; nothing until the run has begun.
         step: Trains on one batch; None without a fit.
         lr_scheduler_configs: The schedulers, and when each steps.
@@ -91,6 +92,7 @@ class Run:
         self.datamodule = datamodule
         self.ckpt_path, self.weights_only = ckpt_path, weights_only
         self.metrics = Metrics(self)
+        self.log = self.metrics.log  # a bound method: a module may call it many times in a batch
         self.hooks = HookTable.empty()
         self.stash = Stash()
         self.should_stop = self.received_sigterm = self.ran_elsewhere = False
@@ -129,7 +131,6 @@ class Run:
     loggers: list[Logger] = forward("trainer.loggers", "The Trainer's loggers.")
     current_epoch: int = forward("progress.epoch", "Epochs finished; the index of the running one.")
     global_step: int = forward("progress.optimizer_steps", "Optimizer steps taken, of all optimizers.")
-    log: Any = forward("metrics.log", "Takes one ``self.log`` call.")
     backward: Any = forward("step.backward", "``self.manual_backward``.")
     clip_gradients: Any = forward("step.clip_gradients", "``self.clip_gradients``; what is None is the Trainer's.")
     print: Any = forward("trainer.print", "Prints once, on rank 0, without tearing the progress bar.")
