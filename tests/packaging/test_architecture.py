@@ -40,3 +40,10 @@ def test_what_the_page_names_is_there(file: str, name: str) -> None:
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:core|tests|plugins)/[\w/.]+\.py)`", PAGE))))
 def test_the_files_that_the_page_names_are_there(path: str) -> None:
     assert (ROOT / path).is_file()
+
+
+@pytest.mark.parametrize("page", [PAGE, (ROOT / "core" / "README.md").read_text(encoding="utf-8")])
+def test_every_package_of_the_core_has_its_line(page: str) -> None:
+    packages = sorted(path.parent.name for path in CORE.glob("*/__init__.py"))
+    assert "trainer" in packages
+    assert [name for name in packages if f"{name}/" not in page] == []
