@@ -125,7 +125,7 @@ def test_a_device_that_pytorch_does_not_know_trains_to_the_weights_of_the_cpu(
 REFUSED = {
     "precision='bf16-mixed' can't be computed by the accelerator 'toy'": {"precision": "bf16-mixed"},
     "torch.distributed has no backend for the device 'toy'": {"strategy": "ddp"},
-    "torch.distributed has no backend for the device 'toy', so processes": {"strategy": "local_sgd"},
+    "torch.distributed has no backend for the device 'toy'; train in one process": {"strategy": "local_sgd"},
     "devices=2 asks for toy device 1": {"devices": 2},
 }
 

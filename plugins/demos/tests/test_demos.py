@@ -52,7 +52,7 @@ def test_the_classes_and_their_arguments_are_lightning_s() -> None:
     def classes(library: ModuleType, demos: ModuleType) -> dict[str, list[tuple[str, Any]]]:
         own = {name: member for name, member in vars(demos).items() if inspect.isclass(member)}
         return {
-            name: [(p.name, p.default) for p in inspect.signature(member.__init__).parameters.values()]
+            name: [(p.name, p.default) for p in inspect.signature(member).parameters.values()]
             for name, member in own.items()
             if member.__module__ == demos.__name__ and not name.startswith("_")
         }
