@@ -279,13 +279,13 @@ def test_a_fit_makes_no_manager_of_plugins(tmp_path, monkeypatch, given):
 def test_a_hook_that_nobody_implements_is_callable_and_known_to_be_nobody_s(tmp_path):
     trainer = quiet_trainer(tmp_path)
     trainer.fit(SmallModel(), Batches())
-    nobodys = [name for name in OBSERVATION if not trainer.hooks.has(name)]
+    nobodys = [name for name in OBSERVATION if not trainer.hooks.by_hook[name]]
     assert {name for name in OBSERVATION if "batch" in name or "backward" in name} <= set(nobodys)
     for name in nobodys:
         hook = getattr(trainer.hooks, name)
         assert hook is nothing, name
         assert hook(*hooks.arguments(name)) is None
-    assert trainer.hooks.has("leyden_optimize_batch")
+    assert trainer.hooks.by_hook["leyden_optimize_batch"]
     with pytest.raises(AttributeError, match="There is no hook 'on_train_strat'"):
         _ = trainer.hooks.on_train_strat
 

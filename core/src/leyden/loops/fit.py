@@ -74,7 +74,7 @@ class FitLoop:
     @property
     def validates(self) -> bool:
         """Whether this fit validates: there is a step, a loader, and a limit above 0."""
-        steps = is_overridden("validation_step", self._run.trainer.model, LightningModule)
+        steps = is_overridden("validation_step", self._run.module, LightningModule)
         return self.validation.source is not None and steps and self.trainer.limit_val_batches > 0
 
     def run(self) -> None:

@@ -221,10 +221,6 @@ class HookTable:
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"There is no hook {name!r}.")
 
-    def has(self, name: str) -> bool:
-        """Whether anybody implements a hook."""
-        return bool(self.by_hook[name])
-
     def of(self, name: str, targets: Iterable[Any]) -> Callable[..., Any]:
         """A callable that calls a hook of these participants and of nobody else."""
         wanted = [id(target) for target in targets]
