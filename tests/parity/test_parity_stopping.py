@@ -178,7 +178,8 @@ def test_an_interrupt_ends_the_run(pl, lab):
                 raise KeyboardInterrupt
             return super().training_step(batch, batch_idx)
 
-    with lab.raises("SystemExit"):
+    lab.differs("^raised: ", "in Leyden `except KeyboardInterrupt` works around a run, in Lightning it never runs")
+    with lab.raises("KeyboardInterrupt" if pl.__name__ == "leyden" else "SystemExit"):
         lab.trainer().fit(lab.model(Interrupted), rows(3), rows(1))
 
 

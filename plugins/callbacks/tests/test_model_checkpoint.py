@@ -367,7 +367,7 @@ def test_an_interruption_is_an_exception_too(tmp_path: Path, small: Any) -> None
             raise KeyboardInterrupt
 
     checkpoint = ModelCheckpoint(tmp_path / "kept", save_on_exception=True)
-    with pytest.raises(SystemExit):
+    with pytest.raises(KeyboardInterrupt):
         small.fit(leyden, tmp_path, [checkpoint, LambdaCallback(on_train_batch_start=interrupt)])
     assert files(tmp_path / "kept") == ["epoch=0-step=4.ckpt"]
 

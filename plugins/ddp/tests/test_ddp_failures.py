@@ -98,7 +98,7 @@ class TestOneRankRaises:
     def test_an_interruption_of_one_rank_ends_all(self, tmp_path):
         model = Breaking(tmp_path / "run", "training_step", "is interrupted")
         error = break_in(model)
-        assert isinstance(error, SystemExit)
+        assert isinstance(error, KeyboardInterrupt)
         assert model.told(1).startswith("KeyboardInterrupt")
         assert "Rank 1 was interrupted from the keyboard" in model.told(0)
 
@@ -275,6 +275,7 @@ class TestStartedByHand:
             os.kill(process.pid, signal.SIGINT)
         assert codes(processes) == [1, 1]
         assert "KeyboardInterrupt" in model.told(1)
+        assert ["Traceback" in process.said for process in processes] == [True, False]  # rank 0 speaks for all
 
     @pytest.mark.parametrize(
         ("when", "said"),

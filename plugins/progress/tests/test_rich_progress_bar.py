@@ -228,7 +228,7 @@ def test_an_exception_gives_the_terminal_back_and_shows_how_far_it_came(
             raise error("the cause")
 
     stdout = sys.stdout
-    with pytest.raises((ValueError, KeyboardInterrupt, SystemExit)):
+    with pytest.raises(error):
         make_trainer(RichProgressBar()).fit(make_model(fail), make_loader(4))
     [line] = terminal.lines
     assert " 2/4 " in line

@@ -142,7 +142,7 @@ def test_an_exception_shows_how_far_it_came(error, terminal, make_trainer, make_
         if batch_idx == 2:
             raise error("the cause")
 
-    with pytest.raises((ValueError, KeyboardInterrupt, SystemExit)):
+    with pytest.raises(error):
         make_trainer(TQDMProgressBar()).fit(make_model(fail), make_loader(4))
     [line] = terminal.lines
     assert "| 2/4 [" in line

@@ -209,7 +209,7 @@ class Run:
         except KeyboardInterrupt as interruption:
             rank_zero_info("Interrupted: ending the run; press again to end at once.")
             self._fail(interruption)
-            raise SystemExit(1) from interruption
+            raise
         except BaseException as error:
             note_plugin(error, self.hooks.by_hook, [*self.trainer.callbacks, *self.owners, self.strategy])
             cause = self.strategy.first_cause(error)

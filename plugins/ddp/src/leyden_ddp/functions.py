@@ -106,8 +106,12 @@ class FunctionLauncher(Launcher):
                 raise MeetingError(f"The process of local rank {rank} ended before the run began.")
 
     def _wait(self, processes: list[Any]) -> None:
-        """Wait for all processes; once one has failed, or the user has interrupted, only for a short time."""
-        patience = float("inf")
+        """Wait for all processes; once one has failed, or the user has interrupted, only for a short time.
+
+        Raises:
+            KeyboardInterrupt: The user has interrupted.
+        """
+        patience, interruption = float("inf"), None
         try:
             while True:
                 codes = [process.exitcode for process in processes]
@@ -121,14 +125,16 @@ class FunctionLauncher(Launcher):
                 running = [each.sentinel for each, code in zip(processes, codes, strict=True) if code is None]
                 try:
                     wait(running, None if patience == float("inf") else INTERVAL)
-                except KeyboardInterrupt:  # the processes get it too; a second one ends them
+                except KeyboardInterrupt as pressed:  # the processes get it too; a second one ends them
                     if patience < float("inf"):
                         raise
-                    patience = time.monotonic() + _PATIENCE
+                    patience, interruption = time.monotonic() + _PATIENCE, pressed
         finally:
             for process in processes:
                 process.kill()
                 process.join()
+        if interruption is not None:
+            raise interruption
 
 
 @dataclass
@@ -228,7 +234,8 @@ def _raise_first(directory: str, processes: list[Any], first_rank: int) -> None:
         )
     raised = multiprocessing.ProcessRaisedException(f"\n\nRank {rank} failed:\n{ending.text}", rank, process.pid)
     if ending.error is not None:
-        raise ending.error from (None if isinstance(ending.error, (SystemExit, PeerFailedError)) else raised)
+        says_all = isinstance(ending.error, (SystemExit, KeyboardInterrupt, PeerFailedError))
+        raise ending.error from (None if says_all else raised)
     if ending.has_raised:
         raise raised
     raise multiprocessing.ProcessExitedException(

@@ -207,6 +207,8 @@ class ParallelStrategy(Strategy):
     def on_exception(self, exception: BaseException) -> None:
         """Tell the other ranks of the error, unless they know; of an interruption from the keyboard they do not."""
         self.first_cause(exception)
+        if isinstance(exception, KeyboardInterrupt) and self.global_rank != 0:
+            exception.brief = ""  # type: ignore[attr-defined]  # rank 0 prints the same
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Tell the watch that a batch begins."""
