@@ -1,6 +1,7 @@
 """What set-up returns stands for the user's module, optimizer and loader, and refuses what would go wrong."""
 
 import copy
+import pickle
 from types import SimpleNamespace
 
 import pytest
@@ -147,6 +148,23 @@ class TestOptimizer:
         twin.param_groups[0]["lr"] = 0.2
         assert isinstance(twin, torch.optim.Adam)
         assert (twin.optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["lr"]) == (0.2, 0.1)
+
+    @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+    def test_a_copy_with_a_scheduler_steps_itself(self, fabric, way):
+        """A scheduler replaces ``step`` by one that steps the wrapper that it was made on."""
+        model, optimizer = self.ready(fabric)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+        twin = way(optimizer)
+        for parameter in twin.param_groups[0]["params"]:
+            parameter.grad = torch.ones_like(parameter)
+        twin.step()
+        assert isinstance(twin, torch.optim.Adam)
+        assert len(twin.state) == 2
+        assert not optimizer.state or way is copy.copy
+        fabric.backward(model(torch.ones(1, 4)).sum())
+        optimizer.step()
+        scheduler.step()
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
 
     def test_none_at_all_is_refused(self, fabric):
         with pytest.raises(ValueError, match="no optimizer"):

@@ -22,7 +22,8 @@ class LightningOptimizer:
     """A user's optimizer as ``training_step`` and ``optimizer_step`` see it.
 
     It passes everything on to the optimizer; ``step`` calls the hooks, goes through the precision and is counted.
-    ``isinstance(x, torch.optim.Adam)`` is true of a wrapped Adam.
+    ``isinstance(x, torch.optim.Adam)`` is true of a wrapped Adam. What replaces its ``step``, as PyTorch's schedulers
+    do, is stepped from then on, by the loop too. Copied or pickled it is the optimizer.
 
     Args:
         optimizer: The optimizer.
@@ -58,7 +59,17 @@ class LightningOptimizer:
         return getattr(self.__dict__["optimizer"], name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self.optimizer, name, value)
+        if name == "step":  # it may call this one, which calls the optimizer's
+            self.__dict__[name] = value
+        else:
+            setattr(self.optimizer, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if self.__dict__.pop(name, None) is None:
+            delattr(self.optimizer, name)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.optimizer.__reduce_ex__(protocol)
 
     def __repr__(self) -> str:
         return f"Lightning{self.optimizer!r}"

@@ -89,7 +89,9 @@ class BatchStep:
             outputs = self._step_with_closure(batch, batch_idx, every)
         else:
             outputs = self._forward_backward(batch, batch_idx, every)
-            if self.optimizer is not None:
+            if self.optimizer is not None and "step" in vars(self.wrapped[0]):  # a scheduler, say, has replaced it
+                self.wrapped[0].step()
+            elif self.optimizer is not None:
                 self.before_step(self.optimizer)
                 self.optimizer.step()
         self._progress.optimizer_steps += 1
@@ -221,7 +223,7 @@ class BatchStep:
             if self._own_step is not None:
                 self._own_step(self._progress.epoch, batch_idx, self.wrapped[0], closure)
             else:
-                self.step_optimizer(self.optimizer, closure)
+                self.wrapped[0].step(closure)
         if not ran:
             raise MisconfigurationException(
                 f"optimizer_step of {type(self.module).__name__}, or the optimizer, did not call the closure, which "

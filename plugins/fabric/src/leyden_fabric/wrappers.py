@@ -159,7 +159,8 @@ class FabricModule(Module):
 class FabricOptimizer:
     """Wraps an optimizer; ``step`` calls the precision and the strategy.
 
-    Everything else is that of the optimizer. ``isinstance(x, torch.optim.Adam)`` is True for a wrapped Adam.
+    Everything else is that of the optimizer. ``isinstance(x, torch.optim.Adam)`` is True for a wrapped Adam. A copy
+    wraps a copy of the optimizer; pickled it is the optimizer.
 
     Args:
         optimizer: The optimizer that the strategy has made from the user's.
@@ -217,9 +218,16 @@ class FabricOptimizer:
         return type(self._optimizer)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # copy and pickle ask before there is an optimizer
-            raise AttributeError(name)
         return getattr(self.__dict__["_optimizer"], name)
+
+    def __copy__(self) -> FabricOptimizer:
+        return FabricOptimizer(copy.copy(self._optimizer), self._strategy, self._fabric)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FabricOptimizer:
+        return FabricOptimizer(copy.deepcopy(self._optimizer, memo), self._strategy, self._fabric)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self._optimizer.__reduce_ex__(protocol)
 
     def __repr__(self) -> str:
         return f"Fabric{self._optimizer!r}"
