@@ -1,5 +1,7 @@
 """Two processes against one: the same weights on the same global batch, data divided rightly, metrics of all."""
 
+import copy
+import pickle
 import warnings
 from functools import partial
 
@@ -11,8 +13,9 @@ from torch.utils.data import WeightedRandomSampler
 
 import leyden as pl
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.ranks import on_ranks
 from leyden_testing.reporting import Model, Validated, alone, loader, quiet
-from leyden_testing.training import same_weights
+from leyden_testing.training import same_weights, weights
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 ADAM = partial(torch.optim.Adam, lr=0.05)
@@ -321,6 +324,22 @@ def test_a_second_fit_goes_on(tmp_path):
     trainer.fit_loop.max_epochs = 3
     trainer.fit(model, loader(8))
     assert (trainer.current_epoch, trainer.global_step) == (3, 6)
+
+
+def fit_and_copy(tmp_path):
+    """Train, copy the Trainer in two ways, and train each further; return the weights of all."""
+    trainer, _ = quiet(tmp_path, strategy="ddp")
+    trainer.fit(Model(partial(torch.optim.SGD, lr=0.1)), loader(8, num_workers=1))
+    trainers = [trainer, pickle.loads(pickle.dumps(trainer)), copy.deepcopy(trainer)]
+    for each in trainers:
+        each.fit_loop.max_epochs = 2
+        each.fit(each.model, loader(8))
+    return [weights(each.model) for each in trainers]
+
+
+def test_a_copy_of_a_trainer_goes_on_as_the_original_would(tmp_path):
+    found = [each for of_rank in on_ranks(2, fit_and_copy, tmp_path) for each in of_rank]
+    assert all(same_weights(found[0], each) for each in found)
 
 
 def test_auto_takes_ddp_for_several_devices(tmp_path):

@@ -45,6 +45,10 @@ class CombinedLoader(Iterable[Any]):
         self._replayed: dict[int, Sequence[Any]] = {}
         self.restarts: dict[int, Sequence[Any]] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {name: value for name, value in vars(self).items() if name not in ("_structure", "_opened")}
+        return type(self), (self.iterables, self.mode), state  # iterators and PyTorch's structures are not copied
+
     @property
     def flattened(self) -> list[Any]:
         """The loaders as a flat list; set it to replace the loaders."""

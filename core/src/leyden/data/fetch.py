@@ -93,6 +93,9 @@ class Fetcher:
             restore()
             self._following = self._next()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_following": None, "_iterator": iter(())}
+
     def __iter__(self) -> Iterator[Fetched]:
         return self._one_ahead() if self._reads_ahead else self._as_asked()
 

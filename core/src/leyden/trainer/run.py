@@ -70,7 +70,8 @@ class Run:
         should_stop: Whether something has asked the fit to stop, at the end of an epoch or when its minimum is met.
         asked_to_end: Why the fit must end at the next step boundary, or "".
         received_sigterm: Whether a signal was why.
-        ran_elsewhere: Whether the run took place in other processes, and its optimizers ended with them.
+        ran_elsewhere: Whether the run took place in other processes, or in what this is a copy of, where its
+            optimizers are.
         log_dir: The directory of its logs, the same in all processes; None until they have agreed on it.
     """
 
@@ -396,4 +397,5 @@ class Run:
         return call
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "hooks": HookTable.empty(), "step": None, "stash": Stash()}
+        here: dict[str, Any] = {"hooks": HookTable.empty(), "step": None, "lr_scheduler_configs": [], "stash": Stash()}
+        return {**vars(self), **here, "ran_elsewhere": self.ran_elsewhere or self.step is not None}

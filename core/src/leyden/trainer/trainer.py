@@ -323,8 +323,8 @@ class Trainer(Settings):
             raise AttributeError("There is nothing to save yet: call fit, validate, test or predict first.")
         if self.run.ran_elsewhere and not weights_only:
             rank_zero_warn(
-                "The fit ran in other processes, and its optimizers ended with them: the checkpoint has the weights "
-                "alone. To resume a fit, let a checkpoint callback save within it."
+                "This Trainer has no optimizers, since its fit ran in other processes or since it is a copy: the "
+                "checkpoint has the weights alone. To resume a fit, let a checkpoint callback save within it."
             )
             weights_only = True
         self.strategy.save_checkpoint(contents.dump(self.run, weights_only), os.fspath(filepath), storage_options)

@@ -73,6 +73,9 @@ class ScriptLauncher(Launcher):
             self.processes.append(subprocess.Popen(command, env=own))
         rank_zero_info(f"Started {len(self.processes)} more process(es) of {' '.join(command)!r}.")
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "processes": []}  # a copy neither checks nor ends those of this one
+
     def check(self) -> None:
         """Raise if one of the started processes has ended already.
 

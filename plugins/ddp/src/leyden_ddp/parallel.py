@@ -235,6 +235,9 @@ class ParallelStrategy(Strategy):
         if self.environment is not None:
             self.environment.teardown()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "watch": None, "trace": None}  # connections of this process; a copy's run has its own
+
     # -- collectives --------------------------------------------------------------------------------------
 
     @property
