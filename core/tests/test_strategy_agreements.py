@@ -109,11 +109,11 @@ class Listening(Strategy):
     def __init__(self):
         self.heard = []
 
-    def agree_on_results(self, results, module, batches):
-        self.heard.append(([name for _, name, _ in results.records], module, batches))
+    def agree_on_results(self, results):
+        self.heard.append(([name for _, name, _ in results.records], results.dataloader_idx))
 
 
-def test_a_strategy_is_given_the_records_of_each_loader(tmp_path):
+def test_a_strategy_is_given_the_records_of_each_loader_and_those_of_the_end(tmp_path):
     strategy = Listening()
 
     class Two(Counting):
@@ -122,8 +122,41 @@ def test_a_strategy_is_given_the_records_of_each_loader(tmp_path):
 
     model = Two()
     quiet_trainer(tmp_path, strategy=strategy).validate(model, [Batches(1), Batches(2)], verbose=False)
-    assert [(module is model, batches) for _, module, batches in strategy.heard] == [(True, (1,)), (True, (2,))]
-    assert [names for names, _, _ in strategy.heard] == [["val"], ["val", "val"]]
+    assert strategy.heard == [(["val"], 0), (["val", "val"], 1), (["val", "val"], None)]
+
+
+def test_a_strategy_is_given_the_records_of_each_training_epoch(tmp_path):
+    strategy = Listening()
+    quiet_trainer(tmp_path, strategy=strategy, max_epochs=2).fit(Logging(), Batches(2))
+    assert strategy.heard == 4 * [(["number"], None)]  # before on_train_epoch_end, in which one may log, and after it
+
+
+class Deciding(Strategy):
+    """Rank 0 of the run has seen the metric fall by one each time."""
+
+    value = 4.0
+
+    def agree_on_value(self, name, value):
+        assert (name, value) == ("score", 1.0)
+        self.value -= 1
+        return torch.tensor(self.value)
+
+
+def test_a_strategy_decides_by_which_value_a_schedule_goes_on(tmp_path):
+    class Plateau(SmallModel):
+        def training_step(self, batch, batch_idx):
+            self.log("score", 1.0)
+            return super().training_step(batch, batch_idx)
+
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.5)
+            return {"optimizer": optimizer, "lr_scheduler": schedule, "monitor": "score"}
+
+    for strategy, rate in ((Deciding(), 0.1), ("auto", 0.025)):
+        trainer = quiet_trainer(tmp_path, strategy=strategy, max_epochs=3)
+        trainer.fit(Plateau(), Batches(1))
+        assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(rate)
 
 
 class Recording(Launcher):

@@ -113,9 +113,7 @@ def test_a_rank_that_is_alone_in_a_collective_does_not_wait_for_ever(tmp_path):
             if self.global_rank == 0:
                 self.all_gather(torch.ones(()))
 
-    with pytest.raises(
-        Exception, match="Rank 1 ended its run after 0 training batches, and rank 0 waits for it in all_"
-    ):
+    with pytest.raises(Exception, match=r"Rank 0 waits for the others in all_gather, and rank 1 in reduce\('sum'\)"):
         quiet(tmp_path)[0].test(Alone(), loader(4))
 
 
@@ -273,8 +271,10 @@ def test_early_stopping_is_decided_for_all(tmp_path):
 
     stopping = EarlyStopping("worse_here", patience=0, mode="min")
     trainer, reporter = quiet(tmp_path, max_epochs=5, callbacks=[stopping])
-    trainer.fit(Diverging(), loader(4), loader(4))
-    assert [report["steps"] for report in reporter.reports()] in ([2, 2], [3, 3])
+    with warnings.catch_warnings():  # that the value differs, which test_ddp_agreement tests
+        warnings.simplefilter("ignore", UserWarning)
+        trainer.fit(Diverging(), loader(4), loader(4))
+    assert [report["steps"] for report in reporter.reports()] == [2, 2]  # rank 0's value has not fallen
 
 
 def test_prepare_data_runs_once(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -148,16 +148,25 @@ class Strategy:
         """
         return fetcher
 
-    def agree_on_results(self, results: Results, module: Module, batches: Sequence[int | float]) -> None:
-        """Give every process the same records of an evaluation loader, so that all reduce them in the same order.
+    def agree_on_results(self, results: Results) -> None:
+        """Give every process the same records before an epoch's values are reduced, so that all reduce the same ones.
 
-        The base class does nothing, because a single process has all records.
+        All processes call it when an epoch, or a loader's part of an evaluation, is over, and again after the last hook
+        in which one may log. The base class does nothing, because a single process has all records.
 
         Args:
-            results: The records of this process; records are added for names that only other processes have logged.
-            module: The model. Metrics that it holds may have been logged.
-            batches: How many batches of the loader each process has had; inf where that is not known.
+            results: The records of this process. They get the same order in every process, and records are added for
+                names that only other processes have logged.
         """
+
+    def agree_on_value(self, name: str, value: Tensor | None) -> Tensor | None:
+        """The value by which all processes decide something, such as the next learning rate: that of rank 0.
+
+        Args:
+            name: The name of the monitored metric.
+            value: Its value in this process, a scalar; None where it was not logged.
+        """
+        return value
 
     def setup_environment(self) -> None:
         """Set up the device and connect to the other processes; once for every run, before the ``setup`` hooks."""
@@ -233,6 +242,22 @@ class Strategy:
         """
         return tensor
 
+    def reduce_logged(self, name: str, value: Tensor, op: str, group: Any, in_step: bool) -> Tensor | None:
+        """Reduce a value that ``self.log`` was given, which must have the same name in all processes.
+
+        Args:
+            name: The name, with what else must be the same.
+            value: A scalar.
+            op: "mean", "sum", "min" or "max".
+            group: The processes that take part; None for all.
+            in_step: Whether it is the value of a step. Other names in other processes are an error then.
+
+        Returns:
+            The reduced value; None if other processes have come with other names, so that :meth:`agree_on_results` has
+            to find out who has which.
+        """
+        return self.reduce(value, op, group)
+
     def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
         """Stack the tensors of all processes along a new first dimension; a single process returns its tensor.
 
@@ -243,8 +268,13 @@ class Strategy:
         """
         return tensor
 
-    def all_gather_object(self, value: T) -> list[T]:
-        """The ``value`` of every process, in the order of ranks; any object that can be pickled."""
+    def all_gather_object(self, value: T, group: Any = None) -> list[T]:
+        """The ``value`` of every process, in the order of ranks; any object that can be pickled.
+
+        Args:
+            value: That of this process.
+            group: The processes that take part; None for all.
+        """
         return [value]
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:

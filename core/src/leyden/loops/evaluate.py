@@ -243,10 +243,9 @@ class EvaluationLoop(SinglePass):
         return self._outputs
 
     def _end_loaders_before(self, dataloader_idx: int) -> None:
-        """Keep what was logged for each loader. Some processes may have had fewer batches of it, or none."""
+        """Keep what was logged for each loader."""
         for i in range(len(self._outputs), dataloader_idx):
             self.results.dataloader_idx = i if self.has_several else None
-            self._run.strategy.agree_on_results(self.results, self._run.module, self.batches[i])
             self._outputs.append(self._run.metrics.end_epoch())
 
     def _end_epoch(self, outputs: list[Any]) -> None:

@@ -202,12 +202,13 @@ def step_schedulers(run: Run, interval: str, index: int, plateau: bool) -> None:
         if config.reduce_on_plateau != plateau or config.interval != interval or (index + 1) % config.frequency:
             continue
         metrics, monitor = run.metrics.callback_metrics if plateau else {}, str(config.monitor)
-        if plateau and monitor not in metrics:
+        value = run.strategy.agree_on_value(monitor, metrics.get(monitor)) if plateau else None
+        if plateau and value is None:
             message = missing_metric(type(config.scheduler).__name__, monitor, metrics)
             if config.strict:
                 raise MisconfigurationException(message)
             rank_zero_warn(message, RuntimeWarning)
             continue
         with run.metrics.scope("lr_scheduler_step"):
-            run.module.lr_scheduler_step(config.scheduler, metrics.get(monitor))
+            run.module.lr_scheduler_step(config.scheduler, value)
         run.progress.scheduler_steps += 1

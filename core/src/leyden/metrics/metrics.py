@@ -124,6 +124,7 @@ class Metrics:
         """Make the epoch's values of the running dataloader final; returns those that loggers are to see."""
         if self.results.moment is Moment.STEP:
             self._keep()
+        self._run.strategy.agree_on_results(self.results)
         self.results.moment = Moment.EPOCH
         return self._keep()
 

@@ -51,7 +51,7 @@ class TensorRecord(Record):
         """Take one value."""
         value = self._as_tensor(value)
         if self.options.on_step:
-            self.last = self._synchronise(value, self.reduction)
+            self.last = self._synchronise(value, self.reduction, in_step=True)
         if self.options.on_epoch and counts:
             self._add(value, batch_size)
         if self.reduces_at_once:
@@ -97,15 +97,17 @@ class TensorRecord(Record):
         if own is None:
             return None
         if self.reduction == "mean":
-            return self._synchronise(own, "sum") / self._synchronise(torch.tensor(self.weight), "sum")
+            total = self._synchronise(own, "sum")
+            weight = None if total is None else self._synchronise(torch.tensor(self.weight), "sum")
+            return None if total is None or weight is None else total / weight
         return self._synchronise(own, "mean" if self.reduction == "custom" else self.reduction)
 
-    def _synchronise(self, value: Tensor, reduction: str) -> Tensor:
+    def _synchronise(self, value: Tensor, reduction: str, in_step: bool = False) -> Tensor | None:
         options = self.options
         if not options.sync_dist or options.rank_zero_only or self.strategy.world_size == 1:
             return value
-        reduced: Tensor = self.strategy.reduce(value.clone(), reduction, options.sync_dist_group)
-        return reduced
+        name = f"{self.name} ({self.reduction})"
+        return self.strategy.reduce_logged(name, value.clone(), reduction, options.sync_dist_group, in_step)
 
     def own_value(self) -> Any:
         """What the values of this process come to; a sum where they are averaged. None if there are none."""

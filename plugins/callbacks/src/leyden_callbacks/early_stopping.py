@@ -125,10 +125,13 @@ class EarlyStopping(Callback):
 
     def _run_early_stopping_check(self, trainer: Trainer) -> None:
         """Check the metric and set ``trainer.should_stop``; a subclass may call it from another hook."""
-        metrics = trainer.callback_metrics
-        if trainer.fast_dev_run or not self._is_logged(metrics):
+        if trainer.fast_dev_run:
             return
-        stop, message = self._judge(metrics[self.monitor].detach().squeeze())
+        metrics = trainer.callback_metrics
+        current = trainer.strategy.agree_on_value(self.monitor, metrics.get(self.monitor))
+        if current is None:
+            return self._tell_missing(metrics)
+        stop, message = self._judge(current.detach().squeeze())
         stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         trainer.should_stop = trainer.should_stop or stop
         if stop:
@@ -137,15 +140,12 @@ class EarlyStopping(Callback):
         if message and self.verbose:
             self._say(trainer, message)
 
-    def _is_logged(self, metrics: Mapping[str, Tensor]) -> bool:
-        if self.monitor in metrics:
-            return True
+    def _tell_missing(self, metrics: Mapping[str, Tensor]) -> None:
         message = missing_metric(type(self).__name__, self.monitor, metrics)
         if self.strict:
             raise RuntimeError(message)
         if self.verbose:
             rank_zero_warn(message, RuntimeWarning)
-        return False
 
     def _judge(self, current: Tensor) -> tuple[bool, str | None]:
         """Return whether to stop, and a message or None. Updates the best score, the wait count and the reason."""

@@ -204,7 +204,7 @@ class ModelCheckpoint(CheckpointFiles):
         if self._saves_on_train_epoch_end(trainer):
             self._save_at_epoch(trainer)
         if self._deferred:
-            self._require_monitor(trainer)
+            self._require_monitor(trainer, self._candidates(trainer))
 
     @hookimpl(trylast=True)
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -265,15 +265,21 @@ class ModelCheckpoint(CheckpointFiles):
         self._remove(trainer, outdated)
 
     def _candidates(self, trainer: Trainer) -> dict[str, Tensor]:
-        """Return the metrics for file names and ranking: all logged metrics, ``epoch`` and ``step``."""
+        """Return the metrics for file names and ranking: all logged metrics, ``epoch`` and ``step``.
+
+        Of the monitored one, all ranks have the same value.
+        """
         metrics = {name: value.detach().clone() for name, value in trainer.callback_metrics.items()}
+        if self.monitor not in (None, "epoch", "step"):
+            agreed = trainer.strategy.agree_on_value(self.monitor, metrics.pop(self.monitor, None))
+            metrics.update({} if agreed is None else {self.monitor: agreed})
         for name, count in (("epoch", trainer.current_epoch), ("step", trainer.global_step)):
             metrics[name] = metrics[name].int() if name in metrics else torch.tensor(count)
         return metrics
 
-    def _require_monitor(self, trainer: Trainer) -> None:
+    def _require_monitor(self, trainer: Trainer, candidates: dict[str, Tensor]) -> None:
         """Raise if ``monitor`` was not logged; only warn if validation has not run yet and may still log it."""
-        if self.monitor in (None, "epoch", "step") or self.monitor in trainer.callback_metrics:
+        if self.monitor is None or self.monitor in candidates:
             return
         message = missing_metric(type(self).__name__, str(self.monitor), trainer.callback_metrics)
         if self._validated or not _validation_batches(trainer):
@@ -286,7 +292,7 @@ class ModelCheckpoint(CheckpointFiles):
             return ""
         if self.monitor is None:
             return self._save_newest(trainer, candidates)
-        self._require_monitor(trainer)
+        self._require_monitor(trainer, candidates)
         current = candidates.get(self.monitor)
         if current is not None and self.check_monitor_top_k(trainer, current):
             return self._save_ranked(trainer, current, candidates)

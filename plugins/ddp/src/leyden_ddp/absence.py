@@ -1,9 +1,8 @@
-"""Evaluation in which the processes have different numbers of batches, or some have none.
+"""Epochs in which the processes have logged different names, since some had no batch, say.
 
-Values of an epoch are reduced name by name, by collectives that all processes must enter in the same order. A process
-without a batch has logged nothing. So at the end of an uneven loader the processes tell each other what they have
-logged, and each makes the records that it lacks. If some processes have no values of a name, the name is reduced at
-once, over the values of the others.
+Values of an epoch are reduced name by name, by collectives that all processes must enter in the same order. So if
+their names differ, the processes tell each other what they have logged, and each makes the records that it lacks. If
+some processes have no values of a name, the name is reduced at once, over the values of the others.
 """
 
 from __future__ import annotations
@@ -46,23 +45,23 @@ class Outline:
     members: list[int] | None = None
 
 
-def are_uneven(batches: Sequence[int | float]) -> bool:
-    """Whether the processes have, or may have, different numbers of batches."""
-    return len(batches) > 1 and (len(set(batches)) > 1 or math.inf in batches)
+def outlines_of(results: Results) -> list[Outline]:
+    """The records of the current loader that are yet to be reduced over processes, in their order."""
+    records = [(key, record) for key, record in results.records.items() if key[2] == results.dataloader_idx]
+    return [outline for key, record in records if (outline := _outline(key, record)) is not None]
 
 
-def complete(strategy: ParallelStrategy, results: Results) -> None:
+def complete(strategy: ParallelStrategy, results: Results, own: Sequence[Outline]) -> None:
     """Give all processes the same records of the current loader, in the same order; all of them call this together.
 
     Args:
         strategy: The strategy whose collectives are used.
         results: The records of this process.
+        own: Their outlines.
 
     Raises:
         MisconfigurationException: A process without values of a name can't take part in its reduction.
     """
-    records = [(key, record) for key, record in results.records.items() if key[2] == results.dataloader_idx]
-    own = [outline for key, record in records if (outline := _outline(key, record)) is not None]
     outlines: dict[tuple[str, str, int | None], Outline] = {}
     holders: dict[tuple[str, str, int | None], list[int]] = defaultdict(list)
     for rank, said in enumerate(strategy.all_gather_object(own)):
@@ -84,12 +83,13 @@ def complete(strategy: ParallelStrategy, results: Results) -> None:
 
 def _outline(key: tuple[str, str, int | None], record: Record) -> Outline | None:
     """What other processes must know of a record; None if its epoch's value need not be reduced any more."""
+    if record.final is not None:
+        return None
     group, options = record.options.sync_dist_group, record.options._replace(reduce_fx="", sync_dist_group=None)
     if not isinstance(record, TensorRecord):
         own = record.outline()
         return None if own is None else Outline(key, options, record.kind, own)
-    is_reduced = options.sync_dist and not options.rank_zero_only and not record.reduces_at_once
-    value = record.own_value() if is_reduced else None
+    value = record.own_value() if options.sync_dist and not options.rank_zero_only else None
     if value is None:
         return None
     return Outline(

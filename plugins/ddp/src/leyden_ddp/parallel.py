@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
@@ -18,12 +18,12 @@ from leyden import hookimpl
 from leyden.strategies import Strategy
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
-from leyden_ddp.absence import are_uneven, complete
 from leyden_ddp.batchnorm import synchronise_batchnorm
 from leyden_ddp.division import divided
 from leyden_ddp.environments.local import LocalEnvironment
 from leyden_ddp.failure import print_briefly
 from leyden_ddp.launchers import choose_launcher
+from leyden_ddp.logged import LoggedValues, tell_of_difference
 from leyden_ddp.meeting import compare_plugins, leave, meet
 from leyden_ddp.tracing import CollectiveTrace
 from leyden_ddp.uneven import AgreedFetcher
@@ -84,6 +84,8 @@ class ParallelStrategy(Strategy):
         self.watch: Watch | None = None
         self.cause: BaseException | None = None
         self.trace: CollectiveTrace | None = None
+        self._logged = LoggedValues(self)
+        self._differing: set[str] = set()  # monitored metrics of which was said that they differ between ranks
 
     # -- ranks --------------------------------------------------------------------------------------------
 
@@ -168,10 +170,18 @@ class ParallelStrategy(Strategy):
         """Return a fetcher that ends the epoch after the same number of batches on all ranks, by ``uneven_inputs``."""
         return AgreedFetcher(fetcher.loader, self) if self.world_size > 1 else fetcher
 
-    def agree_on_results(self, results: Results, module: Module, batches: Sequence[int | float]) -> None:
-        """Exchange what was logged if the processes have had different numbers of batches."""
-        if are_uneven(batches):
-            complete(self, results)
+    def agree_on_results(self, results: Results) -> None:
+        """Compare the names that are to be reduced, and exchange the records if they differ."""
+        self._logged.agree(results)
+
+    def agree_on_value(self, name: str, value: Tensor | None) -> Tensor | None:
+        """The value that rank 0 has of a monitored metric; says once if another rank's differs."""
+        values = self.all_gather_object(None if value is None else float(value))
+        if name not in self._differing and tell_of_difference(name, values):
+            self._differing.add(name)
+        if values[0] is None or self.is_global_zero:
+            return value if self.is_global_zero else None
+        return torch.tensor(values[0], dtype=getattr(value, "dtype", None), device=getattr(value, "device", None))
 
     # -- start and end ------------------------------------------------------------------------------------
 
@@ -188,6 +198,7 @@ class ParallelStrategy(Strategy):
         rank, size = self.global_rank, self.world_size
         self.watch = watch = watch_of_group(rank, size)
         self.cause = self.trace = None
+        self._logged = LoggedValues(self)
         store = watch.begin()
         if CollectiveTrace.is_wanted():
             self.trace = CollectiveTrace(store, rank, size, self.timeout, watch.refuse_after_failure)
@@ -241,7 +252,7 @@ class ParallelStrategy(Strategy):
     # -- collectives --------------------------------------------------------------------------------------
 
     @property
-    def _is_alone(self) -> bool:
+    def is_alone(self) -> bool:
         """Whether the run is failing on this rank: collectives then wait for no other and return what this rank has."""
         return self.watch is not None and self.watch.is_failing
 
@@ -284,15 +295,19 @@ class ParallelStrategy(Strategy):
         reduced = tensor.detach().to(self.root_device, copy=True).contiguous()
         if averages and not reduced.is_floating_point():
             reduced = reduced.to(torch.get_default_dtype())
-        if self._is_alone:
+        if self.is_alone:
             return reduced.to(tensor.device)
         with self.collective(f"reduce({op!r})", reduced, group):
             dist.all_reduce(reduced, operation, group=group)
         return (reduced / dist.get_world_size(group) if averages else reduced).to(tensor.device)
 
+    def reduce_logged(self, name: str, value: Tensor, op: str, group: Any, in_step: bool) -> Tensor | None:
+        """Reduce a logged value together with a number made of its name, by which ranks see if others have another."""
+        return self._logged.reduce(name, value, op, group, in_step)
+
     def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
         """Stack the tensors of all processes, which have the same shape, along a new first dimension."""
-        if self._is_alone:
+        if self.is_alone:
             return torch.stack([tensor] * self.world_size)
         with self.collective("all_gather", tensor, group):
             if sync_grads:
@@ -305,18 +320,18 @@ class ParallelStrategy(Strategy):
             dist.all_gather(parts, moved, group=group)
         return torch.stack(parts).to(tensor.device)
 
-    def all_gather_object(self, value: T) -> list[T]:
+    def all_gather_object(self, value: T, group: Any = None) -> list[T]:
         """The ``value`` of every process, in the order of ranks."""
-        values: list[Any] = [value] * self.world_size
-        if self._is_alone:
+        values: list[Any] = [value] * (self.world_size if group is None else dist.get_world_size(group))
+        if self.is_alone:
             return values
-        with self.collective("all_gather_object"):
-            dist.all_gather_object(values, value)
+        with self.collective("all_gather_object", group=group):
+            dist.all_gather_object(values, value, group)
         return values
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
         """Whether ``decision`` is True in all processes, or with ``all=False`` in any of them."""
-        if self._is_alone:
+        if self.is_alone:
             return decision
         vote = torch.tensor(int(decision), device=self.root_device)
         with self.collective("reduce_boolean_decision"):
@@ -325,7 +340,7 @@ class ParallelStrategy(Strategy):
 
     def broadcast(self, value: T, src: int = 0) -> T:
         """The ``value`` of the process of rank ``src``; before the processes are connected, that of this process."""
-        if not dist.is_initialized() or self._is_alone:
+        if not dist.is_initialized() or self.is_alone:
             return value
         values = [value]
         with self.collective("broadcast"):
@@ -334,7 +349,7 @@ class ParallelStrategy(Strategy):
 
     def barrier(self, name: str | None = None) -> None:
         """Wait until all processes have called this; before they are connected, return at once."""
-        if not dist.is_initialized() or self._is_alone:
+        if not dist.is_initialized() or self.is_alone:
             return
         ids = [self.root_device.index] if self.root_device.index is not None else None
         with self.collective(f"barrier({name!r})"):

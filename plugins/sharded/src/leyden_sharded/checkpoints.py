@@ -151,9 +151,9 @@ class ShardedCheckpoints(ParallelStrategy):
         rest = {name: state[name] for name in state if name != "state"}
         optimizer.load_state_dict({**copy.deepcopy(rest), "state": placed})
 
-    def all_gather_object(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any, group: Any = None) -> list[Any]:
         """The ``value`` of every process; empty tensors replace divided ones, of which a process has only a part."""
-        return super().all_gather_object(tree_map_only(DTensor, lambda _: torch.empty(0), value))
+        return super().all_gather_object(tree_map_only(DTensor, lambda _: torch.empty(0), value), group)
 
     # -- checkpoints -------------------------------------------------------------------------------------------
 
