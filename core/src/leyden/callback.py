@@ -18,14 +18,20 @@ class Callback(Observation):
         role: "checkpoint", "progress_bar", "model_summary", "early_stopping" or "timer", if the callback can replace
             that default callback of the Trainer; else None. A Trainer that gets a callback with a role does not make
             the default one. Checkpoint callbacks run after the others.
+        distinction: What tells this callback from others with its :attr:`state_key`, such as the arguments that the key
+            has not; a Trainer takes several with one key if this differs.
     """
 
     role: ClassVar[str | None] = None
+    distinction: str = ""
     _logging_module: Any = None  # the LightningModule of the run
 
     @property
     def state_key(self) -> str:
-        """The key of this callback's state in a checkpoint; it must be unique among callbacks that have state."""
+        """The key of this callback's state in a checkpoint.
+
+        Of two callbacks with state and one key, the :attr:`distinction` must differ.
+        """
         return type(self).__qualname__
 
     def _generate_state_key(self, **kwargs: Any) -> str:
@@ -51,6 +57,13 @@ class Callback(Observation):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_logging_module"}
+
+    def start_anew(self) -> None:
+        """Be as before the first fit; called before a fit from the beginning, which another Trainer's may precede.
+
+        Override it where the state of one fit must not decide on the next, as in cross-validation. A fit that goes on
+        from a checkpoint, or from the fit before of the same Trainer, does not call it.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state to keep in checkpoints: plain data and tensors."""

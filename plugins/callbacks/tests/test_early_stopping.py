@@ -11,6 +11,7 @@ import torch
 import leyden
 from leyden.callbacks import EarlyStopping
 from leyden.utilities import MisconfigurationException
+from leyden_testing.training import quiet_trainer
 
 NAN = float("nan")
 CASES: dict[str, tuple[dict[str, Any], list[float], dict[str, Any]]] = {
@@ -156,8 +157,57 @@ def test_a_state_of_lightning_is_taken_over(tmp_path: Path, lightning: Any, smal
     states = torch.load(checkpoint.best_model_path, weights_only=True)["callbacks"]
     ours = EarlyStopping("score")
     ours.load_state_dict(states[ours.state_key])
-    assert small.plain(ours.state_dict()) == small.plain(theirs.state_dict())
-    assert ours.patience == 2
+    assert small.plain(ours.state_dict()) == {**small.plain(theirs.state_dict()), "patience": 3}
+
+
+def test_a_resumed_fit_waits_as_long_as_it_is_now_told_to(tmp_path: Path, small: Any) -> None:
+    """Lightning takes the patience of the checkpoint, and stops after one more epoch."""
+
+    def fit(patience: int, epochs: int, **options: Any) -> Any:
+        stopping = EarlyStopping("score", patience=patience)
+        model = small.make_model(leyden, [1.0] * epochs)
+        return small.fit(leyden, tmp_path, [stopping], model=model, max_epochs=epochs, **options).trainer
+
+    kept = fit(2, 3).checkpoint_callback.best_model_path
+    with pytest.warns(UserWarning, match="not empty"):
+        trainer = fit(5, 9, ckpt_path=kept)
+    assert trainer.current_epoch == 6
+
+
+def test_two_may_differ_only_in_patience(tmp_path: Path, small: Any) -> None:
+    """Lightning refuses the second."""
+
+    def fit(scores: list[float], **options: Any) -> Any:
+        stopping = [EarlyStopping("score", patience=3), EarlyStopping("score", patience=9)]
+        model = small.make_model(leyden, scores)
+        return small.fit(leyden, tmp_path, stopping, model=model, max_epochs=20, **options).trainer
+
+    trainer = fit([2.0] * 4)
+    assert [(each.stopped_epoch, each.wait_count) for each in trainer.early_stopping_callbacks] == [(3, 3), (0, 3)]
+    with pytest.warns(UserWarning, match="not empty"):
+        trainer = fit([1.0] * 4, ckpt_path=trainer.checkpoint_callback.best_model_path)
+    assert [(each.stopped_epoch, each.wait_count) for each in trainer.early_stopping_callbacks] == [(7, 3), (0, 3)]
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["in order", "in another order"])
+def test_two_of_one_metric_keep_their_own_states(tmp_path: Path, small: Any, order: int) -> None:
+    def make() -> list[EarlyStopping]:
+        return [EarlyStopping("score", patience=9, min_delta=delta) for delta in (0.0, 1.5)]
+
+    first, second = make(), make()
+    trainer = small.fit(leyden, tmp_path, first, model=small.make_model(leyden, [4.0, 3.0]), max_epochs=2).trainer
+    assert [(stopping.best_score, stopping.wait_count) for stopping in first] == [(3.0, 0), (4.0, 1)]
+    with pytest.warns(UserWarning, match="not empty"):
+        small.fit(
+            leyden, tmp_path, second[::order], model=small.make_model(leyden, [9.0]), max_epochs=3,
+            ckpt_path=trainer.checkpoint_callback.best_model_path,
+        )  # fmt: skip
+    assert [(stopping.best_score, stopping.wait_count) for stopping in second] == [(3.0, 1), (4.0, 2)]
+
+
+def test_two_that_are_the_same_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"Two callbacks have the state_key .*'monitor': 'score'.*keep one"):
+        quiet_trainer(tmp_path, callbacks=[EarlyStopping("score"), EarlyStopping("score", verbose=True)])
 
 
 def test_a_subclass_moves_the_check(tmp_path: Path, small: Any) -> None:

@@ -30,7 +30,7 @@ def files(directory: Path) -> list[str]:
         ("{epoch}-{val_loss:.2f}", True, {"epoch": 2, "val_loss": 0.123456}, "epoch=2-val_loss=0.12"),
         ("e={epoch}-l={val/loss:.2f}", False, {"epoch": 2, "val/loss": torch.tensor(0.128)}, "e=2-l=0.13"),
         ("{epoch}-{epoch_test}", True, {"epoch": 1, "epoch_test": 2}, "epoch=1-epoch_test=2"),
-        ("{metric.with.dots:.1f}", True, {"metric.with.dots": 1.25}, "metric.with.dots=1.2"),
+        ("{a}/{metric.with.dots:.1f}", True, {"a": 1, "metric.with.dots": 1.25}, "a=1/metric.with.dots=1.2"),
         ("{missing:d}-{gone:.1f}", True, {}, "missing=0-gone=0.0"),
         ("plain", True, {}, "plain"),
     ],
@@ -42,6 +42,26 @@ def test_names_are_templates(
     ours = ModelCheckpoint(**arguments).format_checkpoint_name(metrics)
     assert ours == f"{expected}.ckpt"
     assert ours == lightning.callbacks.ModelCheckpoint(**arguments).format_checkpoint_name(dict(metrics))
+
+
+def test_the_name_of_a_metric_makes_no_directory(tmp_path: Path, small: Any) -> None:
+    """In Lightning it makes one, ``epoch=0-val/``, which stays behind when its file is removed."""
+
+    class Model(type(small.make_model(leyden))):  # type: ignore[misc]
+        def on_train_epoch_end(self) -> None:
+            self.log("val/loss", 1.0 / (1 + self.current_epoch))
+
+    checkpoint = ModelCheckpoint(tmp_path / "kept", monitor="val/loss", filename="{epoch}-{val/loss:.2f}")
+    small.fit(leyden, tmp_path, [checkpoint], model=Model())
+    assert files(tmp_path / "kept") == ["epoch=1-val_loss=0.50.ckpt"]
+
+
+def test_a_directory_that_the_template_makes_goes_with_its_last_file(tmp_path: Path, small: Any) -> None:
+    small.fit(leyden, tmp_path, [ModelCheckpoint(tmp_path / "kept", filename="{epoch}/deep/{step}")], max_epochs=3)
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if not path.is_dir()] == [
+        "kept/epoch=2/deep/step=18.ckpt"
+    ]
+    assert files(tmp_path / "kept") == ["epoch=2"]
 
 
 def test_name_with_version_prefix_and_directory(tmp_path: Path) -> None:
@@ -155,6 +175,72 @@ def test_the_files_of_an_earlier_run_are_kept(tmp_path: Path, small: Any) -> Non
     with pytest.warns(UserWarning, match="not empty"):
         small.fit(leyden, tmp_path, [ModelCheckpoint(tmp_path / "kept", filename="model", save_last=True)])
     assert files(tmp_path / "kept") == ["last-v1.ckpt", "last.ckpt", "model-v1.ckpt", "model.ckpt"]
+
+
+@pytest.mark.parametrize("last", [True, "link"])
+@pytest.mark.parametrize("epoch", [0, 1], ids=["first checkpoint", "later checkpoint"])
+def test_a_run_that_goes_on_from_a_file_by_name_has_one_last_file(
+    tmp_path: Path, small: Any, last: Any, epoch: int
+) -> None:
+    """Lightning writes ``last-v1.ckpt``, and leaves ``last.ckpt`` old, or a link to a file that is gone."""
+
+    def fit(**options: Any) -> None:
+        checkpoint = ModelCheckpoint(tmp_path / "kept", save_last=last, save_top_k=-1)
+        small.fit(leyden, tmp_path, [checkpoint], validate=False, **options)
+
+    fit()
+    with pytest.warns(UserWarning, match="not empty"):
+        fit(max_epochs=3, ckpt_path=tmp_path / "kept" / f"epoch={epoch}-step={6 * (epoch + 1)}.ckpt")
+    assert [name for name in files(tmp_path / "kept") if "last" in name] == ["last.ckpt"]
+    assert torch.load(tmp_path / "kept" / "last.ckpt", weights_only=True)["global_step"] == 18
+
+
+def test_the_link_of_a_run_that_was_resumed_from_its_first_checkpoint(tmp_path: Path, small: Any) -> None:
+    """Lightning's ``last.ckpt`` then points to the file that the save has removed."""
+    small.fit(leyden, tmp_path, [ModelCheckpoint(tmp_path / "kept", save_last="link")], max_epochs=1)
+    with pytest.warns(UserWarning, match="not empty"):
+        small.fit(leyden, tmp_path, [ModelCheckpoint(tmp_path / "kept", save_last="link")], ckpt_path="last")
+    assert os.readlink(tmp_path / "kept" / "last.ckpt") == "epoch=1-step=12.ckpt"
+    assert (tmp_path / "kept" / "last.ckpt").exists()
+    assert "last-v1.ckpt" not in files(tmp_path / "kept")
+
+
+def test_the_last_one_alone_is_written_at_each_save(tmp_path: Path, small: Any) -> None:
+    """Lightning writes nothing before the fit ends, so that a killed run has no checkpoint."""
+    checkpoint = ModelCheckpoint(tmp_path / "kept", save_top_k=0, save_last=True, every_n_epochs=2)
+    result = small.fit(leyden, tmp_path, [checkpoint], max_epochs=5)
+    assert result.written == [("last.ckpt", 12), ("last.ckpt", 24)]
+    assert files(tmp_path / "kept") == ["last.ckpt"]
+
+
+def test_two_may_differ_only_in_their_directories(tmp_path: Path, small: Any) -> None:
+    """Lightning refuses the second."""
+
+    def fit(order: int, scores: list[float], **options: Any) -> Any:
+        both = [ModelCheckpoint(tmp_path / name, monitor="score", save_top_k=2) for name in ("one", "two")][::order]
+        small.fit(leyden, tmp_path, both, model=small.make_model(leyden, scores), **options)
+        return {os.path.basename(one.dirpath): [score.item() for score in one.best_k_models.values()] for one in both}
+
+    fit(1, [2.0, 3.0])
+    with pytest.warns(UserWarning, match="not empty"):
+        kept = fit(-1, [1.0], max_epochs=3, ckpt_path=tmp_path / "two" / "epoch=1-step=12.ckpt")
+    assert kept == {"one": [2.0, 1.0], "two": [2.0, 1.0]}
+    assert files(tmp_path / "one") == ["epoch=0-step=6.ckpt", "epoch=2-step=18.ckpt"]
+
+
+def test_a_resumed_run_that_is_to_keep_fewer(tmp_path: Path, small: Any) -> None:
+    """Lightning keeps all of them, and each further one beside them."""
+    first = ModelCheckpoint(tmp_path / "kept", monitor="score", save_top_k=3)
+    small.fit(leyden, tmp_path, [first], model=small.make_model(leyden, [3.0, 1.0, 2.0]), max_epochs=3)
+    second = ModelCheckpoint(tmp_path / "kept", monitor="score")
+    with pytest.warns(UserWarning, match="not empty"):
+        small.fit(
+            leyden, tmp_path, [second], model=small.make_model(leyden, [1.5, 0.5]),
+            max_epochs=5, ckpt_path=tmp_path / "kept" / "epoch=2-step=18.ckpt",
+        )  # fmt: skip
+    assert [score.item() for score in second.best_k_models.values()] == [0.5]
+    assert "epoch=3-step=24.ckpt" not in files(tmp_path / "kept")
+    assert "epoch=1-step=12.ckpt" not in files(tmp_path / "kept")
 
 
 def test_a_checkpoint_knows_itself_as_the_best(tmp_path: Path, small: Any) -> None:

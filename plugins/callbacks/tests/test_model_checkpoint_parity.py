@@ -28,7 +28,6 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "all": ({"save_top_k": -1}, {"max_epochs": 3}),
     "all, ranked": ({"save_top_k": -1, "monitor": "score"}, {"scores": MIXED, "max_epochs": 4}),
     "none": ({"save_top_k": 0}, {}),
-    "none but last": ({"save_top_k": 0, "save_last": True}, {"max_epochs": 3}),
     "last": ({"save_last": True}, {"max_epochs": 3}),
     "last when worse": ({"save_last": True, "monitor": "score"}, {"scores": MIXED, "max_epochs": 5}),
     "link": ({"save_last": "link"}, {"max_epochs": 3}),

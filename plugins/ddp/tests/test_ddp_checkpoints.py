@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from leyden.callbacks import ModelCheckpoint
+from leyden.callbacks import EarlyStopping, ModelCheckpoint
 from leyden_testing.reporting import Model, Validated, alone, loader, quiet
 from leyden_testing.training import same_weights
 
@@ -149,3 +149,22 @@ def test_saving_in_the_parent_keeps_the_weights_and_says_what_is_missing(tmp_pat
         trainer.save_checkpoint(tmp_path / "by_hand.ckpt")
     again = Model.load_from_checkpoint(tmp_path / "by_hand.ckpt")
     assert same_weights(again, model)
+
+
+def test_a_callback_that_was_used_in_other_processes_starts_anew(tmp_path):
+    """It comes back with the state of the fit there, and goes to the next fit's processes as it was at first."""
+
+    class Scored(Model):
+        def __init__(self, score):
+            super().__init__()
+            self.score = score
+
+        def on_train_epoch_end(self):
+            self.log("score", self.score)
+
+    stopping = EarlyStopping("score", patience=1)
+    for score in (1.0, 2.0):
+        options = {"callbacks": [stopping], "max_epochs": 4, "strategy": "ddp_fork"}
+        trainer, _ = quiet(tmp_path, **options)
+        trainer.fit(Scored(score), loader(4))
+        assert (trainer.current_epoch, stopping.best_score) == (2, score)

@@ -7,6 +7,7 @@ loop, random states, and open metric accumulations. Where the fit of another fra
 from __future__ import annotations
 
 from collections import ChainMap
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from leyden.utilities import MisconfigurationException, move_data_to_device, ran
 from leyden.utilities.plain import to_plain
 
 if TYPE_CHECKING:
+    from leyden.callback import Callback
     from leyden.trainer.run import Run
 
 CHECKPOINT_KEY = "leyden"
@@ -37,7 +39,7 @@ def dump(run: Run, weights_only: bool = False) -> dict[str, Any]:
         "state_dict": strategy.module_state_dict(module),
     }
     if not weights_only:
-        checkpoint["callbacks"] = {c.state_key: state for c in trainer.callbacks if (state := c.state_dict())}
+        checkpoint["callbacks"] = {k: s for k, c in by_state_key(trainer.callbacks).items() if (s := c.state_dict())}
         checkpoint["optimizer_states"] = [strategy.optimizer_state_dict(o) for o in run.optimizers]
         checkpoint["lr_schedulers"] = [scheduler.state_dict() for scheduler in run.lr_schedulers]
         if state := strategy.precision.state_dict():
@@ -60,6 +62,18 @@ def dump(run: Run, weights_only: bool = False) -> dict[str, Any]:
     if news := run.not_told(dropped):
         rank_zero_warn(f"Left out of the checkpoint, since loading it would mean running code: {', '.join(news)}.")
     return plain
+
+
+def by_state_key(callbacks: Iterable[Callback]) -> dict[str, Callback]:
+    """Callbacks by the keys of their states in a checkpoint: the second with one ``state_key`` has it with "#2".
+
+    Their distinctions say which is the second, so that a Trainer may get them in any order.
+    """
+    keyed: dict[str, Callback] = {}
+    for callback in sorted(callbacks, key=lambda each: each.distinction):
+        number = sum(callback.state_key == each.state_key for each in keyed.values()) + 1
+        keyed[callback.state_key if number == 1 else f"{callback.state_key}#{number}"] = callback
+    return keyed
 
 
 def _state_of_rank(run: Run) -> dict[str, Any]:
@@ -87,9 +101,9 @@ def restore_module(run: Run, checkpoint: dict[str, Any]) -> None:
     if run.datamodule is not None and (state := checkpoint.get(type(run.datamodule).__qualname__)) is not None:
         run.datamodule.load_state_dict(state)
     states = dict(checkpoint.get("callbacks") or {})
-    for callback in run.trainer.callbacks:
-        if callback.state_key in states:
-            callback.load_state_dict(states.pop(callback.state_key))
+    for key, callback in by_state_key(run.trainer.callbacks).items():
+        if key in states:
+            callback.load_state_dict(states.pop(key))
     if run.is_fit and states:
         rank_zero_warn(f"The checkpoint holds the state of callbacks that this Trainer has not: {', '.join(states)}.")
 

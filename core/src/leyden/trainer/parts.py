@@ -283,7 +283,7 @@ def as_list(value: Any) -> list[Any]:
 
 def order_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:
     """Checkpoints last, so that they hold what the others did."""
-    keys = [callback.state_key for callback in callbacks if is_overridden("state_dict", callback, Callback)]
+    keys = [(c.state_key, c.distinction) for c in callbacks if is_overridden("state_dict", c, Callback)]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
-        raise RuntimeError(f"Two callbacks have the state_key {twice[0]!r}; give each its own.")
+        raise RuntimeError(f"Two callbacks have the state_key {twice[0][0]!r}; give each its own, or keep one of them.")
     return sorted(callbacks, key=lambda callback: callback.role == "checkpoint")

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -170,10 +169,13 @@ class Run:
     # -- from beginning to end ----------------------------------------------------------------------------
 
     def attach(self) -> None:
-        """Let module and data module know who runs them."""
+        """Let module and data module know who runs them, and the callbacks that a fit from the beginning comes."""
         self.module._attach(self)
         if self.datamodule is not None:
             self.datamodule.trainer = self.trainer
+        if self.is_fit and self.ckpt_path is None and self.progress == Progress():
+            for callback in self.trainer.callbacks:
+                callback.start_anew()
 
     def execute(self) -> Any:
         """Do all of this process's part: set up, run the loop, tear down; return what the user's call returns."""
@@ -228,6 +230,7 @@ class Run:
         types = {type(callback) for callback in own}
         kept = [callback for callback in self.trainer.callbacks if type(callback) not in types]
         self.trainer.callbacks = order_callbacks([*kept, *own])
+        self.attach()  # for those that have joined
 
     def compile_hooks(self, plugins: PluginManager) -> None:
         """Resolve every hook for these plugins, the module, the data module and the callbacks as they are now."""
@@ -285,12 +288,11 @@ class Run:
         """
         agree_on_versions(self.loggers, self.strategy)
         self.log_dir = self.strategy.broadcast(self.trainer.log_dir)
-        places = Counter((type(logger).__name__, logger.log_dir) for logger in self.loggers)
-        for (kind, directory), count in places.items():
-            if directory is not None and count > 1:
-                raise MisconfigurationException(
-                    f"Two loggers of type {kind} write to {directory!r}; give each its own name or version."
-                )
+        places = [(type(logger).__name__, logger.log_dir) for logger in self.loggers if logger.log_dir is not None]
+        for kind, directory in (place for place in places if places.count(place) > 1):
+            raise MisconfigurationException(
+                f"Two loggers of type {kind} write to {directory!r}; give each its own name or version."
+            )
 
     def _call_setup(self) -> None:
         """Call ``setup``; callbacks that it adds to ``trainer.callbacks`` are set up too and take part in the run."""

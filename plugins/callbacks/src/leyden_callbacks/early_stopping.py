@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from leyden import hookimpl
-from leyden.callbacks import Callback
 from leyden.utilities import MisconfigurationException, missing_metric, rank_zero_warn
+from leyden_callbacks.fit_state import FitState
 
 if TYPE_CHECKING:
     from leyden import LightningModule, Trainer
@@ -30,11 +30,12 @@ class EarlyStoppingReason(Enum):
     NON_FINITE_METRIC = 4
 
 
-class EarlyStopping(Callback):
+class EarlyStopping(FitState):
     """Stops training when a logged metric has not improved for a number of checks.
 
     By default it checks at the end of each training epoch if validation runs once in every epoch, and otherwise after
-    each validation. ``patience`` counts checks, not epochs. In a ``fast_dev_run`` it does nothing.
+    each validation. ``patience`` counts checks, not epochs. In a ``fast_dev_run`` it does nothing. In a fit that is
+    resumed it goes on with its own arguments, such as another ``patience``.
 
     Args:
         monitor: The name of the logged metric.
@@ -63,6 +64,14 @@ class EarlyStopping(Callback):
     """
 
     role: ClassVar[str | None] = "early_stopping"
+    OF_ONE_FIT = (
+        "best_score",
+        "wait_count",
+        "stopped_epoch",
+        "stopping_reason",
+        "stopping_reason_message",
+        "_check_on_train_epoch_end",
+    )
 
     def __init__(
         self,
@@ -106,6 +115,12 @@ class EarlyStopping(Callback):
     def state_key(self) -> str:
         """The class's name with ``monitor`` and ``mode``, so that two instances keep separate states."""
         return self._generate_state_key(monitor=self.monitor, mode=self.mode)
+
+    @property
+    def distinction(self) -> str:  # type: ignore[override]
+        """The other arguments by which it decides, so that two with one ``state_key`` keep separate states."""
+        names = ("patience", "min_delta", "check_finite", "stopping_threshold", "divergence_threshold")
+        return repr([getattr(self, name) for name in names])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose when to check, if ``check_on_train_epoch_end`` is None."""
@@ -193,11 +208,10 @@ class EarlyStopping(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned, ``patience`` included."""
+        """Restore what :meth:`state_dict` returned, but for ``patience``, which is as it was given."""
         self.wait_count = state_dict["wait_count"]
         self.stopped_epoch = state_dict["stopped_epoch"]
         self.best_score = state_dict["best_score"]
-        self.patience = state_dict["patience"]
         self.stopping_reason = EarlyStoppingReason(state_dict.get("stopping_reason", 0))
         self.stopping_reason_message = state_dict.get("stopping_reason_message")
 

@@ -24,7 +24,7 @@ class ModelCheckpoint(CheckpointFiles):
     """Saves checkpoints during a fit and keeps the ``save_top_k`` best ones by a logged metric.
 
     Without arguments it saves after every epoch and keeps the newest. One Trainer may have several, which save at
-    different times or by different metrics. In a ``fast_dev_run`` it does nothing.
+    different times, by different metrics or to different directories. In a ``fast_dev_run`` it does nothing.
 
     Args:
         dirpath: Directory of the files, local or a URL that fsspec understands. By default ``checkpoints`` in the
@@ -36,12 +36,13 @@ class ModelCheckpoint(CheckpointFiles):
         verbose: Whether to log what was saved, and its score.
         save_last: Whether to keep the newest checkpoint as ``last.ckpt`` too: True writes a second file, ``"link"``
             makes a symbolic link (local directories only).
-        save_top_k: How many checkpoints to keep; 0 keeps none, -1 all. More than 1 needs ``monitor``.
+        save_top_k: How many checkpoints to keep; 0 keeps none but that of ``save_last``, -1 all. More than 1 needs
+            ``monitor``.
         save_on_exception: Whether to save when an exception, Ctrl-C included, ends the fit.
         save_weights_only: Whether to leave out the states that only resuming needs: optimizers, schedulers, loops.
         mode: "min" if the smallest ``monitor`` is the best, "max" if the largest is.
-        auto_insert_metric_name: Whether ``{epoch}`` becomes ``epoch=2``. False writes ``2``; use it for a metric
-            named ``val/loss``, whose name would otherwise make a directory.
+        auto_insert_metric_name: Whether ``{epoch}`` becomes ``epoch=2``; False writes ``2``. The name of a metric
+            makes no directory: ``{val/loss:.2f}`` becomes ``val_loss=0.32``.
         every_n_train_steps: Save whenever the number of optimizer steps is a multiple of this.
         train_time_interval: Save after the first training batch that ends this long after the last save.
         every_n_epochs: Save after every n-th epoch; 0 never. The default is 1 if neither of the two arguments above
@@ -65,6 +66,19 @@ class ModelCheckpoint(CheckpointFiles):
         MisconfigurationException: An argument is out of range, or two arguments contradict each other; or, during
             a fit, ``monitor`` was never logged.
     """
+
+    OF_ONE_FIT = (
+        "dirpath",
+        "best_k_models",
+        "best_model_path",
+        "best_model_score",
+        "kth_best_model_path",
+        "kth_value",
+        "current_score",
+        "last_model_path",
+        "_last_global_step_saved",
+        "_last_checkpoint_saved",
+    )
 
     def __init__(
         self,
@@ -105,6 +119,7 @@ class ModelCheckpoint(CheckpointFiles):
         self.current_score: Tensor | None = None
         self._last_global_step_saved = 0  # before the first step there is nothing worth saving
         self._last_checkpoint_saved = ""
+        self._coming_last = ""  # while a checkpoint is written: where the file of save_last will be
         self._last_time_checked = 0.0
         self._deferred = False  # a save was due, but it waits for validation to log its metric
         self._validated = False
@@ -139,7 +154,7 @@ class ModelCheckpoint(CheckpointFiles):
 
     @property
     def state_key(self) -> str:
-        """The class's name with arguments that differ between checkpoint callbacks, so that states stay separate."""
+        """The class's name with the arguments that decide when to save, and by which metric checkpoints are ranked."""
         return self._generate_state_key(
             monitor=self.monitor,
             mode=self.mode,
@@ -147,6 +162,11 @@ class ModelCheckpoint(CheckpointFiles):
             every_n_epochs=self._every_n_epochs,
             train_time_interval=self._train_time_interval,
         )
+
+    @property
+    def distinction(self) -> str:  # type: ignore[override]
+        """The other arguments that say what is kept and where, so that two with one ``state_key`` keep their states."""
+        return repr([self._given_dirpath, self.filename, self.save_top_k, self.save_last, self.save_weights_only])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose the directory, the same on every rank, and warn if it is not empty."""
@@ -251,10 +271,9 @@ class ModelCheckpoint(CheckpointFiles):
 
     def _save_at_epoch(self, trainer: Trainer) -> None:
         candidates = self._candidates(trainer)
-        outdated = ""
-        if self._every_n_epochs >= 1 and (trainer.current_epoch + 1) % self._every_n_epochs == 0:
-            outdated = self._save_top_k(trainer, candidates)
-        saved_now = self._last_global_step_saved == trainer.global_step
+        due = self._every_n_epochs >= 1 and (trainer.current_epoch + 1) % self._every_n_epochs == 0
+        outdated = self._save_top_k(trainer, candidates) if due else ""
+        saved_now = self._last_global_step_saved == trainer.global_step or (due and self.save_top_k == 0)
         if saved_now or (self.save_last == "link" and self._last_checkpoint_saved):
             self._save_last(trainer, candidates)
         self._remove(trainer, outdated)
@@ -347,7 +366,7 @@ class ModelCheckpoint(CheckpointFiles):
         if not self.save_last:
             return
         previous = self.last_model_path
-        path = self._free_path(trainer, candidates, self.CHECKPOINT_NAME_LAST, keep=previous)
+        path = self._last_path(trainer, candidates)
         if self.save_last == "link" and self._last_checkpoint_saved and self.save_top_k != 0:
             if trainer.is_global_zero:
                 storage.link(self._last_checkpoint_saved, path)
@@ -358,18 +377,27 @@ class ModelCheckpoint(CheckpointFiles):
         if self._may_remove(trainer, previous, path):
             self._remove(trainer, previous)
 
+    def _last_path(self, trainer: Trainer, candidates: dict[str, Tensor]) -> str:
+        """Where the file of ``save_last`` goes: in the place of this run's own, or beside another run's."""
+        return self._free_path(trainer, candidates, self.CHECKPOINT_NAME_LAST, keep=self.last_model_path)
+
     def _save_checkpoint(self, trainer: Trainer, path: str, **changes: Any) -> None:
         """Set the attributes in ``changes``, then write a checkpoint; undo the changes if writing fails.
 
-        The attributes change first because the checkpoint contains this callback's state.
+        The attributes change first because the checkpoint contains this callback's state. It says where the file of
+        ``save_last`` will be, so that a run that goes on from it finds that file to be its own.
         """
         before = {name: getattr(self, name) for name in changes}
         self.__dict__.update(changes)
+        if self.save_last and "last_model_path" not in changes:
+            self._coming_last = self._last_path(trainer, self._candidates(trainer))
         try:
             trainer.save_checkpoint(path, self.save_weights_only)
         except BaseException:
             self.__dict__.update(before)
             raise
+        finally:
+            self._coming_last = ""
         self._last_global_step_saved = trainer.global_step
         self._last_checkpoint_saved = path
         if trainer.is_global_zero:
@@ -387,12 +415,13 @@ class ModelCheckpoint(CheckpointFiles):
             "best_k_models": self.best_k_models,
             "kth_best_model_path": self.kth_best_model_path,
             "kth_value": self.kth_value,
-            "last_model_path": self.last_model_path,
+            "last_model_path": self._coming_last or self.last_model_path,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned; if the directory has changed, only ``best_model_path``."""
         self.best_model_path = state_dict["best_model_path"]
+        self._last_global_step_saved, self._last_checkpoint_saved = 0, ""  # by this run
         directory = state_dict.get("dirpath", self.dirpath)
         if self.dirpath is None:  # the state of a run in another process
             self.dirpath = directory
@@ -405,6 +434,10 @@ class ModelCheckpoint(CheckpointFiles):
         for name in ("best_model_score", "current_score", "kth_best_model_path", "kth_value", "last_model_path"):
             setattr(self, name, state_dict.get(name, getattr(self, name)))
         self.best_k_models = dict(state_dict.get("best_k_models", self.best_k_models))
+        if 0 < self.save_top_k < len(self.best_k_models):  # fewer than the run that is resumed has kept
+            ranked = sorted(self.best_k_models.items(), key=lambda one: one[1], reverse=self.mode == "max")
+            self.best_k_models = dict(ranked[: self.save_top_k])
+            self.kth_best_model_path, self.kth_value = ranked[self.save_top_k - 1]
 
 
 def _validation_batches(trainer: Trainer) -> float:

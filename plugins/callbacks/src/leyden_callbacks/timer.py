@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from leyden.callbacks import Callback
 from leyden.utilities import MisconfigurationException, parse_duration, rank_zero_info
+from leyden_callbacks.fit_state import FitState
 
 if TYPE_CHECKING:
     from leyden import LightningModule, Trainer
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 STAGES = ("train", "sanity_check", "validate", "test", "predict")
 
 
-class Timer(Callback):
+class Timer(FitState):
     """Stops training after a given time, and measures how long each stage takes.
 
     In a resumed run the training time before the interruption counts too. ``Trainer(max_time=...)`` makes a Timer.
@@ -32,6 +32,7 @@ class Timer(Callback):
     """
 
     role: ClassVar[str | None] = "timer"
+    OF_ONE_FIT = ("_start", "_end", "_offset")
 
     def __init__(
         self,

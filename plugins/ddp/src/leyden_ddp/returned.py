@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from leyden.loggers import Logger
+from leyden.plugins import by_state_key
 from leyden.utilities.objects import is_overridden
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def state_of(run: Run) -> dict[str, Any]:
         "flags": {name: getattr(run, name) for name in ("should_stop", "received_sigterm")},
         "max_epochs": trainer.max_epochs,
         "metrics": (metrics.callback_metrics, metrics.logged_metrics, metrics.progress_bar_metrics),
-        "callbacks": {c.state_key: c.state_dict() for c in trainer.callbacks if c.state_dict()},
+        "callbacks": {key: state for key, c in by_state_key(trainer.callbacks).items() if (state := c.state_dict())},
         "datamodule": run.datamodule.state_dict() if run.datamodule is not None else {},
         "versions": [logger.version for logger in trainer.loggers if is_overridden("take_version", logger, Logger)],
     }
@@ -45,9 +46,9 @@ def take_over(run: Run, state: dict[str, Any]) -> None:
     run.progress.load_state_dict(state["progress"])
     vars(run.state).update(vars(state["state"]))
     run.metrics.take_over(*state["metrics"])
-    for callback in trainer.callbacks:
-        if callback.state_key in state["callbacks"]:
-            callback.load_state_dict(state["callbacks"][callback.state_key])
+    for key, callback in by_state_key(trainer.callbacks).items():
+        if key in state["callbacks"]:
+            callback.load_state_dict(state["callbacks"][key])
     if run.datamodule is not None and state["datamodule"]:
         run.datamodule.load_state_dict(state["datamodule"])
     files = [logger for logger in trainer.loggers if is_overridden("take_version", logger, Logger)]

@@ -85,6 +85,10 @@ class GradientNormPercentiles(Callback):
         metrics[f"{prefix}nonfinite"] = 1 - finite.isfinite().sum() / stored
         pl_module.log_dict(metrics, on_step=True, on_epoch=False)
 
+    def start_anew(self) -> None:
+        """Forget the norms of another fit."""
+        self._norms, self._steps = [], []
+
     def state_dict(self) -> dict[str, Any]:
         """Return the norms, so that a resumed run continues with them."""
         return {"norms": [norms.cpu() for norms in self._norms], "steps": list(self._steps)}

@@ -50,6 +50,10 @@ class Quux(Callback):
             rank_zero_warn(f"Training stops: the loss is {float(loss)} at batch {batch_idx}.")
             trainer.should_stop = True
 
+    def start_anew(self) -> None:
+        """Forget the fit of another Trainer."""
+        self.failed_checks = 0
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a resumed run needs."""
         return {"failed_checks": self.failed_checks}
