@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from leyden.utilities.storage import is_remote, replacing
 from leyden_callbacks import storage
 from leyden_callbacks.checkpoint import Checkpoint
+from leyden_callbacks.fit_state import FitState
 
 if TYPE_CHECKING:
     from leyden import Trainer
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 FIELD = re.compile(r"\{(?P<name>[^{}:]*)(?::(?P<spec>[^{}]*))?\}")
 
 
-class CheckpointFiles(Checkpoint):
+class CheckpointFiles(FitState, Checkpoint):
     """Names, finds and removes the files of a checkpoint callback; ``ModelCheckpoint`` decides when to write them.
 
     Args:
@@ -48,7 +49,7 @@ class CheckpointFiles(Checkpoint):
         insert_names: bool,
         version_counter: bool,
     ) -> None:
-        self.dirpath = storage.normalised(dirpath) if dirpath else None
+        self.dirpath = self._given_dirpath = storage.normalised(dirpath) if dirpath else None
         self.filename = filename
         self.auto_insert_metric_name = insert_names
         self._enable_version_counter = version_counter
@@ -77,7 +78,9 @@ class CheckpointFiles(Checkpoint):
         def value(field: re.Match[str]) -> str:
             name = field["name"]
             text = format(metrics.get(name, 0), field["spec"] or "")
-            return f"{name}{self.CHECKPOINT_EQUALS_CHAR}{text}" if self.auto_insert_metric_name else text
+            if not self.auto_insert_metric_name:
+                return text
+            return f"{name.replace('/', '_')}{self.CHECKPOINT_EQUALS_CHAR}{text}"  # a name makes no directory
 
         name = FIELD.sub(value, template or f"{{epoch}}{join}{{step}}")
         parts = [prefix, name, None if ver is None else f"v{ver}"]
@@ -142,3 +145,4 @@ class CheckpointFiles(Checkpoint):
     def _remove(self, trainer: Trainer, path: str) -> None:
         if path and trainer.is_global_zero:
             trainer.strategy.checkpoint_io.remove_checkpoint(path)
+            storage.remove_if_empty(os.path.dirname(path), self.dirpath or "")

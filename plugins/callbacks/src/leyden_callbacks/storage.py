@@ -32,6 +32,16 @@ def listing(directory: str) -> list[str]:
     return [filesystem.unstrip_protocol(entry) for entry in filesystem.ls(name, detail=False, refresh=True)]
 
 
+def remove_if_empty(directory: str, within: str) -> None:
+    """Remove a local directory that is empty, and those above it that then are, but not ``within``, their root."""
+    while not is_remote(directory) and os.path.normpath(directory).startswith(os.path.join(within, "")):
+        try:
+            os.rmdir(directory)
+        except OSError:  # it is not empty
+            return
+        directory = os.path.dirname(directory)
+
+
 def link(target: str, path: str) -> None:
     """Make ``path`` a symbolic link to ``target``, or a copy of it where links are not allowed.
 
