@@ -161,6 +161,25 @@ def test_an_error_in_evaluation_leaves_gradients_on(tmp_path):
     assert not torch.is_inference_mode_enabled()
 
 
+@pytest.mark.filterwarnings("ignore:.*in evaluation mode")
+@pytest.mark.parametrize("error", [ValueError("a broken sample"), KeyboardInterrupt()])
+@pytest.mark.parametrize(("stage", "sanity"), [("fit", 0), ("fit", 1), ("validate", 0), ("test", 0), ("predict", 0)])
+def test_a_pass_that_fails_puts_every_mode_back(tmp_path, stage, sanity, error):
+    """pytorch-lightning leaves the model in evaluation mode, and the next fit trains without dropout."""
+
+    def fail(batch, batch_idx):
+        raise error
+
+    model = ValidatedModel()
+    model.dropout, model.frozen = torch.nn.Dropout(), torch.nn.Dropout().eval()
+    model.validation_step = model.test_step = model.predict_step = fail
+    trainer = quiet_trainer(tmp_path, num_sanity_val_steps=sanity)
+    loaders = [rows(1)] * (2 if stage == "fit" else 1)
+    with pytest.raises(type(error)):
+        getattr(trainer, stage)(model, *loaders)
+    assert (model.training, model.dropout.training, model.frozen.training) == (True, True, False)
+
+
 def test_ctrl_c_ends_the_run_in_order_and_can_be_caught(tmp_path):
     """pytorch-lightning exits with 1 instead, so that ``except KeyboardInterrupt`` around its ``fit`` never runs."""
     witness, logger, pressed = Witness(), RecordingLogger(), KeyboardInterrupt()

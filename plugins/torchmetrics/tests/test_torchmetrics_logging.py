@@ -120,3 +120,53 @@ def test_a_number_under_the_name_of_a_metric_is_refused(tmp_path):
     model.metric = torchmetrics.MeanMetric()
     with pytest.raises(ValueError, match=r"self\.log\('mine', …\) got 1\.0 of type float, but before it got"):
         logged_fit(tmp_path, model, 2)
+
+
+class ByHand(LoggingModel):
+    """Updates its metrics itself, and logs them at the end of an epoch.
+
+    Args:
+        fails: The stage whose third batch fails.
+    """
+
+    def __init__(self, fails):
+        super().__init__()
+        self.fails = fails
+        self.trained, self.validated, self.ever = (torchmetrics.SumMetric() for _ in range(3))
+
+    def count(self, stage, batch_idx, metric):
+        if self.fails == stage and batch_idx == 2:
+            raise ValueError("a broken sample")
+        metric.update(1.0)
+        self.ever.update(1.0)
+
+    def training_step(self, batch, batch_idx):
+        self.count("train", batch_idx, self.trained)
+        return self.loss(batch)
+
+    def on_train_epoch_end(self):
+        self.log("trained", self.trained)
+
+    def validation_step(self, batch, batch_idx):
+        self.count("val", batch_idx, self.validated)
+
+    def on_validation_epoch_end(self):
+        self.log("validated", self.validated)
+
+
+@pytest.mark.parametrize(("fails", "stage"), [("train", "fit"), ("val", "fit"), ("val", "validate")])
+def test_a_run_that_fails_leaves_the_metrics_as_they_were(tmp_path, fails, stage):
+    """pytorch-lightning leaves the failed run's batches in those that no step has logged."""
+    model = ByHand(fails)
+    model.ever.update(10.0)
+    with pytest.raises(ValueError, match="a broken sample"):
+        getattr(quiet_trainer(tmp_path), stage)(model, *[rows(3)] * (2 if stage == "fit" else 1))
+    assert (model.trained.update_count, model.validated.update_count, model.ever.compute()) == (0, 0, 10)
+    model.fails = None
+    trainer = quiet_trainer(tmp_path, num_sanity_val_steps=0)
+    trainer.fit(model, rows(3), rows(3))
+    assert (trainer.callback_metrics["trained"], trainer.callback_metrics["validated"], model.ever.compute()) == (
+        3,
+        3,
+        16,
+    )

@@ -101,24 +101,26 @@ class SinglePass:
         self.has_batches = any(has_batches for _, has_batches in told)
 
     def _run_pass(self) -> list[Any]:
-        """Take every batch in evaluation mode, put every submodule's mode back, and return the outputs."""
+        """Take every batch in evaluation mode, put every submodule's mode back in any case, and return the outputs."""
         module, hooks, name = self._run.module, self._run.hooks, f"on_{self.name}"
         step = self._step()
         modes = {part: part.training for part in module.modules()}
-        with torch.inference_mode() if self.trainer.inference_mode and not self.within_fit else torch.no_grad():
-            getattr(module, f"{name}_model_eval")()
-            getattr(hooks, f"{name}_start")()
-            getattr(hooks, f"{name}_epoch_start")()
-            start, end = getattr(hooks, f"{name}_batch_start"), getattr(hooks, f"{name}_batch_end")
-            outputs = self._run_batches(start, step, end)
-            getattr(hooks, f"{name}_epoch_end")()
-            self._end_epoch(outputs)
-            getattr(hooks, f"{name}_end")()
-            if is_overridden(f"{name}_model_train", module, LightningModule):
-                getattr(module, f"{name}_model_train")()
-            else:
-                for part, training in modes.items():
-                    part.training = training
+        try:
+            with torch.inference_mode() if self.trainer.inference_mode and not self.within_fit else torch.no_grad():
+                getattr(module, f"{name}_model_eval")()
+                getattr(hooks, f"{name}_start")()
+                getattr(hooks, f"{name}_epoch_start")()
+                start, end = getattr(hooks, f"{name}_batch_start"), getattr(hooks, f"{name}_batch_end")
+                outputs = self._run_batches(start, step, end)
+                getattr(hooks, f"{name}_epoch_end")()
+                self._end_epoch(outputs)
+                getattr(hooks, f"{name}_end")()
+                if is_overridden(f"{name}_model_train", module, LightningModule):
+                    getattr(module, f"{name}_model_train")()
+                    modes = {}
+        finally:
+            for part, training in modes.items():
+                part.training = training
         return outputs
 
     def _run_batches(self, start: Callable[..., Any], step: Callable[..., Any], end: Callable[..., Any]) -> list[Any]:
@@ -236,6 +238,7 @@ class EvaluationLoop(SinglePass):
             output = step(batch, batch_idx, dataloader_idx)
             self.current_batch += 1
             end(output, batch, batch_idx, dataloader_idx)
+            del output, batch  # their memory is free for the next batch
             metrics.end_evaluation_batch(self.seen[dataloader_idx] + batch_idx)
             self._done[dataloader_idx] += 1
         self._end_loaders_before(len(self.batches))
@@ -313,4 +316,5 @@ class PredictionLoop(SinglePass):
             end(output, batch, batch_idx, dataloader_idx)
             if self.return_predictions:
                 predicted[dataloader_idx].append(tree_map_only(Tensor, Tensor.cpu, output))
+            del output, batch
         return self.predictions

@@ -107,6 +107,7 @@ class FitLoop:
         if self._is_epoch_done():
             return self._end_epoch()
         transfer, step, configs = transfer_function(run, 0), run.step, run.lr_scheduler_configs
+        outputs: Any = None
         assert step is not None
         for batch, _, _, is_last, weight in batches:
             batch, batch_idx = transfer(batch), progress.batch_idx
@@ -116,7 +117,6 @@ class FitLoop:
             progress.is_last_batch = is_last
             step.weight = weight
             metrics.start_batch(batch, counts=weight > 0)
-            outputs = None
             if batch is None:  # a loader's word for a batch that is not to be trained on
                 rank_zero_warn(f"The training loader gave None for batch {batch_idx}; it is skipped.")
                 step.accumulating = self._accumulated()
@@ -130,6 +130,7 @@ class FitLoop:
             progress.phase = MOVES[progress.phase][Phase.BATCH_END]
             if hooks.on_train_batch_end is not nothing:
                 hooks.on_train_batch_end(outputs, batch, batch_idx)
+            batch = outputs = None  # their memory is free for the validation and for the next batch
             self._end_batch(step.accumulating)
             if self._is_epoch_done():
                 break

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from leyden.utilities.batch import move_data_to_device
 
 if TYPE_CHECKING:
     from torch.nn import Module
-
-    from leyden import Trainer
 
 METRIC = "torchmetrics.metric.Metric"
 """The base class of all metrics."""
@@ -27,22 +25,18 @@ def metrics_of(module: Module) -> list[tuple[str, Any]]:
     return [(name, part) for name, part in module.named_modules() if isinstance(part, torchmetrics.Metric)]
 
 
-def states_of(trainer: Trainer) -> dict[str, dict[str, Any]]:
-    """Return the state of every metric that was updated, by name.
-
-    Metrics that validation logs are left out: a resumed run repeats the validation from its start, with empty states.
-    """
-    evaluated = {id(getattr(record, "metric", None)) for record in trainer.fit_loop.validation.results.records.values()}
+def states_of(module: Module, without: Collection[int] = ()) -> dict[str, dict[str, Any]]:
+    """Return the state of every metric of a module that was updated, by name, except those with ids in ``without``."""
     return {
         name: {"state": dict(metric.metric_state), "update_count": metric.update_count}
-        for name, metric in metrics_of(trainer.lightning_module)
-        if metric.update_count and id(metric) not in evaluated
+        for name, metric in metrics_of(module)
+        if metric.update_count and id(metric) not in without
     }
 
 
-def restore(trainer: Trainer, saved: Mapping[str, Mapping[str, Any]]) -> None:
-    """Restore the state of every metric; reset those that are not in ``saved``."""
-    for name, metric in metrics_of(trainer.lightning_module):
+def restore(module: Module, saved: Mapping[str, Mapping[str, Any]]) -> None:
+    """Restore the state of every metric of a module; reset those that are not in ``saved``."""
+    for name, metric in metrics_of(module):
         if metric.update_count:
             metric.reset()
         if name in saved:
