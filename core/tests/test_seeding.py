@@ -61,9 +61,10 @@ def test_a_seed_out_of_range_is_refused(seed):
         pl.seed_everything(seed)
 
 
-def test_a_seed_in_the_environment_that_is_no_number(monkeypatch):
-    monkeypatch.setenv("PL_GLOBAL_SEED", "soon")
-    with pytest.raises(ValueError, match="PL_GLOBAL_SEED='soon'"):
+@pytest.mark.parametrize("text", ["soon", "", "-1", "1.5", str(2**32)])
+def test_a_seed_in_the_environment_that_is_none(monkeypatch, text):
+    monkeypatch.setenv("PL_GLOBAL_SEED", text)
+    with pytest.raises(ValueError, match=f"PL_GLOBAL_SEED='{text}' in the environment is no seed"):
         pl.seed_everything()
 
 

@@ -578,6 +578,9 @@ REFUSED = {
     "devices and torchrun": (BY_TORCHRUN, {}, r"devices=2.*3"),
     "devices and variables": ({**BY_HAND, "WORLD_SIZE": "3"}, {}, r"make 2 processes.*is 3"),
     "a local rank that is too high": ({**BY_HAND, "LOCAL_RANK": "2"}, {}, "LOCAL_RANK is 2, but devices=2 has"),
+    "a left-over local rank": ({"LOCAL_RANK": "0"}, {}, "LOCAL_RANK='0' in .* unset LOCAL_RANK if it is left over"),
+    "a world size that is no number": ({**BY_HAND, "WORLD_SIZE": "all"}, {}, "WORLD_SIZE .* is 'all'"),
+    "a node that is no number": ({**BY_HAND, "NODE_RANK": "-1"}, {}, "NODE_RANK .* is '-1'"),
     "nodes without addresses": ({}, {"num_nodes": 2}, "lacks MASTER_PORT and NODE_RANK"),
     "a node too many": (NODE, {"num_nodes": 2}, "NODE_RANK is 2, but num_nodes=2 has"),
     "a port that is no number": ({**BY_HAND, "MASTER_PORT": "http"}, {}, "MASTER_PORT"),
@@ -595,6 +598,12 @@ def test_what_does_not_fit_together_is_refused_in_one_sentence(tmp_path, monkeyp
         trainer, _ = quiet(tmp_path, **{"strategy": DDPStrategy(), **options})
         trainer.fit(Model(), loader(4))
     assert "\n" not in str(raised.value)
+
+
+def test_a_seed_that_is_none_is_refused_before_any_process_starts(tmp_path, monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "abc")
+    with pytest.raises(ValueError, match="PL_GLOBAL_SEED='abc' in the environment is no seed"):
+        quiet(tmp_path)
 
 
 def test_two_processes_of_one_node_say_what_is_wrong_once(tmp_path):

@@ -338,7 +338,7 @@ def test_a_trainer_that_fits_is_accepted(cls, values, devices, nodes):
         (LocalEnvironment, {**BY_HAND, "WORLD_SIZE": "8"}, 2, 2, "make 4 processes, but .* WORLD_SIZE is 8"),
         (LocalEnvironment, {}, 1, 2, "lacks MASTER_PORT and NODE_RANK, .* or start the script by torchrun"),
         (LocalEnvironment, {"MASTER_PORT": "7", "NODE_RANK": "1"}, 1, 2, "the environment lacks MASTER_ADDR,"),
-        (LocalEnvironment, {"LOCAL_RANK": "1"}, 2, 1, "the environment lacks MASTER_PORT,"),
+        (LocalEnvironment, {"LOCAL_RANK": "1"}, 2, 1, "LOCAL_RANK='1' .* lacks MASTER_PORT, .*; unset LOCAL_RANK if"),
     ],
 )
 def test_a_trainer_that_does_not_fit_is_refused(cls, values, devices, nodes, words):

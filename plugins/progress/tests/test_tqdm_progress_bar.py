@@ -7,6 +7,7 @@ import pytest
 from torch.utils.data import DataLoader, IterableDataset
 
 from leyden.callbacks import TQDMProgressBar
+from leyden.utilities import MisconfigurationException
 from leyden_progress.tqdm_bar import Tqdm
 
 pytestmark = pytest.mark.filterwarnings("ignore:There is a validation_step and no val_dataloader")
@@ -53,6 +54,9 @@ def test_the_environment_can_ask_for_less(monkeypatch, terminal):
     assert TQDMProgressBar().refresh_rate == 50
     assert TQDMProgressBar(refresh_rate=70).refresh_rate == 70
     assert TQDMProgressBar(refresh_rate=0).is_disabled
+    monkeypatch.setenv("TQDM_MINITERS", "often")
+    with pytest.raises(MisconfigurationException, match="TQDM_MINITERS='often' in the environment"):
+        TQDMProgressBar()
 
 
 def test_while_validation_runs_its_bar_stands_below_the_epochs(clock, terminal, make_trainer, make_model, make_loader):

@@ -31,12 +31,7 @@ def seed_everything(seed: int | None = None, workers: bool | str = False, verbos
     Raises:
         ValueError: The seed is not a number from 0 to 2**32 - 1, or no installed plugin has that way of seeding.
     """
-    if seed is None:
-        text = os.environ.get("PL_GLOBAL_SEED", "0")
-        if not text.lstrip("-").isdigit():
-            raise ValueError(f"PL_GLOBAL_SEED={text!r} is not an integer; set a number from 0 to {MAX_SEED}.")
-        seed = int(text)
-    seed = int(seed)
+    seed = seed_of_environment() if seed is None else int(seed)
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed={seed} is out of range; write a number from 0 to {MAX_SEED}.")
     if isinstance(workers, str):  # imported only here, since discovery is in a layer above this one
@@ -50,6 +45,18 @@ def seed_everything(seed: int | None = None, workers: bool | str = False, verbos
     seed_host(seed)
     torch.manual_seed(seed)
     return seed
+
+
+def seed_of_environment() -> int:
+    """The seed in the environment variable ``PL_GLOBAL_SEED``; 0 where it is not set.
+
+    Raises:
+        ValueError: It is not a number from 0 to 2**32 - 1.
+    """
+    text = os.environ.get("PL_GLOBAL_SEED", "0")
+    if not text.isdecimal() or int(text) > MAX_SEED:
+        raise ValueError(f"PL_GLOBAL_SEED={text!r} in the environment is no seed; set a number from 0 to {MAX_SEED}.")
+    return int(text)
 
 
 def seed_host(seed: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -20,7 +19,7 @@ from torch.utils.data import (
 
 from leyden.plugins import copy_with, rebuild
 from leyden.utilities.rank_zero import rank_zero_info
-from leyden.utilities.rng import isolate_rng, seed_host
+from leyden.utilities.rng import isolate_rng, seed_host, seed_of_environment
 
 
 def divided(loader: Any, training: bool, num_replicas: int, rank: int) -> Any:
@@ -44,7 +43,7 @@ def divided(loader: Any, training: bool, num_replicas: int, rank: int) -> Any:
         return loader
     if isinstance(loader.sampler, DistributedSampler):
         return loader
-    seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+    seed = seed_of_environment()
     if not training:
         return _for_evaluation(loader, DividedSampler(loader.sampler, num_replicas, rank, seed, pad=False))
     if type(loader.sampler) not in (RandomSampler, SequentialSampler) or getattr(loader.sampler, "replacement", False):

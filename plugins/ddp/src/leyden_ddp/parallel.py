@@ -18,6 +18,7 @@ from leyden import hookimpl
 from leyden.strategies import Strategy
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
+from leyden.utilities.rng import seed_of_environment
 from leyden_ddp.batchnorm import synchronise_batchnorm
 from leyden_ddp.division import divided
 from leyden_ddp.environments.local import LocalEnvironment
@@ -93,6 +94,7 @@ class ParallelStrategy(Strategy):
         """Take the ranks from the environment, or assign them, and choose the launcher."""
         print_briefly()
         _ = self.process_group_backend  # raises where the accelerator has none, before any process starts
+        seed_of_environment()  # raises where it is none: every process would, when it divides its data
         self.environment = self.environment or LocalEnvironment()
         try:
             self.environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)

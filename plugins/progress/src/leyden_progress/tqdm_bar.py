@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from leyden.utilities.exceptions import MisconfigurationException
 from leyden_progress.drawing import FASTEST_REDRAW, Count, DrawnProgressBar, Stage
 
 if TYPE_CHECKING or find_spec("ipywidgets") is None:
@@ -71,7 +72,7 @@ class TQDMProgressBar(DrawnProgressBar):
 
     def __init__(self, refresh_rate: int = 1, process_position: int = 0, leave: bool = False) -> None:
         if refresh_rate > 0:
-            refresh_rate = max(refresh_rate, int(os.environ.get("TQDM_MINITERS", 0)))
+            refresh_rate = max(refresh_rate, _least_refresh_rate())
         super().__init__(refresh_rate, FASTEST_REDRAW, leave)
         self._process_position = process_position
         self._bars: dict[Stage, tqdm] = {}
@@ -220,3 +221,13 @@ class TQDMProgressBar(DrawnProgressBar):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_bars": {}}
+
+
+def _least_refresh_rate() -> int:
+    """The number of batches between two redraws that the environment asks for; 0 if it does not."""
+    text = os.environ.get("TQDM_MINITERS", "0")
+    if not text.isdecimal():
+        raise MisconfigurationException(
+            f"TQDM_MINITERS={text!r} in the environment is no number of batches; set an integer from 0 up, or unset it."
+        )
+    return int(text)

@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 from leyden import Component, hookimpl
+from leyden.utilities.rng import seed_of_environment
 
 
 @hookimpl
@@ -23,4 +24,4 @@ def leyden_prepare_loader() -> Generator[None, Any, Any]:
         return loader
     from leyden_seeding.samples import seeded
 
-    return seeded(loader, int(os.environ["PL_GLOBAL_SEED"]))
+    return seeded(loader, seed_of_environment())

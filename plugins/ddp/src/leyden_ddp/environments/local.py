@@ -95,7 +95,14 @@ class LocalEnvironment(Environment):
                 f"devices={num_devices} and num_nodes={num_nodes} make {wanted} processes, but the environment "
                 f"variable WORLD_SIZE is {os.environ['WORLD_SIZE']}; give both the same number."
             )
-        if missing := self._missing(num_devices, num_nodes):
+        missing = self._missing(num_devices, num_nodes)
+        if missing and self.creates_processes_externally:
+            raise MisconfigurationException(
+                f"LOCAL_RANK={os.environ['LOCAL_RANK']!r} in the environment says that this process is one of {wanted} "
+                f"that were started by hand, but the environment lacks {' and '.join(missing)}, without which they "
+                "don't find each other; unset LOCAL_RANK if it is left over, or set the rest too."
+            )
+        if missing:
             raise MisconfigurationException(
                 f"devices={num_devices} and num_nodes={num_nodes} make {wanted} processes, but the environment lacks "
                 f"{' and '.join(missing)}, without which they don't find each other; set MASTER_ADDR, MASTER_PORT and "
