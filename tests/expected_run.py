@@ -301,6 +301,8 @@ def _faults_of_model(case: Case) -> list[str]:
     late = ("plateau that misses its metric", *(["plateau without a monitor"] if shape.manual else []))
     if scheduled and shape.scheduler in WRONG_SCHEDULES and shape.scheduler not in late:
         faults.append("lr_scheduler|scheduler|ReduceLROnPlateau needs a metric")
+    if shape.optimizers == "LBFGS" and not shape.manual and (given.get("accumulate_grad_batches") or 1) > 1:
+        faults.append("LBFGS evaluates the loss several times in a step, and with accumulate_grad_batches=")
     if shape.manual:
         by_hand = {"gradient_clip_val": 0, "accumulate_grad_batches": 1}
         faults += [f"{n}=.*no meaning in manual" for n, off in by_hand.items() if (given.get(n) or off) != off]

@@ -30,10 +30,10 @@ def make_logging_model(lab, write):
     return Model
 
 
-def train_and_test(lab, write, **options):
+def train_and_test(lab, write, batches=5, **options):
     trainer = lab.trainer(**options)
     model = lab.model(make_logging_model(lab, write))
-    trainer.fit(model, rows(5), rows(3))
+    trainer.fit(model, rows(batches), rows(3))
     lab.note("fitted", [trainer.callback_metrics, trainer.logged_metrics, trainer.progress_bar_metrics])
     lab.note("test", trainer.test(model, rows(3)))
 
@@ -57,7 +57,7 @@ def test_log_every_n_steps(pl, lab, every):
 @parity
 def test_log_every_n_steps_with_accumulation(pl, lab):
     write = lambda m, name, loss, i: m.log(name, loss, on_step=True, on_epoch=True)  # noqa: E731
-    train_and_test(lab, write, log_every_n_steps=2, accumulate_grad_batches=2)
+    train_and_test(lab, write, batches=6, log_every_n_steps=2, accumulate_grad_batches=2)
 
 
 @parity

@@ -120,7 +120,7 @@ def test_clipping(pl, lab, value, algorithm):
             lab.note("before clipping", self.layer.weight.grad)
 
     trainer = lab.trainer(gradient_clip_val=value, gradient_clip_algorithm=algorithm, accumulate_grad_batches=2)
-    trainer.fit(lab.model(Model), rows(3))
+    trainer.fit(lab.model(Model), rows(4))
 
 
 @parity
@@ -195,7 +195,7 @@ def test_own_zero_grad_and_backward(pl, lab):
         def backward(self, loss):
             (loss * 2).backward()
 
-    lab.trainer(accumulate_grad_batches=2).fit(lab.model(Model), rows(3))
+    lab.trainer(accumulate_grad_batches=2).fit(lab.model(Model), rows(4))
 
 
 @parity
@@ -221,7 +221,7 @@ def test_one_cycle_over_the_estimated_steps(pl, lab):
             schedule = OneCycleLR(optimizer, max_lr=0.5, total_steps=steps)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    lab.trainer(accumulate_grad_batches=2).fit(lab.model(Model), rows(5))
+    lab.trainer(accumulate_grad_batches=2).fit(lab.model(Model), rows(6))
 
 
 @parity
@@ -242,7 +242,7 @@ def test_scheduler_per_step_with_accumulation(pl, lab):
             return scheduled(interval="step")(self)
 
     monitor = pl.callbacks.LearningRateMonitor(logging_interval="step")
-    lab.trainer(accumulate_grad_batches=2, callbacks=[monitor]).fit(lab.model(Model), rows(5))
+    lab.trainer(accumulate_grad_batches=2, callbacks=[monitor]).fit(lab.model(Model), rows(6))
 
 
 @parity

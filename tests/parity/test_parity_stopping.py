@@ -21,7 +21,7 @@ from .parity_harness import parity
         {"max_steps": 5},
         {"max_steps": 3, "max_epochs": 9},
         {"max_epochs": -1, "max_steps": 4},
-        {"max_epochs": 9, "max_steps": 4, "accumulate_grad_batches": 2},
+        {"max_epochs": 9, "max_steps": 4, "accumulate_grad_batches": 3},
         {"max_epochs": 1, "max_time": "00:00:00:00"},
         {"min_epochs": 2, "max_epochs": 3},
     ],

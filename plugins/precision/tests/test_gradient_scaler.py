@@ -138,9 +138,72 @@ def test_skipped_steps_are_counted_and_told(device, trainer, Model, loader, capl
         made.fit(overflowing(Model, {1, 2, 5}), loader)
         made.predict(Model(), loader)  # logs nothing, since no more steps were skipped
     assert watch.changed == (True, False, False, True, True, False)
-    assert (made.global_step, made.precision_plugin.skipped_steps, made.scaler.get_scale()) == (6, 3, 128.0)
+    assert (made.global_step, made.precision_plugin.skipped_steps, made.scaler.get_scale()) == (3, 3, 128.0)
     assert caplog.text.count("3 optimizer steps were skipped") == 1
     assert "the loss scale is 128 now" in caplog.text
+
+
+class Scheduled(pl.Callback):
+    """Keeps the learning rate and the step after each batch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen.append((trainer.optimizers[0].param_groups[0]["lr"], trainer.global_step))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_skipped_step_moves_neither_the_schedule_nor_global_step(trainer, Model, loader, fused):
+    """In Lightning both move. That a fused optimizer skips is known on the host alone, without waiting."""
+
+    class Chosen(type(overflowing(Model, {0, 3}))):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=1.0, fused=fused)
+            schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+            return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    scheduled = Scheduled()
+    made = trainer(plugins=scaling(), callbacks=scheduled, max_epochs=1)
+    made.fit(Chosen(), loader)
+    assert scheduled.seen == [(1.0, 0), (0.5, 1), (0.25, 2), (0.25, 2), (0.125, 3), (0.0625, 4)]
+
+
+def test_gradients_that_overflow_at_every_scale_end_the_run(trainer, Model, loader):
+    class Broken(Model):
+        def training_step(self, batch, batch_idx):
+            return self.loss(batch) * float("nan")
+
+    made = trainer(precision="16-mixed", max_steps=10, max_epochs=-1)
+    with pytest.raises(RuntimeError, match="infinite or NaN at every loss scale, down to 0"):
+        made.fit(Broken(), loader)
+    assert made.global_step == 0
+
+
+def test_an_optimizer_that_is_none_of_pytorchs_steps_too(trainer, Model, loader):
+    class Plain:
+        def __init__(self, parameters):
+            self.param_groups = [{"params": list(parameters), "lr": 0.1}]
+
+        def step(self):
+            with torch.no_grad():
+                for parameter in self.param_groups[0]["params"]:
+                    parameter -= 0.1 * parameter.grad
+
+        def zero_grad(self):
+            for parameter in self.param_groups[0]["params"]:
+                parameter.grad = None
+
+        def state_dict(self):
+            return {}
+
+    class Chosen(type(overflowing(Model, {1}))):
+        def configure_optimizers(self):
+            return Plain(self.parameters())
+
+    made = trainer(plugins=scaling(), max_epochs=1)
+    made.fit(Chosen(), loader)
+    assert (made.global_step, made.precision_plugin.skipped_steps) == (6, 1)
 
 
 def test_nothing_is_told_where_nothing_was_skipped(trainer, Model, loader, caplog):

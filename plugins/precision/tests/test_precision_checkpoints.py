@@ -122,7 +122,7 @@ def test_a_run_goes_on_in_either(trainer, model_class, loader, lightning, tmp_pa
         resumed = trainer(library=library, plugins=scaled(library, lightning), max_epochs=3)
         resumed.fit(trained := model(library), loader, ckpt_path=path)
         weights = [tensor.tolist() for tensor in trained.state_dict().values()]
-        found[ends] = (resumed.global_step, made.scaler.state_dict(), resumed.scaler.state_dict(), weights)
+        found[ends] = (resumed.current_epoch, made.scaler.state_dict(), resumed.scaler.state_dict(), weights)
     assert found["leyden"] == found["lightning"]
-    assert found["leyden"][0] == 18
+    assert found["leyden"][0] == 3
     assert found["leyden"][1]["scale"] < 2.0**20  # the scale has changed, so its state matters

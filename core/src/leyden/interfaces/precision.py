@@ -20,9 +20,12 @@ class Precision:
 
     Attributes:
         precision: The name that users see.
+        has_skipped: Whether the last :meth:`optimizer_step` has left the weights as they were, because gradients had
+            overflowed. Such a step is not counted, and no learning rate moves on.
     """
 
     precision: str = "32-true"
+    has_skipped: bool = False
 
     def setup(self, accelerator: Accelerator) -> None:
         """Take the accelerator, and refuse one that can't compute in this format; once, when the Trainer is made."""

@@ -115,23 +115,23 @@ class FitLoop:
             progress.batch_idx += 1
             progress.total_batches += 1
             progress.is_last_batch = is_last
-            step.weight = weight
+            step.weight, progress.stepped = weight, batch is not None
             metrics.start_batch(batch, counts=weight > 0)
             if batch is None:  # a loader's word for a batch that is not to be trained on
                 rank_zero_warn(f"The training loader gave None for batch {batch_idx}; it is skipped.")
-                step.accumulating = self._accumulated()
             elif hooks.on_train_batch_start is not nothing and hooks.on_train_batch_start(batch, batch_idx) == -1:
-                progress.is_last_batch = True
+                progress.is_last_batch, progress.stepped = True, False
+                step_schedulers(run, plateau=False)
                 break
             else:
                 outputs = hooks.leyden_optimize_batch(batch, batch_idx)
             if configs:
-                self._step_learning_rates(step.accumulating, plateau=False)
+                step_schedulers(run, plateau=False)
             progress.phase = MOVES[progress.phase][Phase.BATCH_END]
             if hooks.on_train_batch_end is not nothing:
                 hooks.on_train_batch_end(outputs, batch, batch_idx)
             batch = outputs = None  # their memory is free for the validation and for the next batch
-            self._end_batch(step.accumulating)
+            self._end_batch()
             if self._is_epoch_done():
                 break
         else:
@@ -165,7 +165,7 @@ class FitLoop:
         states.saved = {}
         if progress.phase in (Phase.BATCH_END, Phase.VALIDATION_END):
             self.results.moment = Moment.STEP_KEPT if progress.phase is Phase.VALIDATION_END else Moment.STEP
-            self._end_batch(self._accumulated())
+            self._end_batch()
         return batches
 
     def _prepare_epoch(self) -> None:
@@ -187,17 +187,16 @@ class FitLoop:
         else:
             rank_zero_warn(f"{said}; {advice}.")
 
-    def _end_batch(self, accumulating: bool) -> None:
+    def _end_batch(self) -> None:
         """Log, validate, step on plateaus, count. A run resumed after validation does not validate again."""
         run, progress = self._run, self.progress
         if progress.phase is not Phase.VALIDATION_END:
-            run.metrics.end_train_batch(accumulating)
+            run.metrics.end_train_batch()
             if self.schedule.enabled and self.schedule.is_due():
-                self._validate(accumulating)
+                self._validate()
         if run.lr_scheduler_configs:
-            self._step_learning_rates(accumulating, plateau=True)
-        if not accumulating:
-            progress.batches_that_stepped += 1
+            step_schedulers(run, plateau=True)
+        progress.batches_that_stepped += progress.stepped
         progress.phase = MOVES[progress.phase][Phase.BATCH_DONE]
         if run.asked_to_end or self._strategy_decides:
             self._end_if_asked()
@@ -207,10 +206,11 @@ class FitLoop:
             self._run.hooks.on_asked_to_end(reason)
             raise SIGTERMException
 
-    def _validate(self, accumulating: bool) -> None:
-        if not accumulating:
+    def _validate(self) -> None:
+        if not self.progress.is_accumulating(self.trainer.accumulate_grad_batches):
             self._run.module.on_validation_model_zero_grad()
         self.random_states.validation = self.random_states.now()
+        self.progress.plateaus = dict.fromkeys(range(len(self._run.lr_scheduler_configs)), True)
         with self._run.stage_of(RunningStage.VALIDATING):
             self.validation.run()
         self.random_states.validation = None
@@ -223,8 +223,7 @@ class FitLoop:
             progress.phase = MOVES[progress.phase][Phase.EPOCH_END]
             metrics.end_epoch()
             run.hooks.on_train_epoch_end()
-        if run.lr_scheduler_configs and progress.is_last_batch:
-            step_schedulers(run, "epoch", progress.epoch, plateau=True)
+        step_schedulers(run, plateau=True, epoch_is_over=True)
         metrics.send(metrics.end_epoch(), offset=-1)
         self.results.reset()
         progress.epoch += 1
@@ -235,13 +234,6 @@ class FitLoop:
             minimum = f"min_epochs={self.trainer.min_epochs} or min_steps={self.trainer.min_steps}"
             rank_zero_info(f"Something asked to stop, but {minimum} is not reached yet; training goes on.")
         self._end_if_asked()
-
-    def _step_learning_rates(self, accumulating: bool, plateau: bool) -> None:
-        progress = self.progress
-        if not accumulating:
-            step_schedulers(self._run, "step", progress.batch_idx - 1, plateau)
-        if not plateau and progress.is_last_batch:
-            step_schedulers(self._run, "epoch", progress.epoch, plateau)
 
     # -- when to stop -------------------------------------------------------------------------------------
 
@@ -307,11 +299,6 @@ class FitLoop:
         fetcher.read_ahead(lambda: states.restore("ahead"))
         wrapped = self._run.hooks.leyden_wrap_batches(fetcher)
         return fetcher if wrapped is None else wrapped
-
-    def _accumulated(self) -> bool:
-        """Whether the last batch only added to the gradients, for one that no step has seen in this process."""
-        every = self.trainer.accumulate_grad_batches if self._run.module.automatic_optimization else 1
-        return self.progress.batch_idx % every != 0 and not self.progress.is_last_batch
 
     # -- for checkpoints ----------------------------------------------------------------------------------
 

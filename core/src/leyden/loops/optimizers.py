@@ -187,21 +187,30 @@ def _check(config: LRSchedulerConfig, optimizers: Iterable[Any], automatic: bool
         raise MisconfigurationException(wrong)
 
 
-def step_schedulers(run: Run, interval: str, index: int, plateau: bool) -> None:
-    """Step the schedulers whose interval has come, in automatic optimisation.
+def step_schedulers(run: Run, plateau: bool, epoch_is_over: bool = False) -> None:
+    """Step the schedulers whose interval has come, in automatic optimisation; called after every batch.
+
+    One that takes a metric of the validation waits until there is a value that it has not had.
 
     Args:
         run: Whose schedulers.
-        interval: "step" or "epoch".
-        index: The running batch of the epoch, or the running epoch, from 0.
         plateau: Whether it is the turn of those that take a metric (after validation) or of the others (before).
+        epoch_is_over: Whether it is called after the last batch once more, for metrics of the whole epoch.
     """
+    progress, logged = run.progress, run.metrics.results
     if not run.module.automatic_optimization:
         return
-    for config in run.lr_scheduler_configs:
-        if config.reduce_on_plateau != plateau or config.interval != interval or (index + 1) % config.frequency:
+    counts = {"step": progress.batch_idx} if progress.stepped and not epoch_is_over else {}
+    if progress.is_last_batch and plateau == epoch_is_over:
+        counts["epoch"] = progress.epoch + 1
+    for number, config in enumerate(run.lr_scheduler_configs):
+        interval = config.interval
+        if config.reduce_on_plateau != plateau or interval not in counts or counts[interval] % config.frequency:
             continue
         metrics, monitor = run.metrics.callback_metrics if plateau else {}, str(config.monitor)
+        waits = plateau and run.loop.schedule.enabled and not progress.plateaus.pop(number, False)
+        if waits and not run.strategy.reduce_boolean_decision(logged.has(monitor), all=False):
+            continue
         value = run.strategy.agree_on_value(monitor, metrics.get(monitor)) if plateau else None
         if plateau and value is None:
             message = missing_metric(type(config.scheduler).__name__, monitor, metrics)
@@ -211,4 +220,4 @@ def step_schedulers(run: Run, interval: str, index: int, plateau: bool) -> None:
             continue
         with run.metrics.scope("lr_scheduler_step"):
             run.module.lr_scheduler_step(config.scheduler, value)
-        run.progress.scheduler_steps += 1
+        progress.scheduler_steps += 1

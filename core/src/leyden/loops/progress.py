@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,9 @@ class Progress:
         scheduler_steps: Steps of learning-rate schedulers.
         phase: Where in the loop the run is; :data:`MOVES` are those that it may go on to.
         is_last_batch: Whether the running batch is the last of its epoch.
+        stepped: Whether the running batch led to a step: it did not only add to the gradients, and the precision did
+            not skip the step. Always in manual optimisation.
+        plateaus: By the index of a scheduler, True if it has not had the values of the last validation yet.
     """
 
     epoch: int = 0
@@ -70,10 +73,12 @@ class Progress:
     scheduler_steps: int = 0
     phase: Phase = Phase.EPOCH_START
     is_last_batch: bool = False
+    stepped: bool = True
+    plateaus: dict[int, bool] = field(default_factory=dict)
 
     def of_next_fit(self) -> Progress:
         """The counters with which another fit begins: at the start of an epoch, whatever ended this one."""
-        return replace(self, batch_idx=0, phase=Phase.EPOCH_START, is_last_batch=False)
+        return replace(self, batch_idx=0, phase=Phase.EPOCH_START, is_last_batch=False, plateaus={})
 
     def is_accumulating(self, every: int) -> bool:
         """Whether the next batch adds to the gradients of those that are done.

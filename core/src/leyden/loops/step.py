@@ -35,7 +35,6 @@ class BatchStep:
         run: The fit.
 
     Attributes:
-        accumulating: Whether the batch that runs, or ran last, only adds to the gradients.
         weight: How much the running batch counts among those of the other processes.
         optimizers: The optimizers, as the strategy made them.
         wrapped: The same as the user's steps see them.
@@ -46,7 +45,8 @@ class BatchStep:
         self._metrics, self._progress = run.metrics, run.progress
         module, precision = run.module, run.strategy.precision
         self.automatic = module.automatic_optimization
-        self.accumulating, self.weight, self._warned_of_none = False, 1.0, False
+        self.weight, self._warned_of_none = 1.0, False
+        self._index, self._parts = 0, 1  # the batch's place among those of its step; by how many its loss is divided
         step = run.strategy.step_function(module, "training_step")
         self._training_step = run.timed(f"[Strategy]{type(run.strategy).__name__}.training_step", step)
         self._takes_batch_idx = argument_count(module.training_step, 2, 2) == 2
@@ -67,6 +67,8 @@ class BatchStep:
         self.optimizer = self.optimizers[0] if self.optimizers else None
         self.wrapped = [LightningOptimizer(optimizer, self) for optimizer in self.optimizers]
         required = any(map(_requires_closure, self.optimizers))
+        if required and self.automatic and self.trainer.accumulate_grad_batches > 1:
+            raise self._many_evaluations()
         # PyTorch's own optimizers run a closure before anything else, unless they require one. So the loop may run it
         # itself, before the step. How other optimizers use a closure is not known.
         known = not required and all(type(o).__module__.startswith("torch.optim") for o in self.optimizers)
@@ -79,25 +81,27 @@ class BatchStep:
     def leyden_optimize_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Train on one batch; returns its outputs, ``{}`` for a skipped one."""
         if not self.automatic:
-            return self._forward_backward(batch, batch_idx, every=1)
-        every = self.trainer.accumulate_grad_batches
-        self.accumulating = every > 1 and (batch_idx + 1) % every != 0 and not self._progress.is_last_batch
-        if self.accumulating:
+            return self._forward_backward(batch, batch_idx)
+        progress, every = self._progress, self.trainer.accumulate_grad_batches
+        self._index = batch_idx % every
+        self._parts = min(every, self.run.loop.max_batches - batch_idx + self._index)
+        progress.stepped = self._index + 1 == every or progress.is_last_batch
+        if not progress.stepped:
             with self.strategy.no_sync():
-                return self._forward_backward(batch, batch_idx, every)
+                return self._forward_backward(batch, batch_idx)
         if self._with_closure:
-            outputs = self._step_with_closure(batch, batch_idx, every)
+            outputs = self._step_with_closure(batch, batch_idx)
         else:
-            outputs = self._forward_backward(batch, batch_idx, every)
+            outputs = self._forward_backward(batch, batch_idx)
             if self.optimizer is not None and "step" in vars(self.wrapped[0]):  # a scheduler, say, has replaced it
                 self.wrapped[0].step()
             elif self.optimizer is not None:
                 self.before_step(self.optimizer)
                 self.optimizer.step()
-        self._progress.optimizer_steps += 1
+        progress.optimizer_steps += progress.stepped
         return outputs
 
-    def _forward_backward(self, batch: Any, batch_idx: int, every: int) -> dict[str, Any]:
+    def _forward_backward(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Run training_step, and in automatic optimisation what follows before the optimizer's step."""
         arguments = (batch, batch_idx) if self._takes_batch_idx else (batch,)
         metrics = self._metrics
@@ -108,10 +112,10 @@ class BatchStep:
             else:
                 with self._forward_context():
                     output = self._training_step(*arguments)
-            loss, outputs = self._read(output, every)
+            loss, outputs = self._read(output)
             if not self.automatic:
                 return outputs
-            if batch_idx % every == 0 and self.optimizer is not None:
+            if self._index == 0 and self.optimizer is not None:
                 self._zero_grad(self.optimizer, batch_idx)
             if loss is not None:
                 self.backward(loss)
@@ -119,7 +123,7 @@ class BatchStep:
         finally:
             metrics.hook = outer
 
-    def _read(self, output: Any, every: int) -> tuple[Tensor | None, dict[str, Any]]:
+    def _read(self, output: Any) -> tuple[Tensor | None, dict[str, Any]]:
         """The loss to go backward on, and the outputs that ``on_train_batch_end`` gets.
 
         In manual optimisation there need be no loss, and a dict may hold anything.
@@ -133,7 +137,7 @@ class BatchStep:
                 rank_zero_warn("training_step returned None: the batch is skipped. (Said once.)")
             return None, {}
         if isinstance(loss, Tensor):
-            loss = loss / every if every > 1 else loss
+            loss = loss / self._parts if self._parts > 1 else loss
             outputs["loss"] = loss.detach()
         elif self.automatic or not (is_dict or loss is None):
             found = f"{loss!r} of type {type(loss).__name__}"
@@ -179,6 +183,8 @@ class BatchStep:
     def before_step(self, optimizer: Any) -> None:
         """Unscale, call ``on_before_optimizer_step``, and clip in automatic optimisation."""
         hooks = self.run.hooks
+        if self._parts != self._index + 1:
+            self.rescale_gradients(optimizer, self._parts / (self._index + 1))
         if self._unscale is not None:
             self._unscale(optimizer)
         if hooks.on_before_optimizer_step is not nothing:
@@ -191,6 +197,12 @@ class BatchStep:
                 self._own_clipping(optimizer, gradient_clip_val=value, gradient_clip_algorithm=algorithm)
         elif value:
             self.clip_gradients(optimizer, value, algorithm)
+
+    def rescale_gradients(self, optimizer: Any, factor: float) -> None:
+        """Make gradients a mean again where an epoch has ended earlier than could be known when losses were divided."""
+        self._parts = self._index + 1
+        for gradient in (p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
+            gradient.detach().mul_(factor)
 
     def clip_gradients(self, optimizer: Any, value: float | None, algorithm: str | None) -> None:
         """Clip an optimizer's gradients; what is None comes from the Trainer."""
@@ -208,15 +220,17 @@ class BatchStep:
 
     # -- with a closure: LBFGS, an overridden optimizer_step, optimizers that are not PyTorch's own ---------
 
-    def _step_with_closure(self, batch: Any, batch_idx: int, every: int) -> dict[str, Any]:
+    def _step_with_closure(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         outputs: dict[str, Any] = {}
         ran = False
 
         def closure() -> Any:
             nonlocal ran
+            if ran and self._index:
+                raise self._many_evaluations()
             ran = True
             outputs.clear()
-            outputs.update(self._forward_backward(batch, batch_idx, every))
+            outputs.update(self._forward_backward(batch, batch_idx))
             return outputs.get("loss", self._no_loss)
 
         with self._metrics.scope("optimizer_step"):
@@ -244,9 +258,19 @@ class BatchStep:
         if closure is None:
             self.before_step(optimizer)
         result = self._precision_step(optimizer, whole if closure is not None else None, **kwargs)
-        if not self.automatic:
-            self._progress.optimizer_steps += 1
+        stepped = not self.strategy.precision.has_skipped
+        if self.automatic:
+            self._progress.stepped = stepped
+        else:
+            self._progress.optimizer_steps += stepped
         return result
+
+    def _many_evaluations(self) -> MisconfigurationException:
+        return MisconfigurationException(
+            f"{type(self.optimizer).__name__} evaluates the loss several times in a step, and with "
+            f"accumulate_grad_batches={self.trainer.accumulate_grad_batches} only the last of the batches is still "
+            "there; write accumulate_grad_batches=1 and use larger batches."
+        )
 
     # -- for checkpoints ----------------------------------------------------------------------------------
 

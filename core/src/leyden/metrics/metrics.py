@@ -103,11 +103,11 @@ class Metrics:
         self.results.dataloader_idx = dataloader_idx
         self.results.moment = Moment.STEP
 
-    def end_train_batch(self, accumulating: bool) -> None:
+    def end_train_batch(self) -> None:
         """Send the step's metrics to the loggers, every ``log_every_n_steps`` optimizer steps."""
         trainer, run = self._trainer, self._run
         self._batch = self._batch_size = None
-        if accumulating or not trainer.loggers:
+        if not run.progress.stepped or not trainer.loggers:
             return
         every = trainer.log_every_n_steps
         due = every and (run.progress.batches_that_stepped + 1) % every == 0

@@ -254,6 +254,10 @@ class Results:
                 shown.bars[name] = value
         return shown
 
+    def has(self, name: str) -> bool:
+        """Whether this loop has logged a metric of this name, plain or suffixed."""
+        return any(name in (r.name, r.step_name, r.epoch_name) for r in self.records.values())
+
     def reset(self) -> None:
         """Forget all values; objects that were logged are reset too."""
         for record in self.records.values():

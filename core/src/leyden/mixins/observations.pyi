@@ -55,7 +55,7 @@ class ModelObservations:
         """Gradients are about to be cleared."""
 
     def on_before_backward(self, loss: Tensor) -> None:
-        """Before ``loss.backward()``; ``loss`` is divided by ``accumulate_grad_batches`` already."""
+        """Before ``loss.backward()``; ``loss`` is divided by the number of batches of its step already."""
 
     def on_after_backward(self) -> None:
         """Gradients exist; under mixed precision they are still scaled."""

@@ -207,7 +207,7 @@ class Observation:
         """Gradients are about to be cleared."""
 
     def on_before_backward(self, trainer: Trainer, pl_module: Module, loss: Tensor) -> None:
-        """Before ``loss.backward()``; ``loss`` is divided by ``accumulate_grad_batches`` already."""
+        """Before ``loss.backward()``; ``loss`` is divided by the number of batches of its step already."""
 
     def on_after_backward(self, trainer: Trainer, pl_module: Module) -> None:
         """Gradients exist; under mixed precision they are still scaled."""
@@ -324,7 +324,7 @@ class Behaviour:
 
         The core's implementation is ``trylast``; a plugin that returns a dict replaces it, one that
         returns None leaves the batch to it. An implementation counts its optimizer steps in
-        ``trainer.progress.optimizer_steps``.
+        ``trainer.progress.optimizer_steps``, and sets ``trainer.progress.stepped`` to False after a batch without one.
         """
 
     def leyden_wrap_batches(self, trainer: Trainer, pl_module: Module, batches: Iterable[Any]) -> Iterable[Any]:

@@ -92,7 +92,8 @@ class Trainer(Settings):
         enable_checkpointing: Whether there is a default checkpoint callback.
         enable_progress_bar: Whether there is a progress bar.
         enable_model_summary: Whether the model is summed up before a fit.
-        accumulate_grad_batches: Batches per optimizer step.
+        accumulate_grad_batches: Batches per optimizer step, which is by the mean of their losses. The last step of an
+            epoch has those that are left.
         gradient_clip_val: Bound of the gradients; None does not clip.
         gradient_clip_algorithm: "norm" (of all gradients, the default) or "value" (of each element).
         deterministic: Use deterministic algorithms; "warn" only warns where there is none.

@@ -97,7 +97,8 @@ class EngineCheckpoints(ParallelStrategy):
         self._save_directory(checkpoint, local_path(self.broadcast(path)))
 
     def _save_directory(self, checkpoint: dict[str, Any], target: Path) -> None:
-        if self._step is not None and self._step.accumulating:
+        trainer = self._module.trainer
+        if trainer.progress.is_accumulating(trainer.accumulate_grad_batches):
             rank_zero_warn(
                 "A checkpoint is saved between two optimizer steps: DeepSpeed does not save accumulated gradients, so "
                 "a run that is resumed from it is not exact."

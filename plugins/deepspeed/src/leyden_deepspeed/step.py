@@ -11,6 +11,7 @@ from leyden import LightningModule
 from leyden.plugins import BatchStep, Precision
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.objects import is_overridden
+from leyden.utilities.rank_zero import rank_zero_warn
 
 if TYPE_CHECKING:
     from leyden.plugins import Run
@@ -73,11 +74,24 @@ class EngineStep(BatchStep):
         self._engine = engine
         self._own_backward = self._engine_backward
         self._scale_loss = self._unscale = self._forward_context = None
-        self._precision_step = Precision().optimizer_step
+        self._precision_step = self._engine_step
 
     def _engine_backward(self, loss: Tensor, retain_graph: bool = False) -> None:
         # The loss has been divided by the number of accumulated batches already.
         self._engine.backward(loss, retain_graph=retain_graph, scale_wrt_gas=False)
+
+    def _engine_step(self, optimizer: Any, closure: Callable[[], Any] | None = None, **arguments: Any) -> Any:
+        result = Precision().optimizer_step(optimizer, closure, **arguments)
+        self.strategy.precision.has_skipped = not self._engine.was_step_applied()
+        return result
+
+    def rescale_gradients(self, optimizer: Any, factor: float) -> None:
+        """Say that it can't be done, because the engine gives no access to gradients."""
+        rank_zero_warn(
+            "The last step of this epoch has fewer batches than accumulate_grad_batches, which could not be known. "
+            f"Its gradients should be {factor:g} times as large, but DeepSpeed's engine gives no access to them; give "
+            "the training loader a length."
+        )
 
     def clip_gradients(self, optimizer: Any, value: float | None, algorithm: str | None) -> None:
         """Do nothing in automatic optimisation, where the engine clips when it steps.

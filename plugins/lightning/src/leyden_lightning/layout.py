@@ -68,11 +68,12 @@ def _twice(counts: dict[str, int]) -> dict[str, Any]:
     return {"total": counts, "current": dict(counts)}
 
 
-def progress(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+def progress(checkpoint: Mapping[str, Any], every: int = 1) -> dict[str, Any]:
     """Return the progress of the fit that wrote a checkpoint of Lightning.
 
     Args:
         checkpoint: The checkpoint.
+        every: Batches per optimizer step, which a checkpoint does not say.
 
     Returns:
         The attributes of :class:`~leyden.plugins.Progress`.
@@ -81,7 +82,7 @@ def progress(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         MisconfigurationException: The checkpoint has the layout of another version of Lightning.
     """
     try:
-        return _read(checkpoint["loops"]["fit_loop"], checkpoint["global_step"])
+        return _read(checkpoint["loops"]["fit_loop"], checkpoint["global_step"], every)
     except KeyError as missing:
         raise MisconfigurationException(
             f"Training can't be resumed from this checkpoint of Lightning {checkpoint[VERSION_KEY]}: it lacks the key "
@@ -91,7 +92,7 @@ def progress(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         ) from missing
 
 
-def _read(fit: Mapping[str, Any], global_step: int) -> dict[str, Any]:
+def _read(fit: Mapping[str, Any], global_step: int, every: int) -> dict[str, Any]:
     epochs, batches = fit["epoch_progress"]["current"], fit["epoch_loop.batch_progress"]
     current = batches["current"]
     place = {
@@ -102,6 +103,7 @@ def _read(fit: Mapping[str, Any], global_step: int) -> dict[str, Any]:
         "batches_that_stepped": fit["epoch_loop.state_dict"].get("_batches_that_stepped", 0),
         "scheduler_steps": fit["epoch_loop.scheduler_progress"]["total"]["completed"],
         "is_last_batch": batches["is_last_batch"],
+        "stepped": current["ready"] % every == 0 or batches["is_last_batch"],
     }
     if epochs["processed"] > epochs["completed"]:
         phase = Phase.EPOCH_END

@@ -27,6 +27,8 @@ def on_save_checkpoint(trainer: Trainer, pl_module: LightningModule, checkpoint:
 
 
 @hookimpl
-def leyden_read_progress(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+def leyden_read_progress(trainer: Trainer, checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the progress of the fit that wrote a checkpoint of Lightning; None for other checkpoints."""
-    return layout.progress(checkpoint) if layout.VERSION_KEY in checkpoint else None
+    if layout.VERSION_KEY not in checkpoint:
+        return None
+    return layout.progress(checkpoint, trainer.accumulate_grad_batches)

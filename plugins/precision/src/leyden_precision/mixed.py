@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,7 +24,9 @@ class MixedPrecision(Precision):
 
     With float16 the loss is multiplied by a scale before ``backward``, so that small gradients do not become 0. The
     gradients are divided by the scale before ``on_before_optimizer_step``, clipping and the step. If gradients
-    overflow, the step is skipped and the scale is halved.
+    overflow, the step is skipped and the scale is halved. A skipped step moves neither ``global_step`` nor schedules.
+    An optimizer with ``fused=True`` on a GPU decides there whether it steps, and nothing waits to know: it always
+    counts.
 
     Args:
         precision: "16-mixed" (float16) or "bf16-mixed" (bfloat16, which needs no scaling).
@@ -32,6 +35,7 @@ class MixedPrecision(Precision):
 
     Attributes:
         scaler: The gradient scaler; None in "bf16-mixed".
+        has_skipped: Whether the last step was skipped, as far as the host knows.
 
     Raises:
         ValueError: ``precision`` has another value.
@@ -115,6 +119,7 @@ class MixedPrecision(Precision):
         Raises:
             MisconfigurationException: The optimizer is LBFGS, whose step evaluates the loss several times, and the
                 precision is "16-mixed".
+            RuntimeError: Gradients overflow at every scale, so that no step would ever be taken again.
         """
         if self.scaler is None:
             return super().optimizer_step(optimizer, closure, **arguments)
@@ -124,10 +129,18 @@ class MixedPrecision(Precision):
                 "'bf16-mixed' or '32-true'."
             )
         result = closure() if closure is not None else None
+        self.has_skipped = False
         if not _has_gradients(optimizer):  # training_step returned None; the scaler raises an error without gradients
             return result
-        returned = self.scaler.step(optimizer, **arguments)
+        with _steps_of(optimizer) as stepped:
+            returned = self.scaler.step(optimizer, **arguments)
+        self.has_skipped = not any(stepped)
         self._stepped.add(id(optimizer))
+        if self.has_skipped and self.scaler.get_scale() == 0:
+            raise RuntimeError(
+                "The gradients are infinite or NaN at every loss scale, down to 0, so the loss or a weight is. "
+                "Trainer(detect_anomaly=True) names the operation."
+            )
         return returned if closure is None else result
 
     def state_dict(self) -> dict[str, Any]:
@@ -163,6 +176,29 @@ class MixedPrecision(Precision):
         self._skipped = self._skipped + (self.scaler.scale(one) < before)  # stays on the device, so nothing waits
         self._unscaled.clear()
         self._stepped.clear()
+
+
+@contextmanager
+def _steps_of(optimizer: Any) -> Generator[list[bool], None, None]:
+    """A block; the list that it gets has True for each step that the optimizer takes, False for one that does nothing.
+
+    The scaler calls a fused optimizer in any case, which then looks at ``found_inf`` itself. On the host that is known
+    at once; on a device it would have to be waited for.
+    """
+    stepped: list[bool] = []
+
+    def note(*_: Any) -> None:
+        found = getattr(optimizer, "found_inf", None)
+        stepped.append(not (isinstance(found, Tensor) and found.device.type == "cpu" and bool(found)))
+
+    if not isinstance(optimizer, Optimizer):
+        yield [True]
+        return
+    handle = optimizer.register_step_pre_hook(note)
+    try:
+        yield stepped
+    finally:
+        handle.remove()
 
 
 def _has_gradients(optimizer: Optimizer) -> bool:
