@@ -1,12 +1,17 @@
 """What decides the course of a run is decided once for all ranks: names, values, weights, the order of samples."""
 
+import os
+import warnings
+
 import pytest
 import torch
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, SubsetRandomSampler
 
 import leyden as pl
 from leyden.callbacks import EarlyStopping, ModelCheckpoint
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_testing.reporting import Model, Validated, loader, quiet
+from leyden_testing.training import same_weights
 
 BOTH = {"one": 1.0, "ten": 10.0, "hundred": 100.0}
 
@@ -139,3 +144,186 @@ def test_a_metric_that_rank_zero_lacks_is_missing_on_all(tmp_path):
 
     with pytest.raises(RuntimeError, match="EarlyStopping monitors 'score', which was not logged"):
         quiet(tmp_path, callbacks=[Elsewhere(), EarlyStopping("score")])[0].fit(Model(), loader(4))
+
+
+class Apart(Validated):
+    """Its weights, and its buffers of all types, are others on each rank; it has one of no elements too."""
+
+    def __init__(self):
+        super().__init__()
+        self.report = {}
+        for name in ("bool", "int16", "complex64", "bfloat16", "float64"):
+            self.register_buffer(f"of_{name}", torch.zeros(3, dtype=getattr(torch, name)), persistent=False)
+        self.register_buffer("nothing", torch.zeros(0))
+        self.register_buffer("across", torch.zeros(2, 3).t())
+
+    def setup(self, stage):
+        with torch.no_grad():
+            for tensor in [*self.parameters(), *self.buffers()]:
+                tensor.fill_(2 - 2 * self.global_rank)
+
+    def predict_step(self, batch, batch_idx):
+        self.report["sums"] = [tensor.cfloat().sum().real.item() for tensor in [*self.parameters(), *self.buffers()]]
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_an_evaluation_is_of_the_weights_of_rank_zero(tmp_path, stage):
+    trainer, reporter = quiet(tmp_path)
+    model = Apart()
+    model.validation_step = model.test_step = model.predict_step
+    options = {} if stage == "predict" else {"verbose": False}
+    getattr(trainer, stage)(model, loader(4), **options)
+    expected = [tensor.numel() * (1 if name == "of_bool" else 2) for name, tensor in model.named_parameters()]
+    expected += [tensor.numel() * (1 if name == "of_bool" else 2) for name, tensor in model.named_buffers()]
+    assert [report["sums"] for report in reporter.reports(stage)] == [expected] * 2
+
+
+def test_a_fit_that_trains_nothing_has_the_weights_of_rank_zero(tmp_path):
+    class Frozen(Apart):
+        def training_step(self, batch, batch_idx):
+            return self.predict_step(batch, batch_idx)
+
+        def configure_optimizers(self):
+            return None
+
+        def setup(self, stage):
+            super().setup(stage)
+            self.freeze()
+
+    trainer, reporter = quiet(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        trainer.fit(Frozen(), loader(4))
+    first, second = (report["sums"] for report in reporter.reports())
+    assert first == second
+
+
+def test_a_validation_is_of_the_running_means_that_are_saved(tmp_path):
+    class Normalised(Validated):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Sequential(torch.nn.BatchNorm1d(4), self.layer)
+            self.report = {"means": []}
+
+        def validation_step(self, batch, batch_idx):
+            self.report["means"].append(self.layer[0].running_mean.tolist())
+
+    trainer, reporter = quiet(tmp_path, max_epochs=2)
+    trainer.fit(Normalised(), loader(8), loader(4))
+    first, second = (report["means"] for report in reporter.reports())
+    assert first == second
+    assert len({tuple(mean) for mean in first}) == 3  # of the sanity check and of each epoch
+
+
+OTHER_MODELS = {
+    "shape": (lambda model: setattr(model, "layer", torch.nn.Linear(4, 2)), r"layer\.0\.weight is float32\[8, 4\]"),
+    "type": (lambda model: model.double(), r"layer\.0\.weight is float32\[8, 4\].* on rank 0 and float64"),
+    "buffer": (
+        lambda model: model.register_buffer("more", torch.ones(3)),
+        r"more is missing on rank 0 and float32\[3\]",
+    ),
+    "order": (lambda model: setattr(model.layer, "_modules", dict(reversed(model.layer._modules.items()))), "orders"),
+    "frozen": (lambda model: model.layer[0].requires_grad_(False), r"8, 4\], which is trained on rank 0 and float32"),
+}
+
+
+@pytest.mark.parametrize("what", OTHER_MODELS)
+def test_models_that_differ_are_refused_on_all_ranks(tmp_path, what):
+    change, said = OTHER_MODELS[what]
+
+    class Other(Model):
+        def configure_model(self):
+            if self.global_rank:
+                change(self)
+
+    with pytest.raises(MisconfigurationException, match=said):
+        quiet(tmp_path)[0].fit(Other(), loader(4))
+
+
+class Drawing(Sampler):
+    """Another order in each process, and in each epoch."""
+
+    def __init__(self, count=12):
+        self.count, self.generator = count, None
+
+    def __iter__(self):
+        if self.generator is None:
+            self.generator = torch.Generator().manual_seed(os.getpid())
+        return iter(torch.randperm(self.count, generator=self.generator).tolist())
+
+    def __len__(self):
+        return self.count
+
+
+class Backwards(BatchSampler):
+    """Batches of its own kind."""
+
+    def __iter__(self):
+        return (batch[::-1] for batch in super().__iter__())
+
+
+def loaders_of_own_order():
+    rows = loader(12).dataset
+    return {
+        "sampler": DataLoader(rows, 2, sampler=Drawing()),
+        "pytorch's": DataLoader(rows, 2, sampler=SubsetRandomSampler(range(12), torch.Generator())),
+        "batch sampler": DataLoader(rows, batch_sampler=Backwards(Drawing(), 2, False)),
+        "pytorch's batch sampler": DataLoader(rows, batch_sampler=BatchSampler(Drawing(), 2, False)),
+        "some": DataLoader(rows, 2, sampler=RandomSampler(rows, num_samples=8)),
+        "shuffled": DataLoader(rows, 2, shuffle=True),
+    }
+
+
+@pytest.mark.parametrize("what", loaders_of_own_order())
+def test_all_ranks_take_the_samples_in_one_order(tmp_path, what, monkeypatch):
+    class Seeded(Model):
+        """Each rank is seeded by itself, as one does to draw different augmentations."""
+
+        def setup(self, stage):
+            os.environ["PL_GLOBAL_SEED"] = str(self.global_rank)
+            for sampler in (data.sampler, data.batch_sampler.sampler):
+                if isinstance(getattr(sampler, "generator", None), torch.Generator):
+                    sampler.generator.manual_seed(os.getpid())
+
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    data, count = loaders_of_own_order()[what], 8 if what == "some" else 12
+    trainer, reporter = quiet(tmp_path, max_epochs=2)
+    trainer.fit(Seeded(), data)
+    trainer.test(Seeded(), data, verbose=False)
+    ranks = [report["seen"] for report in reporter.reports()]
+    epochs = [[batch for seen in ranks for batch in seen["train"][part]] for part in (slice(0, 3), slice(3, 6))]
+    if what == "some":
+        epochs = [[batch for seen in ranks for batch in seen["train"][part]] for part in (slice(0, 2), slice(2, 4))]
+    tested = [batch for report in reporter.reports("test") for batch in report["seen"]["test"]]
+    for passed in (*epochs, tested):
+        rows = [row for batch in passed for row in batch]
+        assert len(rows) == len(set(rows)) == count
+        assert rows != sorted(rows)
+    assert epochs[0] != epochs[1]
+
+
+def test_a_fit_in_an_order_of_its_own_is_resumed_within_an_epoch(tmp_path):
+    class Resumable(Model):
+        def __init__(self):
+            super().__init__()
+            self.sampler = SubsetRandomSampler(range(12), torch.Generator())
+
+        def setup(self, stage):
+            self.sampler.generator.manual_seed(os.getpid())
+
+        def train_dataloader(self):
+            return DataLoader(loader(12).dataset, 2, sampler=self.sampler)
+
+    def fit(name, path=None):
+        saving = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+        trainer, reporter = quiet(tmp_path / name, max_epochs=2, callbacks=[saving], enable_checkpointing=True)
+        model = Resumable()
+        trainer.fit(model, ckpt_path=path)
+        return [report["seen"]["train"] for report in reporter.reports()], model
+
+    whole, trained = fit("whole")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the directory is not empty
+        rest, resumed = fit("rest", tmp_path / "step=4.ckpt")
+    assert rest == [seen[4:] for seen in whole]
+    assert same_weights(trained, resumed)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import pickle
+import zlib
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -18,11 +20,12 @@ from torch.utils.data import (
 )
 
 from leyden.plugins import copy_with, rebuild
+from leyden.strategies import Strategy
 from leyden.utilities.rank_zero import rank_zero_info
-from leyden.utilities.rng import isolate_rng, seed_host, seed_of_environment
+from leyden.utilities.rng import isolate_rng, seed_host
 
 
-def divided(loader: Any, training: bool, num_replicas: int, rank: int) -> Any:
+def divided(loader: Any, training: bool, num_replicas: int, rank: int, seed: int, strategy: Strategy) -> Any:
     """Make a loader of one process's part of the data; a loader that can't or need not be divided is returned itself.
 
     Args:
@@ -32,6 +35,8 @@ def divided(loader: Any, training: bool, num_replicas: int, rank: int) -> Any:
             False if every sample must be taken exactly once.
         num_replicas: The number of parts.
         rank: The number of the part, from 0.
+        seed: The seed of the order, the same on all ranks.
+        strategy: The strategy through which the ranks agree on the order of a sampler of the user's.
     """
     if not isinstance(loader, DataLoader):
         return loader
@@ -41,30 +46,39 @@ def divided(loader: Any, training: bool, num_replicas: int, rank: int) -> Any:
             "by torch.distributed.get_rank()."
         )
         return loader
-    if isinstance(loader.sampler, DistributedSampler):
+    own: Any = getattr(loader.batch_sampler, "sampler", None)  # a batch sampler of the user's has one of its own
+    own = loader.sampler if own is None else own
+    if isinstance(own, DistributedSampler):
         return loader
-    seed = seed_of_environment()
     if not training:
-        return _for_evaluation(loader, DividedSampler(loader.sampler, num_replicas, rank, seed, pad=False))
-    if type(loader.sampler) not in (RandomSampler, SequentialSampler) or getattr(loader.sampler, "replacement", False):
-        return rebuild(loader, DividedSampler(loader.sampler, num_replicas, rank, seed, pad=True))
-    shuffle = isinstance(loader.sampler, RandomSampler)
+        return _for_evaluation(loader, DividedSampler(own, num_replicas, rank, seed, False, strategy))
+    if not _takes_all(own, loader.dataset):
+        return rebuild(loader, DividedSampler(own, num_replicas, rank, seed, True, strategy))
+    shuffle = isinstance(own, RandomSampler)
     return rebuild(loader, DistributedSampler(loader.dataset, num_replicas, rank, shuffle, seed))
+
+
+def _takes_all(sampler: Any, dataset: Any) -> bool:
+    """Whether a sampler is PyTorch's own and takes every sample of the dataset once."""
+    if type(sampler) not in (RandomSampler, SequentialSampler) or getattr(sampler, "replacement", False):
+        return False
+    return len(sampler) == len(dataset)
 
 
 def _for_evaluation(loader: DataLoader[Any], sampler: DividedSampler) -> DataLoader[Any]:
     batches = loader.batch_sampler
     if type(batches) is not BatchSampler:
         return rebuild(loader, sampler)
-    even = EvenBatchSampler(sampler, batches.batch_size, batches.drop_last, len(loader.sampler))  # type: ignore[arg-type]
+    even = EvenBatchSampler(sampler, batches.batch_size, batches.drop_last, len(sampler.sampler))
     return copy_with(loader, sampler=sampler, batch_sampler=even)
 
 
 class DividedSampler(Sampler[Any]):
     """Every n-th sample of the user's own sampler, for one of n processes.
 
-    The order of the samples depends on the seed and the epoch only, so it is the same in all processes, whatever
-    random numbers they have drawn before.
+    The order of the samples depends on the seed and the epoch only, whatever random numbers the process has drawn
+    before. A sampler that draws from a generator of its own may have another order in each process: that of rank 0
+    counts. So all processes begin to iterate together.
 
     Args:
         sampler: The user's sampler.
@@ -72,11 +86,17 @@ class DividedSampler(Sampler[Any]):
         rank: The rank of this process.
         seed: The seed of the run.
         pad: Whether samples are repeated so that all processes get the same number.
+        strategy: The strategy through which the processes agree on the order.
     """
 
-    def __init__(self, sampler: Any, num_replicas: int, rank: int, seed: int, pad: bool) -> None:
+    def __init__(self, sampler: Any, num_replicas: int, rank: int, seed: int, pad: bool, strategy: Strategy) -> None:
         self.sampler, self.num_replicas, self.rank, self.seed, self.pad = sampler, num_replicas, rank, seed, pad
-        self.epoch = 0
+        self.epoch, self._strategy = 0, strategy
+
+    @property
+    def generator(self) -> Any:
+        """The generator of the user's sampler, whose state a checkpoint holds; None where it has none."""
+        return getattr(self.sampler, "generator", None)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, which changes the order of the samples."""
@@ -88,6 +108,8 @@ class DividedSampler(Sampler[Any]):
         with isolate_rng():
             seed_host(self.seed * 1_000_003 + self.epoch)
             order = list(self.sampler)
+        if type(self.sampler) is not SequentialSampler:
+            order = _order_of_rank_zero(order, self._strategy)
         if self.pad and order:
             wanted = self.num_replicas * math.ceil(len(order) / self.num_replicas)
             order = (order * math.ceil(wanted / len(order)))[:wanted]
@@ -95,6 +117,12 @@ class DividedSampler(Sampler[Any]):
 
     def __len__(self) -> int:
         return share(len(self.sampler), self.num_replicas, 0 if self.pad else self.rank)
+
+
+def _order_of_rank_zero(order: list[Any], strategy: Strategy) -> list[Any]:
+    """The order in which rank 0 takes the samples; it is sent only if it is another one than on some rank."""
+    marks = strategy.all_gather_object(zlib.crc32(pickle.dumps(order)))
+    return strategy.broadcast(order) if len(set(marks)) > 1 else order
 
 
 class EvenBatchSampler(Sampler[list[Any]]):

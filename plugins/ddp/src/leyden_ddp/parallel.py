@@ -166,7 +166,10 @@ class ParallelStrategy(Strategy):
     def divide(self, loader: Any, training: bool) -> Any:
         """Make a loader of this process's part of the data, which :attr:`sampler_arguments` name."""
         arguments = self.sampler_arguments
-        return loader if arguments is None else divided(loader, training, **arguments)
+        if arguments is None:
+            return loader
+        seed = self.broadcast(seed_of_environment())  # each rank may have been given its own
+        return divided(loader, training, seed=seed, strategy=self, **arguments)
 
     def agree_on_epoch(self, fetcher: Fetcher) -> Fetcher:
         """Return a fetcher that ends the epoch after the same number of batches on all ranks, by ``uneven_inputs``."""

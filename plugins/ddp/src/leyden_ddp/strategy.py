@@ -16,6 +16,7 @@ from torch.nn.parallel.distributed import _find_tensors
 
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_ddp.parallel import ParallelStrategy
+from leyden_ddp.weights import compare_tensors, take_from_rank_zero, tensors_of
 
 
 class DDPStrategy(ParallelStrategy):
@@ -64,8 +65,9 @@ class DDPStrategy(ParallelStrategy):
         """Move the module to the device and, for training, wrap it in ``DistributedDataParallel``."""
         super().setup_module(module, training)
         self._module = module
+        compare_tensors(module, self, training)
         if not training or not any(p.requires_grad for p in module.parameters()):
-            return
+            return take_from_rank_zero(tensors_of(module), self)
         ids = [self.root_device.index] if self.root_device.index is not None else None
         redirect = _Redirect(module, self)
         self._ddp = DistributedDataParallel(redirect, device_ids=ids, **self._ddp_options)
@@ -106,6 +108,11 @@ class DDPStrategy(ParallelStrategy):
         if self.trace is not None and ddp.require_backward_grad_sync and torch.is_grad_enabled():
             self.trace.enter("gradients")
         return output
+
+    def on_validation_start(self) -> None:
+        """Give all ranks the buffers of rank 0, running means say, so that they validate the model that is saved."""
+        if self._ddp is not None and self._ddp.broadcast_buffers:
+            take_from_rank_zero(self._ddp.modules_buffers, self)
 
     def wait_in_forward(self, waits: bool) -> None:
         """Tell the watch whether DDP's own code runs, which may wait for the other processes, or the user's step."""
