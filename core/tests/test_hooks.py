@@ -17,6 +17,7 @@ import torch
 import leyden as pl
 from leyden import hookimpl
 from leyden.plugin_system import hooks
+from leyden.plugin_system.discovery import discover
 from leyden.plugin_system.hooks import BEHAVIOUR, OBSERVATION, REGISTRATION
 from leyden.plugin_system.table import nothing
 from leyden.strategies import Strategy
@@ -140,6 +141,13 @@ def test_every_hook_is_called_with_what_it_specifies(tmp_path):
     reads = recorder(["leyden_read_progress"], lambda name, values: seen.update({name: values}) or {"epoch": 1})
     resumed = quiet_trainer(tmp_path, plugins=reads)
     resumed.fit(EveryStep(), Batches(1), Batches(1), ckpt_path=tmp_path / "foreign.ckpt")
+    describes = recorder(
+        ["leyden_describe_checkpoint"], lambda name, values: seen.update({name: values}) or "of shards"
+    )
+    discover().register(describes)  # a file may be read without a Trainer
+    with pytest.raises(MisconfigurationException, match="is a directory: of shards"):
+        EveryStep.load_from_checkpoint(tmp_path)
+    discover().unregister(describes)
 
     assert set(seen) == {*REGISTRATION, *OBSERVATION, *BEHAVIOUR}
     for name in (*OBSERVATION, *BEHAVIOUR):
@@ -157,6 +165,7 @@ def test_every_hook_is_called_with_what_it_specifies(tmp_path):
         "ckpt_path": str(tmp_path / "run.ckpt"),
         "fn": "predict",
     }
+    assert seen["leyden_describe_checkpoint"] == {"path": str(tmp_path)}
     assert seen["leyden_read_progress"]["trainer"] is resumed
     assert set(states) <= set(seen["leyden_read_progress"]["checkpoint"])
     assert seen["leyden_show_results"] == {"trainer": trainer, "stage": "test", "results": [{}]}

@@ -14,6 +14,7 @@ import torch
 import leyden
 from leyden.callbacks import Checkpoint, EarlyStopping, LambdaCallback, ModelCheckpoint
 from leyden.utilities import MisconfigurationException
+from leyden.utilities.storage import name_beside
 from leyden_testing.training import quiet_trainer
 
 
@@ -311,7 +312,7 @@ def test_a_link_that_a_killed_run_left_unfinished(tmp_path: Path, small: Any) ->
     other = tmp_path / "other.ckpt"
     other.write_text("precious")
     (tmp_path / "kept").mkdir()
-    (tmp_path / "kept" / "last.ckpt.new").symlink_to(other)
+    name_beside(tmp_path / "kept" / "last.ckpt").symlink_to(other)
     with pytest.warns(UserWarning, match="not empty"):
         small.fit(leyden, tmp_path, [ModelCheckpoint(tmp_path / "kept", save_last="link")])
     assert files(tmp_path / "kept") == ["epoch=1-step=12.ckpt", "last.ckpt"]

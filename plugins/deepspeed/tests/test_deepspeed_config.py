@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import leyden as pl
+from leyden.plugins import TorchCheckpointIO
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_deepspeed import config as configuration
 from leyden_deepspeed import consolidate
@@ -200,11 +201,16 @@ def test_what_is_no_checkpoint_of_deepspeeds_is_not_consolidated(tmp_path, capsy
 
 def test_a_checkpoint_that_is_not_to_be_unpickled_or_is_anothers_is_refused(tmp_path):
     strategy = DeepSpeedStrategy()
+    strategy.checkpoint_io = TorchCheckpointIO()
     written = tmp_path / "run.ckpt"
     written.mkdir()
-    with pytest.raises(MisconfigurationException, match=r"no checkpoint of strategy='deepspeed'"):
+    with pytest.raises(MisconfigurationException, match=r"run\.ckpt' is a directory: it is no checkpoint"):
         strategy.load_checkpoint(str(written))
-    torch.save({}, written / "leyden.ckpt")
+    torch.save({"checkpoint": {}, "shards": "shards-1"}, written / "leyden.ckpt")
+    (written / "shards-1").mkdir()
+    with pytest.raises(MisconfigurationException, match=r"directory: it is a sharded checkpoint.*leyden_sharded\.cons"):
+        strategy.load_checkpoint(str(written))
+    (written / "shards-1").rename(written / "checkpoint")
     with pytest.raises(MisconfigurationException, match=r"weights_only=True forbids .* pickles"):
         strategy.load_checkpoint(str(written), weights_only=True)
 

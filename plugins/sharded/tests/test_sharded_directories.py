@@ -143,7 +143,7 @@ def test_a_file_and_a_directory_replace_each_other(tmp_path):
 
 
 def save_over_a_foreign_directory(root):
-    with pytest.raises(IsADirectoryError, match="no checkpoint, so it is not replaced"):
+    with pytest.raises(IsADirectoryError, match="no sharded checkpoint, so it is not replaced"):
         fit_and_save(root, 1, ["mine"], STRATEGIES["zero_3"])
 
 

@@ -2,15 +2,20 @@
 
 import io
 import os
+import re
 import shutil
 import zipfile
+from collections.abc import Mapping
 from typing import IO, Any
 
 import torch
 
 from leyden.interfaces.checkpoint_io import CheckpointIO
-from leyden.utilities.exceptions import CheckpointCorruptedError
+from leyden.plugin_system.discovery import discover
+from leyden.utilities.exceptions import CheckpointCorruptedError, MisconfigurationException
 from leyden.utilities.storage import file_system, is_remote, local_path, replacing
+
+_STATE_DICT = re.compile(rb"(X\n\0\0\0|\x8c\n)state_dict")  # the whole of a pickled text
 
 
 class TorchCheckpointIO(CheckpointIO):
@@ -26,14 +31,13 @@ class TorchCheckpointIO(CheckpointIO):
         return read_checkpoint(path, map_location or "cpu", weights_only)
 
     def remove_checkpoint(self, path: str) -> None:
-        """Remove the file, or the directory, at ``path``."""
+        """Remove the file, or the local directory, at ``path``."""
+        target = local_path(path)
         if is_remote(path):
             system, inner = file_system(path)
-            if system.exists(inner):
-                system.rm(inner, recursive=True)
-            return
-        target = local_path(path)
-        if target.is_dir() and not target.is_symlink():
+            if system.isfile(inner):
+                system.rm_file(inner)
+        elif target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)
@@ -46,23 +50,45 @@ def read_checkpoint(
 
     Raises:
         FileNotFoundError: There is none.
-        CheckpointCorruptedError: It is torn or altered.
+        MisconfigurationException: It is a directory.
+        CheckpointCorruptedError: It is torn or altered, or is no checkpoint.
     """
-    named = path if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "in memory")
+    named = str(path if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "in memory"))
     with _opened(path) as file:
-        _verify(file, named)
         try:
-            loaded: dict[str, Any] = torch.load(file, map_location=map_location, weights_only=weights_only is not False)
-        except Exception as error:
-            if "weights_only" in str(error).lower() or "Unsupported" in str(error):
-                raise RuntimeError(
-                    f"The checkpoint {str(named)!r} holds objects that are no data ({str(error).splitlines()[-1]}); "
-                    "pass weights_only=False only if you trust where it comes from, since that runs its code."
-                ) from error
-            if "PytorchStreamReader" in str(error):
-                raise CheckpointCorruptedError(f"The checkpoint {str(named)!r} can't be read: {error}") from error
-            raise
-    return loaded
+            _verify(file)
+            return torch.load(file, map_location=map_location, weights_only=weights_only is not False)  # type: ignore[no-any-return]
+        except Exception as error:  # zipfile, zlib and PyTorch have many words for a wrong bit
+            if "map_location" in str(error):
+                raise
+            raise _refusal(error, file, named) from error
+
+
+def _refusal(error: Exception, file: IO[bytes], named: str) -> RuntimeError:
+    """What to say of a file that can't be read: only for a checkpoint may it be worth the risk to run its code."""
+    said = str(error).rpartition("WeightsUnpickler error: ")[2].strip()  # PyTorch's text before it advises to run it
+    if found := re.search(r"GLOBAL (\S+)", said):
+        said = f"it holds objects that are no data ({found[1]})"
+    file.seek(0)
+    if found and _STATE_DICT.search(file.read(1 << 20)):
+        return RuntimeError(
+            f"The checkpoint {named!r} can't be read as data, since {said}; pass weights_only=False only if you trust "
+            "where it comes from, since that runs its code."
+        )
+    reason = re.split(r"\. |\n", said)[0] or type(error).__name__
+    return CheckpointCorruptedError(f"{named!r} is damaged, or is no checkpoint: {reason}. Take an older one.")
+
+
+def refuse_foreign(checkpoint: Any, path: Any) -> dict[str, Any]:
+    """Return what was read from ``path``, or say that it is no checkpoint of a run."""
+    parts = checkpoint if isinstance(checkpoint, Mapping) else {}
+    for key in ("state_dict", "hyper_parameters", "datamodule_hyper_parameters", "callbacks"):
+        if not isinstance(parts.get(key, None if key == "state_dict" else {}), Mapping):
+            raise MisconfigurationException(
+                f"{str(path)!r} is no checkpoint of a run: it holds a {type(checkpoint).__name__} with the keys "
+                f"{[*parts][:3]}, and no dict under {key!r}. Load weights alone with load_state_dict(torch.load(path))."
+            )
+    return checkpoint  # type: ignore[no-any-return]
 
 
 def _opened(path: str | os.PathLike[str] | IO[bytes]) -> IO[bytes]:
@@ -72,25 +98,24 @@ def _opened(path: str | os.PathLike[str] | IO[bytes]) -> IO[bytes]:
     if is_remote(path):
         system, inner = file_system(str(path))
         return io.BytesIO(system.cat_file(inner))
+    if local_path(path).is_dir():
+        kind = discover().hook.leyden_describe_checkpoint(path=str(local_path(path)))
+        kind = kind or "it is no checkpoint that an installed plugin knows, so resume with the strategy that wrote it"
+        raise MisconfigurationException(f"{str(path)!r} is a directory: {kind}.")
     if not local_path(path).is_file():
         raise FileNotFoundError(f"There is no checkpoint at {str(path)!r}.")
     return local_path(path).open("rb")
 
 
-def _verify(file: IO[bytes], name: Any) -> None:
-    """Compare every record of the file with its CRC, which PyTorch writes and never looks at."""
-    if file.read(1) == b"\x80":
-        file.seek(0)
-        return  # PyTorch's format from before 1.6, a bare pickle, which has no checksums
-    try:
+def _verify(file: IO[bytes]) -> None:
+    """Compare every record of the file with its CRC, which PyTorch writes and never looks at, and its size before."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if file.read(1) != b"\x80":  # PyTorch's format from before 1.6 is a bare pickle, which has no checksums
         with zipfile.ZipFile(file) as archive:
-            broken = archive.testzip()
-    except Exception as error:  # zipfile and zlib have many words for a wrong bit in the archive's own records
-        raise CheckpointCorruptedError(
-            f"The checkpoint {str(name)!r} is torn or no checkpoint at all: {error}."
-        ) from error
-    if broken is not None:
-        raise CheckpointCorruptedError(
-            f"The checkpoint {str(name)!r} is damaged: {broken} is not what was written. Take an older one."
-        )
+            records = archive.infolist()
+            if any(record.compress_type for record in records) or sum(record.file_size for record in records) > size:
+                raise zipfile.BadZipFile("its records are packed, as PyTorch's never are")
+            if broken := archive.testzip():
+                raise zipfile.BadZipFile(f"{broken} is not what was written")
     file.seek(0)

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 from typing_extensions import Self
 
-from leyden.checkpoint.file import read_checkpoint
+from leyden.checkpoint.file import read_checkpoint, refuse_foreign
 from leyden.plugin_system.discovery import discover
 from leyden.utilities import AttributeDict, MisconfigurationException, rank_zero_warn
 
@@ -190,7 +190,8 @@ def _make(
     cls: type[HyperparametersMixin], path: Any, map_location: Any, hparams_file: Any, weights_only: Any, overrides: Any
 ) -> tuple[Any, dict[str, Any]]:
     """Return a new instance with the hyperparameters from a checkpoint, and the checkpoint."""
-    checkpoint = read_checkpoint(path, "cpu" if map_location is None else map_location, weights_only)
+    location = "cpu" if map_location is None else map_location
+    checkpoint = refuse_foreign(read_checkpoint(path, location, weights_only), path)
     if hparams_file is not None:
         read = discover().component("logger_part", "load_hparams").load()
         checkpoint[cls.CHECKPOINT_HYPER_PARAMS_KEY] = read(hparams_file)

@@ -100,7 +100,7 @@ LOGS_EPOCH = LogRule(step_allowed=False, on_step=False, on_epoch=True)
 LOGS_EVALUATION = LogRule(step_allowed=True, on_step=False, on_epoch=True)
 # What is known of hooks, by patterns of their names; no name fits two of them.
 FACTS = {
-    "leyden_(default_logger|default_strategy|find_checkpoint|read_progress)": Hook(answers=Answers.FIRST),
+    "leyden_(default_logger|default_strategy|(find|describe)_checkpoint|read_progress)": Hook(answers=Answers.FIRST),
     "leyden_(show_results|prepare_loader)": Hook(answers=Answers.FIRST),
     "leyden_optimize_batch": Hook(EACH_BATCH, answers=Answers.FIRST),
     "leyden_wrap_batches": Hook(EACH_EPOCH, answers=Answers.FIRST),
@@ -140,6 +140,13 @@ class Registration:
 
         ``fn`` is what the user called: "fit", "validate", "test" or "predict". The run has not begun, and may still be
         refused. ``ckpt_path`` is None where none was given, in a fit or in another run without a model.
+        """
+
+    def leyden_describe_checkpoint(self, path: str) -> str | None:
+        """Return what kind of checkpoint the local directory ``path`` is and what reads it, or None for one not known.
+
+        It completes the sentence "'run.ckpt' is a directory: …" where a file is needed. A checkpoint callback removes
+        a directory that another process wrote only where a plugin knows it.
         """
 
     def leyden_read_progress(self, trainer: Trainer, checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:

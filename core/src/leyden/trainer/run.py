@@ -14,6 +14,7 @@ import torch
 
 from leyden.callback import Callback
 from leyden.checkpoint import contents
+from leyden.checkpoint.file import refuse_foreign
 from leyden.data.loading import DataSource
 from leyden.datamodule import LightningDataModule
 from leyden.interfaces.logger import Logger, agree_on_versions
@@ -191,7 +192,7 @@ class Run:
                 torch.use_deterministic_algorithms(bool(mode), warn_only=mode == "warn")
             trainer.accelerator.set_options(deterministic=bool(mode), benchmark=trainer.benchmark)
             path = self.ckpt_path
-            saved = strategy.load_checkpoint(path, self.weights_only) if path is not None else None
+            saved = refuse_foreign(strategy.load_checkpoint(path, self.weights_only), path) if path else None
             self._attach_module_callbacks()
             self.compile_hooks(trainer.plugin_manager)
             self._prepare_data()

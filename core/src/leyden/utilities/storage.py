@@ -3,8 +3,11 @@
 import errno
 import io
 import os
+import platform
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -13,8 +16,9 @@ from typing import IO, Any, Literal
 def replacing(path: str | os.PathLike[str], mode: str, storage_options: Any = None) -> Generator[IO[Any], None, None]:
     """Open a file for writing that replaces the one at ``path`` when the block ends without an error.
 
-    On a local disk either the old or the whole new file exists at any time, even if the process is killed or the
-    power fails. Text is written in UTF-8 without changing line ends. The file's directory is made if needed.
+    On a local disk either the old or one whole new file exists at any time, even if the process is killed, the power
+    fails, or others write to the same path. Text is written in UTF-8 without changing line ends. The file's directory
+    is made if needed.
 
     Args:
         path: A local path or a URL.
@@ -32,7 +36,7 @@ def replacing(path: str | os.PathLike[str], mode: str, storage_options: Any = No
         return
     target = local_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.part")  # always the same name, so killed runs leave at most one file
+    temporary = name_beside(target)
     try:
         with temporary.open(mode, **text) as file:
             yield file
@@ -43,6 +47,25 @@ def replacing(path: str | os.PathLike[str], mode: str, storage_options: Any = No
         temporary.unlink(missing_ok=True)
         raise
     flush_directory(target.parent)
+
+
+def name_beside(target: Path) -> Path:
+    """Return a name in the directory of ``target``, this thread's alone, for a file or link that it will rename.
+
+    A thread has one name in a directory, so it writes one file there at a time. What processes of this machine that
+    have ended have left there under such names is removed.
+    """
+    machine = f".leyden-{platform.node()}-"
+    for left in target.parent.glob(f"{escape(machine)}*.part") if os.name == "posix" else ():
+        try:
+            os.kill(int(left.stem.split("-")[-2]), 0)
+        except ProcessLookupError:
+            left.unlink(missing_ok=True)
+        except (OSError, ValueError, OverflowError):
+            continue  # the process is another user's, or this is no such name
+    own = target.with_name(f"{machine}{os.getpid()}-{threading.get_native_id()}.part")
+    own.unlink(missing_ok=True)  # in a container that is started again, the process before had the same number
+    return own
 
 
 def flush_directory(path: Path) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from leyden.utilities.storage import is_remote, replacing
+from leyden.utilities.storage import replacing
 from leyden_callbacks import storage
 from leyden_callbacks.checkpoint import Checkpoint
 from leyden_callbacks.fit_state import FitState
@@ -54,6 +54,12 @@ class CheckpointFiles(FitState, Checkpoint):
         self.auto_insert_metric_name = insert_names
         self._enable_version_counter = version_counter
         self.best_k_models: dict[str, Any] = {}
+        self._written: set[str] = set()
+        self._resumed_from = ""
+
+    @property
+    def _default_filename(self) -> str:
+        return f"{{epoch}}{self.CHECKPOINT_JOIN_CHAR}{{step}}"
 
     def format_checkpoint_name(
         self,
@@ -73,7 +79,7 @@ class CheckpointFiles(FitState, Checkpoint):
         Returns:
             The path in :attr:`dirpath`; the file name alone if there is no directory yet.
         """
-        join, template = self.CHECKPOINT_JOIN_CHAR, filename or self.filename
+        join, template = self.CHECKPOINT_JOIN_CHAR, filename or self.filename or self._default_filename
 
         def value(field: re.Match[str]) -> str:
             name = field["name"]
@@ -82,7 +88,7 @@ class CheckpointFiles(FitState, Checkpoint):
                 return text
             return f"{name.replace('/', '_')}{self.CHECKPOINT_EQUALS_CHAR}{text}"  # a name makes no directory
 
-        name = FIELD.sub(value, template or f"{{epoch}}{join}{{step}}")
+        name = FIELD.sub(value, template)
         parts = [prefix, name, None if ver is None else f"v{ver}"]
         name = join.join(part for part in parts if part is not None) + self.FILE_EXTENSION
         return os.path.join(self.dirpath, name) if self.dirpath else name
@@ -114,35 +120,52 @@ class CheckpointFiles(FitState, Checkpoint):
         if trainer.is_global_zero:
             path = self.format_checkpoint_name(metrics, template)
             version = self.STARTING_VERSION
-            while self._enable_version_counter and path != keep and storage.exists(path):
+            while self._enable_version_counter and storage.exists(path):
+                if path == keep and self._is_own(trainer, path):
+                    break
                 path = self.format_checkpoint_name(metrics, template, ver=version)
                 version += 1
         return trainer.strategy.broadcast(path)
 
+    def _pattern(self, template: str) -> re.Pattern[str]:
+        """What the file names of a template look like, with or without a version number."""
+        parts = [re.escape(part) for part in re.split(r"\{[^{}]*\}", template)]
+        join, extension = re.escape(self.CHECKPOINT_JOIN_CHAR), re.escape(self.FILE_EXTENSION)
+        return re.compile(".*".join(parts) + rf"({join}v\d+)?{extension}")
+
     def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
         """Return the paths of all files that ``save_last`` may have written, with or without a version number."""
-        parts = [re.escape(part) for part in re.split(r"\{[^{}]*\}", self.CHECKPOINT_NAME_LAST)]
-        join, extension = re.escape(self.CHECKPOINT_JOIN_CHAR), re.escape(self.FILE_EXTENSION)
-        pattern = re.compile(".*".join(parts) + rf"({join}v\d+)?{extension}")
+        pattern = self._pattern(self.CHECKPOINT_NAME_LAST)
         paths = storage.listing(self._resolve_dirpath(trainer))
         return {path for path in paths if pattern.fullmatch(os.path.basename(path))}
 
     def _may_remove(self, trainer: Trainer, previous: str, current: str) -> bool:
-        """Whether this run may remove ``previous``.
+        """Whether this run may remove ``previous``, which may have come from a checkpoint: only what is its own.
 
-        It may not remove the checkpoint that it resumed from, nor local files outside its own directory.
+        It may not remove the checkpoint that it resumed from.
         """
-        if not previous or previous == current:
+        if not previous or storage.place(previous) in (storage.place(current), self._resumed_from):
             return False
-        if is_remote(previous):
+        return self._is_own(trainer, previous)
+
+    def _is_own(self, trainer: Trainer, path: str) -> bool:
+        """Whether this callback has written ``path``, or it is a checkpoint by its place, name and kind.
+
+        The place is the callback's directory, and the name is one that the callback gives. A directory is a checkpoint
+        only if a plugin knows it as one.
+        """
+        if path in self._written:
             return True
-        resumed = trainer.ckpt_path
-        if resumed is not None and os.path.abspath(previous) == os.path.abspath(resumed):
+        directory = os.path.join(self.dirpath or "", "")
+        if not path.startswith(directory) or not storage.is_within(os.path.dirname(path), directory):
             return False
-        directory = os.path.join(os.path.abspath(self.dirpath or ""), "")
-        return os.path.abspath(previous).startswith(directory)
+        templates = (self.filename or self._default_filename, self.CHECKPOINT_NAME_LAST)
+        if not any(self._pattern(template).fullmatch(path[len(directory) :]) for template in templates):
+            return False
+        return storage.is_file(path) or trainer.plugin_manager.hook.leyden_describe_checkpoint(path=path) is not None
 
     def _remove(self, trainer: Trainer, path: str) -> None:
+        self._written.discard(path)
         if path and trainer.is_global_zero:
             trainer.strategy.checkpoint_io.remove_checkpoint(path)
             storage.remove_if_empty(os.path.dirname(path), self.dirpath or "")

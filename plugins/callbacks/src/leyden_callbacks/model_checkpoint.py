@@ -171,6 +171,7 @@ class ModelCheckpoint(CheckpointFiles):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose the directory, the same on every rank, and warn if it is not empty."""
         self.dirpath = directory = trainer.strategy.broadcast(self._resolve_dirpath(trainer))
+        self._resumed_from = storage.place(trainer.ckpt_path or "")
         if self.save_last == "link" and is_remote(directory):
             raise ValueError(f'ModelCheckpoint(save_last="link") needs a local directory, not {directory!r}; use True.')
         writes = stage == "fit" and self.save_top_k != 0 and not trainer.fast_dev_run
@@ -369,8 +370,11 @@ class ModelCheckpoint(CheckpointFiles):
         path = self._last_path(trainer, candidates)
         if self.save_last == "link" and self._last_checkpoint_saved and self.save_top_k != 0:
             if trainer.is_global_zero:
+                if storage.is_directory(path) and self._is_own(trainer, path):
+                    self._remove(trainer, path)
                 storage.link(self._last_checkpoint_saved, path)
             trainer.strategy.barrier()
+            self._written.add(path)
             self.last_model_path = path
         else:
             self._save_checkpoint(trainer, path, last_model_path=path)
@@ -400,6 +404,7 @@ class ModelCheckpoint(CheckpointFiles):
             self._coming_last = ""
         self._last_global_step_saved = trainer.global_step
         self._last_checkpoint_saved = path
+        self._written.add(path)
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.after_save_checkpoint(self)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
-from leyden.utilities.storage import file_system, is_remote
+from leyden.utilities.storage import file_system, is_remote, name_beside
 
 
 def normalised(path: str | os.PathLike[str]) -> str:
@@ -20,6 +21,30 @@ def exists(path: str) -> bool:
         return os.path.exists(path)
     filesystem, name = file_system(path)
     return bool(filesystem.exists(name))
+
+
+def is_file(path: str) -> bool:
+    """Whether ``path`` is a file or a local link."""
+    if not is_remote(path):
+        return os.path.isfile(path) or os.path.islink(path)
+    filesystem, name = file_system(path)
+    return bool(filesystem.isfile(name))
+
+
+def is_directory(path: str) -> bool:
+    """Whether ``path`` is a local directory and no link to one."""
+    return os.path.isdir(path) and not os.path.islink(path)
+
+
+def place(path: str) -> str:
+    """Return what all spellings of a path have in common: the path in its file system, with links resolved."""
+    _, is_url, inner = path.rpartition("://")
+    return os.path.realpath("/" + inner.lstrip("/") if is_url else path) if path else ""
+
+
+def is_within(path: str, directory: str) -> bool:
+    """Whether ``path`` is ``directory`` or lies in it, when links are resolved."""
+    return os.path.join(place(path), "").startswith(os.path.join(place(directory), ""))
 
 
 def listing(directory: str) -> list[str]:
@@ -45,25 +70,15 @@ def remove_if_empty(directory: str, within: str) -> None:
 def link(target: str, path: str) -> None:
     """Make ``path`` a symbolic link to ``target``, or a copy of it where links are not allowed.
 
-    An existing ``path`` is replaced. The link is made under another name and renamed, so that an existing file or
+    An existing file or link is replaced. The link is made under another name and renamed, so that an existing file or
     link is never missing in between.
     """
     if os.path.abspath(target) == os.path.abspath(path):
         return
-    beside = f"{path}.new"
-    _discard(beside)
+    beside = name_beside(Path(path))
     try:
-        os.symlink(os.path.relpath(target, os.path.dirname(path)), beside)
+        beside.symlink_to(os.path.relpath(target, os.path.dirname(path)))
     except OSError:  # Windows lets only privileged users make symbolic links
         copy = shutil.copytree if os.path.isdir(target) else shutil.copyfile
         copy(target, beside)
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)  # a rename can't replace a directory that has content
     os.replace(beside, path)
-
-
-def _discard(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-    elif os.path.lexists(path):
-        os.remove(path)

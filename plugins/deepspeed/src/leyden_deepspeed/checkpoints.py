@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import importlib
 import os
+import secrets
+import shlex
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,26 @@ ENGINE_KEY = "deepspeed"  # the part of a checkpoint that says which engines can
 
 def is_directory(path: str) -> bool:
     """Whether ``path`` is a checkpoint of this strategy."""
-    return not is_remote(path) and (local_path(path) / REST).is_file()
+    return not is_remote(path) and (local_path(path) / REST).is_file() and (local_path(path) / TAG).is_dir()
+
+
+def describe(path: str) -> str | None:
+    """Say what a checkpoint of DeepSpeed's is, for whom a file is needed; None for another directory.
+
+    Args:
+        path: The local directory.
+    """
+    if is_directory(path):
+        return (
+            "it is a checkpoint of strategy='deepspeed', which resumes from it; for others, make one file of its "
+            f"weights: python -m leyden_deepspeed.consolidate {shlex.quote(path)} whole.ckpt"
+        )
+    if (local_path(path) / TAG).is_dir() or (local_path(path) / "latest").is_file():
+        return (
+            "it is a checkpoint that DeepSpeed wrote, but not under Leyden, which does not read it; make one file of "
+            "its weights with the zero_to_fp32.py in it"
+        )
+    return None
 
 
 def read_weights(path: Path) -> dict[str, Any]:
@@ -105,9 +127,9 @@ class EngineCheckpoints(ParallelStrategy):
             )
         for rank in checkpoint[CHECKPOINT_KEY]["ranks"]:
             rank["gradients"] = {}  # only the engine could load them
-        beside = target.with_name(f".{target.name}.part")
+        beside = target.with_name(self.broadcast(f".{target.name}.{secrets.token_hex(4)}.part"))
+        unfinished = list(target.parent.glob(f"{glob.escape(f'.{target.name}.')}????????.part"))
         if self.is_global_zero:
-            _remove(beside)
             beside.mkdir(parents=True)
         if self._parts is not None:
             self._parts.exchange()
@@ -123,7 +145,8 @@ class EngineCheckpoints(ParallelStrategy):
             if target.exists():
                 os.replace(target, aside)
             os.replace(beside, target)
-            _remove(aside)
+            for left in (aside, *unfinished):  # by runs that were killed
+                _remove(left)
 
     # -- loading ---------------------------------------------------------------------------------------------------
 
@@ -131,16 +154,10 @@ class EngineCheckpoints(ParallelStrategy):
         """Read a file or a directory; the engine loads the weights and the optimizer's state of a directory later.
 
         Raises:
-            MisconfigurationException: ``weights_only`` forbids DeepSpeed's pickles, or the directory is no checkpoint
-                of this strategy.
+            MisconfigurationException: ``weights_only`` forbids DeepSpeed's pickles, or the directory is another's.
         """
         self._to_load = None
         if not is_directory(path):
-            if not is_remote(path) and local_path(path).is_dir():
-                raise MisconfigurationException(
-                    f"The directory {path!r} is no checkpoint of strategy='deepspeed': it has no {REST}. Resume with "
-                    "the strategy that wrote it, or turn it into one file first."
-                )
             return super().load_checkpoint(path, weights_only)
         if weights_only:
             raise MisconfigurationException(

@@ -33,7 +33,7 @@ def consolidate(source: str, target: str) -> None:
         MisconfigurationException: ``source`` is no checkpoint of strategy="deepspeed".
     """
     if not is_directory(source):
-        raise MisconfigurationException(f"{source!r} is no checkpoint of strategy='deepspeed': it has no {REST}.")
+        raise MisconfigurationException(f"{source!r} is no checkpoint of strategy='deepspeed'.")
     if local_path(target).exists():
         raise FileExistsError(f"There is something at {target!r} already; remove it, or write elsewhere.")
     directory = local_path(source)

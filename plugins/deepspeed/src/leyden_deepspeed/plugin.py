@@ -32,3 +32,11 @@ def leyden_configure(trainer: Any) -> None:
     module = sys.modules.get(TARGET.partition(":")[0])  # None: not imported, so no Trainer uses it
     if module is not None and isinstance(trainer.strategy, module.DeepSpeedStrategy):
         trainer.strategy.complete_config(trainer)
+
+
+@hookimpl
+def leyden_describe_checkpoint(path: str) -> str | None:
+    """Say what a checkpoint of DeepSpeed's is where a file is needed."""
+    from leyden_deepspeed import checkpoints
+
+    return checkpoints.describe(path)

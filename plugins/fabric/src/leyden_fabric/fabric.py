@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from leyden import LightningModule
 from leyden.strategies import Strategy
+from leyden.utilities.exceptions import CheckpointCorruptedError
 from leyden.utilities.rank_zero import rank_zero_deprecation
 from leyden.utilities.rng import seed_everything
 from leyden_fabric import state as saved
@@ -357,8 +358,15 @@ class Fabric(Processes, Reporting):
 
         Raises:
             KeyError: The checkpoint lacks something, and ``strict`` is True.
+            RuntimeError: It is damaged, or holds objects that only ``weights_only=False`` loads.
         """
-        checkpoint = self._strategy.load_checkpoint(os.fspath(path), weights_only)
+        try:
+            checkpoint = self._strategy.load_checkpoint(os.fspath(path), weights_only)
+        except CheckpointCorruptedError as error:
+            if "are no data" not in str(error):
+                raise
+            advice = "pass weights_only=False only if you trust where it comes from, since that runs its code."
+            raise RuntimeError(f"{str(path)!r} holds objects that are no data; {advice}") from error
         if state:
             saved.restore(self._strategy, state, checkpoint, strict)
         self.barrier("load")

@@ -39,7 +39,7 @@ def consolidate(source: str, target: str) -> None:
         raise FileNotFoundError(f"There is no checkpoint at {source!r}.")
     if local_path(target).exists():
         raise FileExistsError(f"There is something at {target!r} already; remove it, or write elsewhere.")
-    if directory.is_directory(source):
+    if local_path(source).is_dir():
         _to_file(source, target)
     else:
         _to_directory(source, target)

@@ -14,11 +14,12 @@ import io
 import os
 import pickle
 import re
+import shlex
 import shutil
 import warnings
 import zipfile
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,36 @@ from leyden.utilities.exceptions import CheckpointCorruptedError
 from leyden.utilities.storage import flush_directory, is_remote, local_path
 
 STATE_FILE = "leyden.ckpt"
+_SHARDS = re.compile(r"shards-(\d+)")
 _TENSOR = "tensor in the shards"  # the only key of a dict that stands for a tensor
 
 
 def is_directory(path: str) -> bool:
-    """Whether there is a directory at ``path``, as a sharded checkpoint has it."""
-    return not is_remote(path) and local_path(path).is_dir()
+    """Whether there is a sharded checkpoint at ``path``, or one that was never finished."""
+    return not is_remote(path) and bool(_numbers(local_path(path)))
+
+
+def _names_in(directory: Path) -> list[str]:
+    return os.listdir(directory) if directory.is_dir() else []
+
+
+def describe(path: str) -> str | None:
+    """Say what a sharded checkpoint is, for whom a file is needed; None for another directory.
+
+    Args:
+        path: The local directory.
+    """
+    if is_directory(path):
+        return (
+            "it is a sharded checkpoint, which the strategies of leyden-sharded (fsdp, zero_1, zero_2, …) resume from; "
+            f"for others, make one file of it: python -m leyden_sharded.consolidate {shlex.quote(path)} whole.ckpt"
+        )
+    if ".metadata" in _names_in(local_path(path)):
+        return (
+            "it is a distributed checkpoint of PyTorch or Lightning, which Leyden does not read; make one file of its "
+            "tensors: python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
+        )
+    return None
 
 
 def take_out(tree: Any, tensors: dict[str, Tensor], where: str, kind: type[Tensor] = Tensor) -> Any:
@@ -189,9 +214,11 @@ def open_directory(path: str, weights_only: bool | None = None) -> tuple[dict[st
     if not (directory / STATE_FILE).is_file():
         raise CheckpointCorruptedError(
             f"The directory {path!r} has no {STATE_FILE}, which is written last, so it is a checkpoint that was never "
-            "finished, or no checkpoint; load an older one."
+            "finished; load an older one."
         )
     stored = TorchCheckpointIO().load_checkpoint(str(directory / STATE_FILE), "cpu", weights_only)
+    if not isinstance(stored, dict) or not _SHARDS.fullmatch(str(stored.get("shards"))):  # a path could lead elsewhere
+        raise CheckpointCorruptedError(f"{STATE_FILE} in {path!r} does not name its shards; load an older checkpoint.")
     return stored["checkpoint"], Shards(directory / stored["shards"])
 
 
@@ -252,6 +279,9 @@ def _read_metadata(directory: Path) -> Metadata:
             metadata = _DataUnpickler(file).load()
         if not isinstance(metadata, Metadata):
             raise pickle.UnpicklingError(f"it is a {type(metadata).__name__}")
+        files = {info.relative_path for info in metadata.storage_data.values()}
+        if elsewhere := [name for name in files if name != os.path.basename(name)]:
+            raise pickle.UnpicklingError(f"it names files elsewhere ({elsewhere[0]!r})")
     except Exception as error:  # unpickling raises many kinds of errors for a wrong byte
         raise CheckpointCorruptedError(f"{str(path)!r} can't be read as a checkpoint's metadata: {error}.") from error
     return metadata
@@ -261,13 +291,20 @@ def _read_metadata(directory: Path) -> Metadata:
 
 
 def new_shards(path: str) -> Path:
-    """The path of a new directory for shards within the checkpoint ``path``; a file at ``path`` is moved aside."""
+    """Make a new directory for shards within the checkpoint ``path``; a file at ``path`` is moved aside."""
     directory = local_path(path)
     if directory.is_file():
         _move_aside(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    numbers = [int(match[1]) for name in os.listdir(directory) if (match := re.fullmatch(r"shards-(\d+)", name))]
-    return directory / f"shards-{max(numbers, default=0) + 1}"
+    while True:
+        shards = directory / f"shards-{max(_numbers(directory), default=0) + 1}"
+        with suppress(FileExistsError):  # another run that saves to the same path has just made it
+            shards.mkdir()
+            return shards
+
+
+def _numbers(directory: Path) -> list[int]:
+    return [int(match[1]) for name in _names_in(directory) if (match := _SHARDS.fullmatch(name))]
 
 
 def save_options(shards: Path) -> dict[str, Any]:
@@ -291,21 +328,26 @@ def _alone() -> Generator[None, None, None]:
 
 
 def finish(path: str, state: dict[str, Any], shards: Path) -> None:
-    """Finish a checkpoint whose shards are written, and remove older shards; called in one process.
+    """Finish a checkpoint whose shards are written, and remove older ones; called in one process.
 
     Args:
         path: The checkpoint.
         state: The checkpoint with keys in the places of tensors.
         shards: The directory of the shards.
+
+    Raises:
+        FileNotFoundError: Another run has saved to the same path meanwhile, and removed the shards.
     """
     directory = local_path(path)
+    if not (shards / ".metadata").is_file():
+        raise FileNotFoundError(f"{str(shards)!r} is gone: another run saves to {path!r}; save elsewhere.")
     for place in (shards, directory):
         flush_directory(place)
     TorchCheckpointIO().save_checkpoint({"checkpoint": state, "shards": shards.name}, str(directory / STATE_FILE))
     flush_directory(directory.parent)
-    for older in directory.glob("shards-*"):
-        if older.name != shards.name:
-            shutil.rmtree(older)
+    for number in _numbers(directory):
+        if number < int(shards.name.removeprefix("shards-")):
+            shutil.rmtree(directory / f"shards-{number}")
     TorchCheckpointIO().remove_checkpoint(str(_aside(directory)))
 
 
@@ -316,13 +358,13 @@ def step_aside(path: str) -> Path | None:
         Where it was moved; None if there is no directory at ``path``.
 
     Raises:
-        IsADirectoryError: The directory at ``path`` is no checkpoint.
+        IsADirectoryError: The directory at ``path`` is no sharded checkpoint.
     """
     directory = local_path(path)
     if is_remote(path) or not directory.is_dir():
         return None
-    if not (directory / STATE_FILE).is_file() and any(directory.iterdir()):
-        raise IsADirectoryError(f"{path!r} is a directory but no checkpoint, so it is not replaced; save elsewhere.")
+    if not is_directory(path) and any(directory.iterdir()):
+        raise IsADirectoryError(f"{path!r} is no sharded checkpoint, so it is not replaced; save elsewhere.")
     return _move_aside(directory)
 
 

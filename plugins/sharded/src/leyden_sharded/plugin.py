@@ -29,3 +29,11 @@ def leyden_components() -> Iterator[Component]:
         if name != "model_parallel":
             spawned = {"arguments": {**arguments, "start_method": "spawn"}}
             yield Component("strategy", f"{name}_spawn", target, spawned)
+
+
+@hookimpl
+def leyden_describe_checkpoint(path: str) -> str | None:
+    """Say what a sharded checkpoint is where a file is needed."""
+    from leyden_sharded import directory
+
+    return directory.describe(path)
