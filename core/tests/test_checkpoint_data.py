@@ -170,6 +170,31 @@ def test_what_is_kept_of_values_that_are_not_plain(trained, tmp_path, case):
     assert torch.equal(loaded, expected) if isinstance(expected, torch.Tensor) else loaded == expected
 
 
+def laughs(levels=12, width=9):
+    """A list in lists, all of them shared, that would be of 9 to the power of 12 texts if it were unpacked."""
+    value = ["x"] * width
+    for _ in range(levels):
+        value = [value] * width
+    return value
+
+
+def test_shared_references_stay_shared(trained, tmp_path):
+    layers = [1, {"width": 2}]
+    values = {"encoder": layers, "decoder": layers, "bad": {"f": len, "layers": layers}, "laughs": laughs()}
+    with pytest.warns(UserWarning, match=r"hyper_parameters\.bad\.f"):
+        loaded = save_hparams(trained, tmp_path / "shared.ckpt", values)
+    assert loaded["encoder"] is loaded["decoder"] is loaded["bad"]["layers"]
+    assert loaded["encoder"] == layers
+    assert loaded["laughs"][0] is loaded["laughs"][8]
+    assert (tmp_path / "shared.ckpt").stat().st_size < 100_000
+
+
+def test_what_two_names_share_and_is_no_data_is_left_out_of_both(trained, tmp_path):
+    bad = [len]
+    with pytest.warns(UserWarning, match=r"hyper_parameters\.a, hyper_parameters\.b"):
+        assert save_hparams(trained, tmp_path / "shared.ckpt", {"a": bad, "b": bad, "c": 1}) == {"c": 1}
+
+
 def test_hyperparameters_that_are_no_data_are_named_once_when_the_run_begins(tmp_path):
     class Model(LoggingModel):
         def __init__(self, width, backbone, act):

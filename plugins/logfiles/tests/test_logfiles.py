@@ -15,6 +15,7 @@ import yaml
 import leyden as pl
 from leyden.demos import BoringModel
 from leyden_logfiles import RunDirectoryLogger, load_hparams, save_hparams
+from leyden_logfiles.hparams import multiplies
 
 
 class Lines(RunDirectoryLogger):
@@ -175,3 +176,77 @@ def test_files_that_can_not_be_read_are_named(checkpoint, tmp_path, name, error)
     (tmp_path / "hparams.txt").write_text("width: 9")
     with pytest.raises(error, match=name):
         Sized.load_from_checkpoint(checkpoint, hparams_file=tmp_path / name)
+
+
+def laughs(levels=12):
+    """YAML of references that stand for 9 to the power of 12 texts, and what it would be as data."""
+    lists = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lists += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, levels)]
+    return "\n".join(["width: 2", *lists])
+
+
+NO_HPARAMS = {
+    "laughs.yaml": (laughs(), "its references .* make very many values of few"),
+    "merged.yaml": (laughs().replace("[", "{<<: [").replace("]", "]}").replace("x", "{x: 1}"), "references"),
+    "itself.yaml": ("width: &a [1, *a]", "refer to themselves"),
+    "deep.yaml": ("width: " + "[" * 5000, "recursion"),
+    "list.yaml": ("- 1\n- 2\n", "it holds a list, and no mapping"),
+    "broken.yaml": ("width: [1, 2\nx: }{\n", "flow sequence"),
+    "tag.yaml": ("width: !!python/object/apply:os.mkdir ['made']", "could not determine a constructor"),
+    "bytes.yaml": (b"\xff\xfe\x00", "utf-8"),
+    "control.yaml": (b"width: \x01", "special characters"),
+    "bytes.csv": (b"key,value\n\xff,1", "utf-8"),
+    "columns.csv": ("a,b\nwidth,2\n", "no columns"),
+    "empty.csv": ("", "no columns"),
+    "field.csv": ("key,value\nwidth," + "1" * 200_000, "field larger"),
+}
+
+
+@pytest.mark.parametrize("name", NO_HPARAMS)
+def test_what_holds_no_hyperparameters_is_said_in_a_sentence(checkpoint, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    text, said = NO_HPARAMS[name]
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(
+        ValueError, match=rf"^hparams_file='.*{name}' can't be read as hyperparameters: .*{said}"
+    ) as error:
+        Sized.load_from_checkpoint(checkpoint, hparams_file=tmp_path / name)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("value", ["-" * 5000 + "1", "(" * 5000, "[" * 50, "{[]: 1}", "1 + 'a'", "9" * 5000, "\0", ""])
+def test_text_of_a_table_that_is_no_literal_stays_text(tmp_path, value):
+    path = tmp_path / "hparams.csv"
+    path.write_text(f'key,value\nwidth,"{value}"\n')
+    assert load_hparams(path) == {"width": value}
+
+
+def test_references_within_reason_are_read_and_an_empty_file_has_none(tmp_path):
+    path = tmp_path / "hparams.yaml"
+    path.write_text("base: &base {lr: 0.1, sizes: &s [1, 2]}\nencoder: {<<: *base, width: 2}\nsizes: *s\n")
+    sizes = [1, 2]
+    assert load_hparams(path) == {
+        "base": {"lr": 0.1, "sizes": sizes}, "encoder": {"lr": 0.1, "sizes": sizes, "width": 2}, "sizes": sizes,
+    }  # fmt: skip
+    path.write_text("# nothing\n")
+    assert load_hparams(path) == {}
+
+
+def test_much_that_is_written_out_does_not_multiply():
+    assert not multiplies({"weights": [0.5] * 200_000, "sizes": [[1, 2]] * 30_000})
+    assert multiplies({"weights": [[0.5] * 400] * 400})
+
+
+def test_values_that_are_shared_are_written_once(tmp_path):
+    value: Any = ["x"] * 9
+    for _ in range(12):
+        value = [value] * 9
+    itself: dict[str, Any] = {"name": "itself"}
+    itself["again"] = itself
+    save_hparams(str(tmp_path / "hparams.yaml"), {"laughs": value, "again": value, "itself": itself})
+    assert (tmp_path / "hparams.yaml").stat().st_size < 10_000
+    loaded = yaml.safe_load((tmp_path / "hparams.yaml").read_text())
+    assert loaded["laughs"] is loaded["again"]
+    assert loaded["laughs"][0] is loaded["laughs"][8]
+    assert loaded["itself"]["name"] == "itself"

@@ -419,3 +419,13 @@ def test_tensorboard_is_not_imported_before_something_is_logged():
         "assert not {'tensorboard', 'yaml', 'fsspec', 'torch.utils.tensorboard'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def test_hyperparameters_that_multiply_by_being_shared_are_not_written_out():
+    from leyden_tensorboard.hyperparameters import as_plain_scalars
+
+    value, table = ["x"] * 9, {"x": 1}
+    for _ in range(12):
+        value, table = [value] * 9, dict.fromkeys("abcdefghi", table)
+    scalars = as_plain_scalars({"lr": 0.1, "value": value, "table": table})
+    assert scalars == {"lr": 0.1, "value": "(too many values)", "table": "(too many values)"}

@@ -40,18 +40,18 @@ class NotPlainError(TypeError):
     """Raised for a value that is not plain data: loading it would run code or import a name from the file."""
 
 
-def to_plain(value: Any, where: str = "", dropped: list[str] | None = None, within: tuple[int, ...] = ()) -> Any:
+def to_plain(value: Any, where: str = "", dropped: list[str] | None = None, known: dict[int, Any] | None = None) -> Any:
     """Convert a value to plain data, which ``torch.load(weights_only=True)`` can load.
 
     NumPy values become numbers and tensors, paths become strings, enums their values, dates text, named tuples
-    tuples, and dataclasses and Namespaces dicts.
+    tuples, and dataclasses and Namespaces dicts. A value that is there more than once is converted once, and shared.
 
     Args:
         value: Any value.
         where: The key path of ``value``, for messages.
         dropped: A list to which the paths of dict entries are added that are not plain data and were left out. With
             None such entries raise an error.
-        within: The ``id`` of every collection that contains ``value``.
+        known: For the ``id`` of every value seen, the value, and what it was converted to unless it contains this one.
 
     Raises:
         NotPlainError: The value is not plain data, and is not an entry of a dict that could be left out.
@@ -62,17 +62,25 @@ def to_plain(value: Any, where: str = "", dropped: list[str] | None = None, with
         return _plain_subclass(value, where)
     if isinstance(value, Tensor):
         return value if type(value) in get_safe_globals() else value.as_subclass(Tensor)
-    if id(value) in within:
+    known = {} if known is None else known
+    seen = known.setdefault(id(value), [])
+    if not seen:
+        seen.append(value)
+        seen.append(_convert(value, where, dropped, known))
+    elif len(seen) == 1:
         raise NotPlainError(f"{where} is a collection that contains itself.")
-    within = (*within, id(value))
+    return seen[1]
+
+
+def _convert(value: Any, where: str, dropped: list[str] | None, known: dict[int, Any]) -> Any:
     if isinstance(value, Mapping):
-        return _plain_mapping(value, where, dropped, within)
+        return _plain_mapping(value, where, dropped, known)
     if isinstance(value, (list, tuple, deque, range)):
-        items = [to_plain(v, f"{where}[{i}]", dropped, within) for i, v in enumerate(value)]
+        items = [to_plain(v, f"{where}[{i}]", dropped, known) for i, v in enumerate(value)]
         return tuple(items) if isinstance(value, tuple) else items
     if isinstance(value, (set, frozenset)):
-        return {to_plain(v, where, dropped, within) for v in value}
-    return to_plain(_simpler(value, where), where, dropped, within)
+        return {to_plain(v, where, dropped, known) for v in value}
+    return to_plain(_simpler(value, where), where, dropped, known)
 
 
 def _plain_subclass(value: Any, where: str) -> Any:
@@ -84,14 +92,14 @@ def _plain_subclass(value: Any, where: str) -> Any:
     return next(plain(value) for base, plain in _PLAIN_BASES.items() if isinstance(value, base))
 
 
-def _plain_mapping(value: Mapping[Any, Any], where: str, dropped: list[str] | None, within: tuple[int, ...]) -> Any:
+def _plain_mapping(value: Mapping[Any, Any], where: str, dropped: list[str] | None, known: dict[int, Any]) -> Any:
     if isinstance(value, OrderedDict) and all(type(v) in (Tensor, Parameter) for v in value.values()):
         return value  # the state of a module, whose metadata must be kept
     plain = {}
     for key, member in value.items():
         path = f"{where}.{key}" if where else str(key)
         try:
-            plain[to_plain(key, path)] = to_plain(member, path, dropped, within)
+            plain[to_plain(key, path)] = to_plain(member, path, dropped, known)
         except Exception:  # NotPlainError, or any error from the methods of a user's object
             if dropped is None:
                 raise

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from leyden_logfiles.hparams import flatten_params
+from leyden_logfiles.hparams import flatten_params, multiplies
 
 
 def as_plain_scalars(params: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
     """Flatten nested mappings, Namespaces and dataclasses to ``outer/inner``; values other than scalars become text."""
-    return {name: _scalar(value) for name, value in flatten_params(_open(params)).items()}
+    small = {name: "(too many values)" if multiplies(value) else value for name, value in params.items()}
+    return {name: _scalar(value) for name, value in flatten_params(_open(small)).items()}
 
 
 def _open(value: Any) -> Any:
