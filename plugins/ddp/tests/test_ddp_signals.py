@@ -1,16 +1,21 @@
 """Signals to a run of one process, and ``ckpt_path="hpc"``; for several processes see ``test_ddp_clusters.py``."""
 
+import multiprocessing
+import os
 import signal
 import threading
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 import leyden as pl
+from leyden.callbacks import ModelCheckpoint
 from leyden.plugins import SLURMEnvironment
 from leyden.utilities.exceptions import SIGTERMException
+from leyden_testing.forking import PATIENCE, Forked
 from leyden_testing.reporting import Model, Validated, alone, loader
-from leyden_testing.training import same_weights
+from leyden_testing.training import quiet_trainer, same_weights
 
 
 @pytest.fixture
@@ -136,6 +141,109 @@ def test_without_the_plugin_signals_are_left_alone(tmp_path, called):
     trainer.plugin_manager.infos = [r for r in trainer.plugin_manager.infos if r.name != "ddp"]
     trainer.fit(Model(), loader(8))
     assert (trainer.received_sigterm, trainer.global_step, called) == (False, 4, [signal.SIGTERM])
+
+
+class Grouped(Validated):
+    """Sends a signal to all processes of its session, its loaders' workers among them.
+
+    Args:
+        number: The signal.
+        rank: The rank that sends it.
+    """
+
+    def __init__(self, number=signal.SIGTERM, rank=0):
+        super().__init__()
+        self.number, self.rank, self.at = number, rank, 3
+
+    def on_train_batch_start(self, batch, batch_idx):
+        if self.number and batch_idx == self.at and self.global_rank == self.rank:
+            os.killpg(0, self.number)
+
+
+def train_in_session(tmp_path, number=signal.SIGTERM, **options):
+    """Train with workers in a session of its own; returns how it ended, and what it said."""
+
+    def script():
+        workers = {"num_workers": 2, "persistent_workers": True}
+        saving = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=0, save_on_exception=True)
+        trainer = quiet_trainer(tmp_path, callbacks=[saving], enable_checkpointing=True, **options)
+        trainer.fit(Grouped(number, trainer.world_size - 1), loader(40, **workers), loader(4, **workers))
+
+    process = Forked(script, tmp_path / "said")
+    return process.wait(), process.said
+
+
+@pytest.mark.filterwarnings("ignore:The checkpoint holds the state of callbacks")
+@pytest.mark.parametrize("options", [{}, {"devices": 2, "strategy": "ddp_fork"}], ids=["alone", "two processes"])
+def test_sigterm_to_all_processes_of_a_job_ends_it_at_the_next_step(tmp_path, options):
+    """In Lightning the workers are killed, and the fit dies with a traceback in whatever it was doing."""
+    code, said = train_in_session(tmp_path, **options)
+    assert code == 143, said
+    assert "Traceback" not in said
+    assert "killed by signal" not in said
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["step=4.ckpt"]
+    if not options:
+        whole, resumed = Grouped(None), Grouped(None)
+        alone(tmp_path / "whole").fit(whole, loader(40), loader(4))
+        alone(tmp_path / "resumed").fit(resumed, loader(40), loader(4), ckpt_path=tmp_path / "step=4.ckpt")
+        assert same_weights(whole, resumed)
+
+
+def test_an_interruption_of_all_processes_is_one_of_the_run_alone(tmp_path):
+    code, said = train_in_session(tmp_path, signal.SIGINT)
+    assert code == 1
+    assert said.count("Traceback") == 1
+    assert said.rstrip().endswith("KeyboardInterrupt")
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["step=3.ckpt"]
+
+
+def test_a_run_that_was_asked_to_end_is_saved_when_it_is_asked_again(tmp_path, called):
+    """Not all processes of a job get a signal at once, and they end together when one of them has got it."""
+    again = Raise("on_exception", at=1)
+    saving = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=0, save_on_exception=True)
+    callbacks = [Raise("on_after_backward"), again, saving]
+    trainer = quiet_trainer(tmp_path, callbacks=callbacks, enable_checkpointing=True)
+    own = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which would end the tests
+    with pytest.raises(SIGTERMException):
+        trainer.fit(Model(), loader(8))
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    signal.signal(signal.SIGTERM, own)
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["step=1.ckpt"]
+
+
+class Endless(torch.utils.data.Dataset):
+    """Rows of which the last never comes."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        while index == 3:
+            signal.pause()
+        return torch.zeros(4), torch.zeros(2), index
+
+
+def test_a_worker_that_hangs_is_killed_with_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
+    rows, workers = DataLoader(Endless(), num_workers=2, prefetch_factor=1), []
+
+    class Watching(Model):
+        def on_train_batch_end(self, *_):
+            workers[:] = multiprocessing.active_children()
+
+    trainer = alone(tmp_path, max_steps=1)
+    trainer.fit(Watching(), rows)
+    assert len(workers) == 2
+    assert not any(worker.is_alive() for worker in workers)
+    assert rows.worker_init_fn is None
+
+
+def test_what_the_user_has_a_worker_do_first_is_done(tmp_path):
+    told = multiprocessing.Queue()
+    rows = loader(4, num_workers=1, worker_init_fn=told.put)
+    alone(tmp_path).fit(Model(), rows)
+    assert told.get(timeout=PATIENCE) == 0
 
 
 @pytest.fixture

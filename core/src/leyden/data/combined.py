@@ -166,9 +166,10 @@ class CombinedLoader(Iterable[Any]):
     def stop_workers(self) -> None:
         """End the loaders' worker processes, which an error's traceback would keep; a new iteration starts new ones."""
         for iterator in self._opened.values():
-            shutdown = getattr(iterator, "_shutdown_workers", None)
-            if shutdown is not None:
-                shutdown()
+            if hasattr(iterator, "_shutdown_workers"):
+                iterator._shutdown_workers()
+                for worker in iterator._workers:  # type: ignore[attr-defined]
+                    worker.kill()  # one that hangs and takes no notice of SIGTERM
         for loader in self._flattened:
             if isinstance(loader, DataLoader):
                 loader._iterator = None

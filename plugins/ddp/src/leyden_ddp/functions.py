@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _PATIENCE = 2 * GRACE + 2 * INTERVAL  # seconds that the other processes have to end when one has failed
+_AT_ONCE = 1.0  # seconds within which several signals are one
 _UNGUARDED = 78  # exit code of a process that tried to start processes itself while it imported the script
 
 
@@ -264,18 +265,22 @@ def _first(endings: dict[int, Ending]) -> int:
 
 @contextmanager
 def _forwarding_sigterm(processes: list[Any]) -> Generator[None, None, None]:
-    """A block that forwards SIGTERM to the processes, which agree on where to end; a second one kills them."""
+    """A block that forwards SIGTERM to the processes, which agree on where to end; a later one kills them.
+
+    Some programs, ``timeout`` for one, send it twice at once, to the process and to its group.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    asked = False
+    asked_at: float | None = None
 
     def forward(number: int, frame: Any) -> None:
-        nonlocal asked
+        nonlocal asked_at
+        now = time.monotonic()
+        asked_at = now if asked_at is None else asked_at
         for process in processes:
-            process.kill() if asked else process.terminate()
-        asked = True
+            process.kill() if now > asked_at + _AT_ONCE else process.terminate()
 
     previous = signal.signal(signal.SIGTERM, forward)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from leyden import Component, hookimpl
@@ -56,6 +56,17 @@ def leyden_find_checkpoint(trainer: Trainer, ckpt_path: str | None, fn: str) -> 
     return requeue.resumes_from(trainer) if ckpt_path is None and fn == "fit" else None
 
 
+@hookimpl(wrapper=True)
+def leyden_prepare_loader(owner: Any) -> Generator[None, Any, Any]:
+    """Have the workers of a Trainer's loaders outlast the signals that ask the run to end."""
+    loader = yield
+    if not hasattr(owner, "asked_to_end"):  # a Fabric, which watches for no signal
+        return loader
+    from leyden_ddp.workers import undisturbed
+
+    return undisturbed(loader)
+
+
 @hookimpl(trylast=True)  # after hooks that set handlers of their own, so that these are called too
 def setup(trainer: Trainer, stage: str) -> None:
     """Begin to watch for signals in an evaluation."""
@@ -82,7 +93,8 @@ def teardown(trainer: Trainer) -> None:
     signals.end_if_asked_too_late(trainer)
 
 
-@hookimpl(tryfirst=True)
-def on_exception(trainer: Trainer) -> None:
-    """Stop watching for signals."""
-    signals.give_back(trainer)
+@hookimpl(wrapper=True, tryfirst=True)
+def on_exception(trainer: Trainer, exception: BaseException) -> Generator[None, Any, Any]:
+    """Stop watching for signals; after a signal only when all others know that the run ends."""
+    with signals.ending(trainer, exception):
+        return (yield)

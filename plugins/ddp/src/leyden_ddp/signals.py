@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import threading
 from collections.abc import Generator
@@ -36,6 +37,25 @@ def watch(trainer: Trainer) -> None:
 def give_back(trainer: Trainer) -> None:
     """Restore the handlers that were there before the run."""
     trainer.run.stash.pop(HANDLERS, ExitStack()).close()
+
+
+@contextmanager
+def ending(trainer: Trainer, error: BaseException) -> Generator[None, None, None]:
+    """The block in which others are told of the error that ends a run.
+
+    A run that was asked to end takes no harm when it is asked again: whoever sends SIGTERM to all processes of a job
+    does not reach them all at once, and a launcher may send it on. Another run can be ended by a signal at once.
+    """
+    asked = isinstance(error, SIGTERMException)
+    if not asked:
+        give_back(trainer)
+    try:
+        yield
+    finally:
+        watched = HANDLERS in trainer.run.stash
+        give_back(trainer)
+        if asked and watched and multiprocessing.parent_process() is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent, which sends it on, kills what does not end
 
 
 def end_if_asked_too_late(trainer: Trainer) -> None:
