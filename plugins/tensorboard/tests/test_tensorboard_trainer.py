@@ -122,3 +122,36 @@ def test_images_go_through_the_experiment(tmp_path):
     trainer = quiet_trainer(tmp_path, logger=None, callbacks=[Draws()], **LOGGED)
     trainer.fit(make_model(pl), loader(16), loader(16))
     assert [event.step for event in EventAccumulator(trainer.log_dir).Reload().Images("weights")] == [8]
+
+
+class SaveOnce(pl.Callback):
+    """Saves a checkpoint after a number of steps.
+
+    Args:
+        path: Its path.
+        step: The number.
+    """
+
+    def __init__(self, path, step):
+        self.path, self.step = path, step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+def test_what_a_killed_run_logged_after_its_checkpoint_is_hidden_in_the_resumed_one(tmp_path):
+    """pytorch-lightning shows the curves of both, one over the other."""
+
+    def fit(lr, **options):
+        logger = TensorBoardLogger(tmp_path, version=0)
+        saver = SaveOnce(tmp_path / "3.ckpt", 3)
+        trainer = quiet_trainer(tmp_path, logger=logger, max_epochs=2, callbacks=[saver], **LOGGED)
+        trainer.fit(make_model(pl, lr=lr), loader(8), loader(2), **options)
+        return scalars(logger.log_dir)
+
+    killed = fit(0.1)
+    resumed = fit(0.2, ckpt_path=tmp_path / "3.ckpt")
+    assert [step for step, _ in resumed["loss_step"]] == list(range(8))
+    assert [step for step, _ in resumed["val_loss"]] == [3, 7]
+    assert resumed["loss_step"][:2] == killed["loss_step"][:2]

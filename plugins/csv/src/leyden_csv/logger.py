@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from leyden.loggers import as_mapping, rank_zero_experiment
@@ -23,7 +24,7 @@ class CSVLogger(RunDirectoryLogger):
         name: The experiment's name, a directory in ``save_dir``; with None or "" the runs are in ``save_dir`` itself.
         version: The run's name, a directory in the experiment's: an int n means ``version_n``, a string is used
             unchanged. The default is the first unused number. The metrics of an existing run are replaced, with a
-            warning.
+            warning; a fit that resumes from a checkpoint of that run keeps the rows from before it.
         prefix: Text to put before the names of all metrics, followed by a hyphen.
         flush_logs_every_n_steps: Pending rows are written to the file after this many steps; at least 1.
 
@@ -80,6 +81,15 @@ class CSVLogger(RunDirectoryLogger):
     def log_hyperparams(self, params: Any = None) -> None:
         """Write hyperparameters (a mapping or a Namespace) to ``hparams.yaml``, together with those logged before."""
         self.experiment.log_hparams(as_mapping(params))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of rows so far, all of which are written now, and the last of them."""
+        self.save()
+        return self._experiment.state_dict() if self._experiment is not None else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Keep the rows of the file up to the last one of the checkpoint, if the file has it, and go on after it."""
+        self.experiment.load_state_dict(state)
 
     @rank_zero_only
     def save(self) -> None:

@@ -49,6 +49,24 @@ class RunDirectoryLogger(Logger):
         """Use the version that rank 0 chose, so that all processes of a run share a directory."""
         self._version = version
 
+    def state_dict(self) -> dict[str, Any]:
+        """How far the log has come, as plain data for a checkpoint; {} where nothing needs to be known of it.
+
+        Called on rank 0 alone, as is :meth:`load_state_dict`.
+        """
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where the log had come to when :meth:`state_dict` was called.
+
+        A run that was killed after its checkpoint has logged more than the resumed one will know of: what came after
+        the checkpoint is logged again, so it is to be dropped. The log of this run's directory may be another one's,
+        of which nothing is known.
+
+        Args:
+            state: What :meth:`state_dict` returned for the checkpoint; never {}.
+        """
+
     @property
     def save_dir(self) -> str:
         """The directory of all experiments."""

@@ -67,6 +67,7 @@ class TensorBoardLogger(RunDirectoryLogger):
         self._kwargs = {"max_queue": MAX_QUEUE, **kwargs}
         self._experiment: SummaryWriter | None = None
         self._scalars: ScalarQueue | None = None
+        self._highest_step = -1
         self.hparams: dict[str, Any] = {}
         self._hparams_saved = False
 
@@ -116,6 +117,7 @@ class TensorBoardLogger(RunDirectoryLogger):
         Raises:
             ValueError: A value is none of these.
         """
+        self._highest_step = max(self._highest_step, step or 0)
         scalars: dict[str, float] = {}
         for name, value in self._with_prefix(metrics).items():
             if isinstance(value, dict):
@@ -179,6 +181,19 @@ class TensorBoardLogger(RunDirectoryLogger):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracer warns about itself and about Python values in the model
             self.experiment.add_graph(model, inputs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the highest step so far."""
+        return {"step": self._highest_step} if self._highest_step >= 0 else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let TensorBoard hide what a run that was killed after the checkpoint has logged of later steps."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        self._highest_step = state["step"]
+        restart = Event(session_log=SessionLog(status=SessionLog.START))
+        writer: Any = self.experiment
+        writer._get_file_writer().add_event(restart, self._highest_step + 1)
 
     @rank_zero_only
     def save(self) -> None:
