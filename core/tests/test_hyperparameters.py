@@ -313,14 +313,11 @@ def test_map_location(tmp_path):
         assert All.load_from_checkpoint(path, map_location=location).device.type == "cpu"
 
 
-def test_a_file_of_hyperparameters_is_read_by_what_an_installed_plugin_brings(tmp_path, monkeypatch):
+def test_loading_needs_an_installed_plugin(tmp_path, monkeypatch):
     path = checkpoint_of(tmp_path, All(3))
-    (tmp_path / "hparams.yaml").write_text("width: 9")
-    loaded = All.load_from_checkpoint(path, hparams_file=tmp_path / "hparams.yaml")
-    assert dict(loaded.hparams) == {"width": 9, "depth": 2, "rate": 0.1}
     monkeypatch.setattr("leyden.mixins.hparams.discover", PluginManager)
-    with pytest.raises(ImportError, match=r"There is no logger part 'load_hparams'; .*pip install leyden-logfiles\.$"):
-        All.load_from_checkpoint(path, hparams_file=tmp_path / "hparams.yaml")
+    with pytest.raises(ImportError, match=r"no checkpoint loader 'hyperparameters'; .*pip install leyden-hparams\.$"):
+        All.load_from_checkpoint(path)
 
 
 def test_hooks_of_loading(tmp_path):

@@ -33,7 +33,7 @@ PUBLIC = {
         BatchStep LRSchedulerConfig Phase Progress Run StashKey
         END Fetched Fetcher copy_with rebuild set_epoch transfer_function
         LogOptions Results TensorRecord
-        CHECKPOINT_KEY TorchCheckpointIO by_state_key
+        CHECKPOINT_KEY TorchCheckpointIO by_state_key refuse_foreign
         ROLES choose_accelerator choose_devices choose_loggers choose_strategy sort_plugins
         Runner agree_on_versions tear_down
         CheckpointHooks DataHooks HyperparametersMixin LightningOptimizer ModelHooks

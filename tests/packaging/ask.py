@@ -121,6 +121,10 @@ def ask(kind: str, name: str) -> None:
         exec(f"from {PAGES[kind]} import {name}")
     elif kind == "exporter":
         getattr(Line(), f"to_{name}")()
+    elif (kind, name) == ("checkpoint_loader", "hyperparameters"):
+        Line.load_from_checkpoint("none.ckpt")
+    elif kind == "checkpoint_loader":
+        discover().component(kind, name)  # a Fabric loads without it
     elif kind == "worker_seeding":
         pl.seed_everything(1, workers=name)
     elif kind == "environment":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from leyden.mixins.hooks import DataHooks
-from leyden.mixins.hparams import DataModuleLoading
+from leyden.mixins.hparams import CheckpointLoading
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from leyden.trainer import Trainer
 
 
-class LightningDataModule(DataHooks, DataModuleLoading):
+class LightningDataModule(DataHooks, CheckpointLoading):
     """Base class of data modules: override ``setup`` and the dataloader methods that you need.
 
     Attributes:

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 
 from leyden.metrics import LogOptions
 from leyden.mixins.hooks import CheckpointHooks, DataHooks, ModelHooks
-from leyden.mixins.hparams import ModuleLoading
+from leyden.mixins.hparams import CheckpointLoading
 from leyden.plugin_system.discovery import discover
 from leyden.utilities import MisconfigurationException, rank_zero_warn
 
@@ -53,7 +53,7 @@ class RunnerProperties:
     local_rank: int = _of_runner("strategy.local_rank", 0, "This process on its node; 0 without a Trainer.")
 
 
-class LightningModule(ModelHooks, DataHooks, CheckpointHooks, ModuleLoading, RunnerProperties, Module):
+class LightningModule(ModelHooks, DataHooks, CheckpointHooks, CheckpointLoading, RunnerProperties, Module):
     """Override ``training_step`` and ``configure_optimizers``, and whatever else should differ.
 
     Example::

@@ -5,7 +5,7 @@ like) and ``leyden.utilities``. A plugin imports nothing else of the core; Leyde
 """
 
 from leyden.checkpoint.contents import CHECKPOINT_KEY, by_state_key
-from leyden.checkpoint.file import TorchCheckpointIO
+from leyden.checkpoint.file import TorchCheckpointIO, refuse_foreign
 from leyden.data.fetch import END, Fetched, Fetcher, transfer_function
 from leyden.data.loading import copy_with, rebuild, set_epoch
 from leyden.interfaces.checkpoint_io import CheckpointIO
@@ -55,7 +55,7 @@ __all__ += ["END", "Fetched", "Fetcher", "copy_with", "rebuild", "set_epoch", "t
 # What self.log keeps.
 __all__ += ["LogOptions", "Results", "TensorRecord"]
 # Checkpoints.
-__all__ += ["CHECKPOINT_KEY", "TorchCheckpointIO", "by_state_key"]
+__all__ += ["CHECKPOINT_KEY", "TorchCheckpointIO", "by_state_key", "refuse_foreign"]
 # The parts of a Trainer, made of what the user wrote.
 __all__ += ["ROLES", "choose_accelerator", "choose_devices", "choose_loggers", "choose_strategy", "sort_plugins"]
 # A runner of another kind, such as a hand-written loop.

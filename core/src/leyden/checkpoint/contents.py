@@ -59,6 +59,7 @@ def dump(run: Run, weights_only: bool = False) -> dict[str, Any]:
         run.hooks.on_save_checkpoint(checkpoint)
     dropped: list[str] = []
     plain: dict[str, Any] = to_plain(checkpoint, dropped=dropped)
+    trainer.plugin_manager.hook.leyden_seal(owner=trainer, checkpoint=checkpoint, plain=plain, dropped=dropped)
     if news := run.not_told(dropped):
         rank_zero_warn(f"Left out of the checkpoint, since loading it would mean running code: {', '.join(news)}.")
     return plain

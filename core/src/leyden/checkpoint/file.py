@@ -26,9 +26,23 @@ class TorchCheckpointIO(CheckpointIO):
         with replacing(path, "wb", storage_options) as file:
             torch.save(checkpoint, file)
 
-    def load_checkpoint(self, path: str, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read and check a checkpoint; a damaged one raises CheckpointCorruptedError."""
-        return read_checkpoint(path, map_location or "cpu", weights_only)
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load a checkpoint from a path, a URL or an open file, its checksums verified.
+
+        Raises:
+            FileNotFoundError: There is none.
+            MisconfigurationException: It is a directory.
+            CheckpointCorruptedError: It is torn or altered, or is no checkpoint.
+        """
+        named = str(path if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "in memory"))
+        with _opened(path) as file:
+            try:
+                _verify(file)
+                return torch.load(file, map_location or "cpu", weights_only=weights_only)  # type: ignore[no-any-return]
+            except Exception as error:  # zipfile, zlib and PyTorch have many words for a wrong bit
+                if "map_location" in str(error):
+                    raise
+                raise _refusal(error, file, named) from error
 
     def remove_checkpoint(self, path: str) -> None:
         """Remove the file, or the local directory, at ``path``."""
@@ -41,27 +55,6 @@ class TorchCheckpointIO(CheckpointIO):
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)
-
-
-def read_checkpoint(
-    path: str | os.PathLike[str] | IO[bytes], map_location: Any, weights_only: bool | None
-) -> dict[str, Any]:
-    """Load a checkpoint from a path, a URL or an open file, its checksums verified.
-
-    Raises:
-        FileNotFoundError: There is none.
-        MisconfigurationException: It is a directory.
-        CheckpointCorruptedError: It is torn or altered, or is no checkpoint.
-    """
-    named = str(path if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "in memory"))
-    with _opened(path) as file:
-        try:
-            _verify(file)
-            return torch.load(file, map_location=map_location, weights_only=weights_only is not False)  # type: ignore[no-any-return]
-        except Exception as error:  # zipfile, zlib and PyTorch have many words for a wrong bit
-            if "map_location" in str(error):
-                raise
-            raise _refusal(error, file, named) from error
 
 
 def _refusal(error: Exception, file: IO[bytes], named: str) -> RuntimeError:

@@ -29,7 +29,7 @@ class CheckpointIO(ABC):
             path: Where from.
             map_location: The device for its tensors, as in ``torch.load``.
             weights_only: False unpickles anything, code included, and is only for files from a trusted source. None
-                means True.
+                means True, unless the environment variable ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` is set.
 
         Raises:
             FileNotFoundError: There is no checkpoint at ``path``.

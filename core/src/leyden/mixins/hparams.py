@@ -1,19 +1,18 @@
-"""Hyperparameters: kept when a module or data module is made, and used again to make it from a checkpoint."""
+"""Hyperparameters: kept when a module or data module is made; a plugin makes it again from a checkpoint with them."""
 
 import copy
 import inspect
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from functools import partial
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
 
-import torch
 from typing_extensions import Self
 
-from leyden.checkpoint.file import read_checkpoint, refuse_foreign
 from leyden.plugin_system.discovery import discover
-from leyden.utilities import AttributeDict, MisconfigurationException, rank_zero_warn
+from leyden.utilities import AttributeDict
 
 if TYPE_CHECKING:
     _class_only = classmethod
@@ -25,12 +24,11 @@ else:
         def __get__(self, instance: Any, owner: type | None = None) -> Any:
             if instance is None:
                 return super().__get__(instance, owner)
+            return partial(_refuse, type(instance).__name__)
 
-            def refuse(*args: Any, **kwargs: Any) -> None:
-                name = type(instance).__name__
-                raise TypeError(f"load_from_checkpoint makes a new {name}; use {name}.load_from_checkpoint(path).")
 
-            return refuse
+def _refuse(name: str, *args: Any, **kwargs: Any) -> None:
+    raise TypeError(f"load_from_checkpoint makes a new {name}; use {name}.load_from_checkpoint(path).")
 
 
 class HyperparametersMixin:
@@ -61,7 +59,7 @@ class HyperparametersMixin:
         Raises:
             ValueError: The one object is neither a mapping nor has attributes.
         """
-        self._log_hyperparams, self._hparams_name = logger, "kwargs"
+        self._log_hyperparams, self._hparams_name, self._hparams_source = logger, "kwargs", None
         ignored = {ignore} if isinstance(ignore, str) else set(ignore or ())
         given = _init_arguments(self, frame or sys._getframe(1))
         arguments = {name: value for name, value in given.items() if name not in ignored}
@@ -69,18 +67,17 @@ class HyperparametersMixin:
         if args and all(isinstance(arg, str) for arg in args):
             chosen = {name: arguments[name] for name in args if name in arguments}
         elif args:
-            chosen = args[0]
+            chosen = self._hparams_source = args[0]
             self._hparams_name = next((k for k, v in arguments.items() if v is chosen), "kwargs")
         # a base class's __init__ may have kept some already
         self.hparams.update((name, value) for name, value in _as_mapping(chosen).items() if name not in ignored)
-        self._hparams_initial = _copy(self._hparams)
+        self._hparams_initial = _copy(self.hparams)
 
     @property
     def hparams(self) -> AttributeDict:
         """The hyperparameters, by attribute or by key; changes are saved with the next checkpoint."""
-        if not hasattr(self, "_hparams"):
-            self._hparams = AttributeDict()
-        return self._hparams
+        hparams: AttributeDict = vars(self).setdefault("_hparams", AttributeDict())
+        return hparams
 
     @property
     def hparams_initial(self) -> AttributeDict:
@@ -121,8 +118,8 @@ def _init_arguments(instance: Any, frame: FrameType | None) -> dict[str, Any]:
     return collected
 
 
-class ModuleLoading(HyperparametersMixin):
-    """Gives a LightningModule ``load_from_checkpoint``."""
+class CheckpointLoading(HyperparametersMixin):
+    """Gives a LightningModule and a LightningDataModule ``load_from_checkpoint``."""
 
     @_class_only
     def load_from_checkpoint(
@@ -134,7 +131,10 @@ class ModuleLoading(HyperparametersMixin):
         weights_only: bool | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Make a module with the hyperparameters from a checkpoint, and load the checkpoint's weights.
+        """Make a module, or a data module, with the hyperparameters from a checkpoint, and load its state.
+
+        A hyperparameter of another type than plain data has comes back by what the code says of the parameter: the
+        annotation or the default of ``__init__`` names an Enum, a dataclass or a named tuple.
 
         Args:
             checkpoint_path: A path, a URL, or an open file.
@@ -143,72 +143,14 @@ class ModuleLoading(HyperparametersMixin):
                 the checkpoint.
             strict: Whether the checkpoint must have exactly the module's keys; by default the module's
                 ``strict_loading``.
-            weights_only: False also loads pickled objects, which runs code from the file.
+            weights_only: False also opens what is sealed or pickled, which runs code from the file.
             kwargs: Arguments for ``__init__`` that replace saved hyperparameters or add to them.
 
         Raises:
-            MisconfigurationException: ``__init__`` needs an argument that the checkpoint does not have.
-            UnknownComponentError: ``hparams_file`` is given but no installed plugin reads such files.
+            MisconfigurationException: ``__init__`` needs an argument that the checkpoint does not have, or has only
+                sealed.
+            UnknownComponentError: The plugin that loads, or that reads ``hparams_file``, is not installed.
         """
-        module, checkpoint = _make(cls, checkpoint_path, map_location, hparams_file, weights_only, kwargs)
-        module.configure_model()
-        module.on_load_checkpoint(checkpoint)
-        strict = module.strict_loading if strict is None else strict
-        missing, unexpected = module.load_state_dict(checkpoint["state_dict"], strict=strict)
-        if missing or unexpected:
-            rank_zero_warn(
-                f"Loaded {cls.__name__} with strict=False: missing {list(missing)}, unexpected {list(unexpected)}."
-            )
-        if map_location is not None and not callable(map_location) and not isinstance(map_location, dict):
-            module.to(torch.device(map_location))
-        return module  # type: ignore[no-any-return]
-
-
-class DataModuleLoading(HyperparametersMixin):
-    """Gives a LightningDataModule ``load_from_checkpoint``."""
-
-    @_class_only
-    def load_from_checkpoint(
-        cls,
-        checkpoint_path: str | os.PathLike[str] | IO[bytes],
-        map_location: Any = None,
-        hparams_file: str | os.PathLike[str] | None = None,
-        weights_only: bool | None = None,
-        **kwargs: Any,
-    ) -> Self:
-        """Make a data module with the hyperparameters from a checkpoint, and load its state.
-
-        The arguments are those of :meth:`ModuleLoading.load_from_checkpoint`.
-        """
-        datamodule, checkpoint = _make(cls, checkpoint_path, map_location, hparams_file, weights_only, kwargs)
-        if (state := checkpoint.get(cls.__qualname__)) is not None:
-            datamodule.load_state_dict(state)
-        return datamodule  # type: ignore[no-any-return]
-
-
-def _make(
-    cls: type[HyperparametersMixin], path: Any, map_location: Any, hparams_file: Any, weights_only: Any, overrides: Any
-) -> tuple[Any, dict[str, Any]]:
-    """Return a new instance with the hyperparameters from a checkpoint, and the checkpoint."""
-    location = "cpu" if map_location is None else map_location
-    checkpoint = refuse_foreign(read_checkpoint(path, location, weights_only), path)
-    if hparams_file is not None:
-        read = discover().component("logger_part", "load_hparams").load()
-        checkpoint[cls.CHECKPOINT_HYPER_PARAMS_KEY] = read(hparams_file)
-    saved = arguments = dict(checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}))
-    name = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_NAME, "kwargs")
-    if name not in ("kwargs", "", None) and name not in saved:
-        arguments = {name: AttributeDict({**saved, **overrides.pop(name, {})})}
-    arguments = {**arguments, **overrides}
-    parameters = inspect.signature(cls).parameters
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        arguments = {name: value for name, value in arguments.items() if name in parameters}
-    try:
-        return cls(**arguments), checkpoint
-    except TypeError as error:
-        if "argument" not in str(error):
-            raise
-        raise MisconfigurationException(
-            f"{cls.__name__} can't be made from the saved hyperparameters ({', '.join(saved) or 'none'}): {error}. "
-            "Pass the missing arguments: load_from_checkpoint(path, name=value)."
-        ) from error
+        load = discover().component("checkpoint_loader", "hyperparameters").load()
+        made: Self = load(cls, checkpoint_path, map_location, hparams_file, strict, weights_only, kwargs)
+        return made

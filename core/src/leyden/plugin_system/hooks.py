@@ -106,7 +106,7 @@ FACTS = {
     "leyden_wrap_batches": Hook(EACH_EPOCH, answers=Answers.FIRST),
     "on_(train|test)_start": Hook(logging=LOGS_EPOCH),
     "on_(train|validation|test)_epoch_(start|end)|on_validation_start": Hook(EACH_EPOCH, LOGS_EPOCH),
-    "on_predict_epoch_(start|end)|on_validation_end|on_save_checkpoint|leyden_rank_state": Hook(EACH_EPOCH),
+    "on_predict_epoch_(start|end)|on_validation_end|on_save_checkpoint|leyden_(rank_state|seal)": Hook(EACH_EPOCH),
     "on_train_batch_start": Hook(EACH_BATCH, LOGS_STEPS, Answers.SKIP),
     "on_train_batch_end|on_before_(zero_grad|backward|optimizer_step)|on_after_backward": Hook(EACH_BATCH, LOGS_STEPS),
     "on_(validation|test)_batch_(start|end)": Hook(EACH_BATCH, LOGS_EVALUATION),
@@ -180,6 +180,14 @@ class Registration:
 
         ``states`` has the mappings of the processes that saved, by rank, those of all plugins in one. They are not as
         many as ``trainer.world_size`` where a run goes on with another number of processes, which is not exact.
+        """
+
+    def leyden_seal(self, owner: Any, checkpoint: Mapping[str, Any], plain: dict[str, Any], dropped: list[str]) -> None:
+        """Keep in ``plain``, the plain data of a checkpoint, what its values were; called before it is written.
+
+        ``dropped`` has the paths of entries that are no plain data and are not in ``plain``; what is kept otherwise is
+        taken off this list, and of the rest the user is warned. ``owner`` is the Trainer or the Fabric that saves. What
+        is kept is put back in a wrapper of ``on_load_checkpoint``.
         """
 
 

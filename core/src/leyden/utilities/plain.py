@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import date, time, timedelta
 from enum import Enum
+from io import BytesIO
 from operator import attrgetter, methodcaller
 from pathlib import PurePath
 from typing import Any
@@ -31,6 +32,7 @@ _SIMPLER: dict[type | tuple[type, ...], Callable[[Any], Any]] = {
     (date, time): methodcaller("isoformat"),
     timedelta: timedelta.total_seconds,
     bytearray: bytes,
+    BytesIO: BytesIO.getvalue,
     Namespace: vars,
 }
 _MAX_BITS = 8 * 255 - 1  # the longest integer, without its sign, that torch.load(weights_only=True) can read

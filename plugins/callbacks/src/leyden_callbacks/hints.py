@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch.utils.data import DataLoader, RandomSampler
 
-from leyden.plugins import Run, UnknownComponentError
+from leyden.plugins import UnknownComponentError
 from leyden.utilities import CombinedLoader
-from leyden.utilities.plain import to_plain
 from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.warnings import PossibleUserWarning
 
@@ -32,7 +31,6 @@ def of_training(trainer: Trainer, module: LightningModule) -> None:
         return
     _warn_of_evaluation_mode(module)
     _warn_of_lost_parts(trainer, module)
-    _warn_of_hyperparameters(trainer.run)
     _warn_of_shuffling(trainer.fit_loop.validation)
 
 
@@ -120,20 +118,6 @@ def _warn_of_lost_parts(trainer: Trainer, module: LightningModule) -> None:
                 PossibleUserWarning,
             )
             return  # the same plugin would keep those of other classes
-
-
-def _warn_of_hyperparameters(run: Run) -> None:
-    """Of those that checkpoints will not hold."""
-    for owner in run.owners:
-        dropped: list[str] = []
-        to_plain(dict(owner.hparams), owner.CHECKPOINT_HYPER_PARAMS_KEY, dropped)
-        if names := [path.partition(".")[2] for path in run.not_told(dropped)]:
-            rank_zero_warn(
-                f"Hyperparameters of {type(owner).__name__} that are no plain data are not saved: {', '.join(names)}. "
-                f"Pass them when loading, load_from_checkpoint(path, {names[0].split('.')[0]}=...), and leave them "
-                "out with save_hyperparameters(ignore=[...]).",
-                PossibleUserWarning,
-            )
 
 
 def _warn_of_shuffling(loop: Any) -> None:

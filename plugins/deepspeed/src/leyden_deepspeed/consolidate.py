@@ -17,6 +17,7 @@ from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.storage import local_path
 from leyden_deepspeed.checkpoints import ENGINE_KEY, REST, is_directory, read_weights
 
+SEALED = "sealed"  # of Leyden's own part: what is no plain data, which is opened only if the user trusts the file
 # The parts of a checkpoint that are needed only to resume a fit.
 OF_TRAINING = ("optimizer_states", "lr_schedulers", "callbacks", CHECKPOINT_KEY, ENGINE_KEY)
 
@@ -39,6 +40,8 @@ def consolidate(source: str, target: str) -> None:
     directory = local_path(source)
     rest = TorchCheckpointIO().load_checkpoint(str(directory / REST))
     checkpoint = {key: value for key, value in rest.items() if key not in OF_TRAINING}
+    if sealed := rest.get(CHECKPOINT_KEY, {}).get(SEALED):
+        checkpoint[CHECKPOINT_KEY] = {SEALED: sealed}
     TorchCheckpointIO().save_checkpoint({**checkpoint, "state_dict": read_weights(directory)}, target)
 
 

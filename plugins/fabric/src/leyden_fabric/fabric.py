@@ -334,7 +334,7 @@ class Fabric(Processes, Reporting):
         Raises:
             MisconfigurationException: ``filter`` does not fit ``state``.
         """
-        self._strategy.save_checkpoint(saved.collect(self._strategy, state, filter), os.fspath(path))
+        self._strategy.save_checkpoint(saved.collect(self, self._strategy, state, filter), os.fspath(path))
         self.barrier("save")
 
     def load(
@@ -351,7 +351,8 @@ class Fabric(Processes, Reporting):
             path: A path or URL.
             state: A dict as :meth:`save` was given: its objects load their state, its plain values are replaced.
             strict: Whether the checkpoint must hold everything in ``state``, and exactly the keys of each module.
-            weights_only: False lets the checkpoint hold any object, which can run code; only for trusted files.
+            weights_only: False brings any object back as it was, which can run code of the file; only for files from a
+                trusted source.
 
         Returns:
             The part of the checkpoint that is not in ``state``; all of it if ``state`` is None.
@@ -367,6 +368,8 @@ class Fabric(Processes, Reporting):
                 raise
             advice = "pass weights_only=False only if you trust where it comes from, since that runs its code."
             raise RuntimeError(f"{str(path)!r} holds objects that are no data; {advice}") from error
+        for part in self.plugin_manager.named("checkpoint_loader", "state"):
+            part.load()(checkpoint, weights_only, saved.modules_of(self._strategy, state or {}))
         if state:
             saved.restore(self._strategy, state, checkpoint, strict)
         self.barrier("load")

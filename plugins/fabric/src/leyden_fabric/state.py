@@ -17,10 +17,11 @@ from leyden_fabric.wrappers import unwrapped
 Filters = dict[str, Callable[[str, Any], bool]]
 
 
-def collect(strategy: Strategy, state: dict[str, Any], filters: Filters | None) -> dict[str, Any]:
+def collect(fabric: Any, strategy: Strategy, state: dict[str, Any], filters: Filters | None) -> dict[str, Any]:
     """Make a checkpoint of plain data from the objects of a state.
 
     Args:
+        fabric: The Fabric that saves.
         strategy: Collects the state of objects that were not set up; of others, the strategy that has set them up does.
         state: Name to object.
         filters: Name to a function of a key and a value, which returns whether to keep the value.
@@ -42,6 +43,7 @@ def collect(strategy: Strategy, state: dict[str, Any], filters: Filters | None) 
         checkpoint[name] = {key: value for key, value in checkpoint[name].items() if keep(key, value)}
     dropped: list[str] = []
     plain: dict[str, Any] = to_plain(checkpoint, dropped=dropped)
+    strategy.plugin_manager.hook.leyden_seal(owner=fabric, checkpoint=checkpoint, plain=plain, dropped=dropped)
     if dropped:
         rank_zero_warn(
             f"These are no plain data and are left out of the checkpoint: {', '.join(dropped)}. Save plain values, "
@@ -80,6 +82,12 @@ def restore(strategy: Strategy, state: dict[str, Any], checkpoint: dict[str, Any
         value = checkpoint.pop(name)
         if not put(strategy, state[name], value, strict):
             state[name] = value
+
+
+def modules_of(strategy: Strategy, state: dict[str, Any]) -> dict[str, Module]:
+    """The user's modules in a state, by name."""
+    found = {name: unwrapped(obj, strategy)[0] for name, obj in state.items()}
+    return {name: obj for name, obj in found.items() if isinstance(obj, Module)}
 
 
 def put(strategy: Strategy, obj: Any, value: Any, strict: bool) -> bool:

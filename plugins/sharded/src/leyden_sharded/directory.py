@@ -173,6 +173,9 @@ class StoredState(Mapping[Any, Any]):
     def __getitem__(self, key: Any) -> Any:
         return put_back(self.skeleton[key], self.shards)
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.skeleton[key] = value
+
     def __iter__(self) -> Iterator[Any]:
         return iter(self.skeleton)
 

@@ -47,9 +47,7 @@ class QuuxCheckpointIO(CheckpointIO):
             damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"The checkpoint {path!r} is damaged: {damaged} has a wrong checksum.")
-        loaded: dict[str, Any] = torch.load(
-            path, map_location=map_location or "cpu", weights_only=weights_only is not False
-        )
+        loaded: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=weights_only)
         return loaded
 
     def remove_checkpoint(self, path: str) -> None:

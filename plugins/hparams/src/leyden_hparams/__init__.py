@@ -1,0 +1,1 @@
+"""Makes modules and data modules from checkpoints, as they were when they were saved."""
