@@ -143,6 +143,8 @@ def fit_then_test(root):
     again.fit(model, loader(16, 4))
     assert [part for part in model.layer if isinstance(part, nn.modules.batchnorm._BatchNorm)] == layers
     trainer.save_checkpoint(root / "of_two.ckpt")
+    by_itself = alone(root / "by_itself", strategy="single_device")
+    by_itself.fit(copy.deepcopy(model), loader(8 + 8 * dist.get_rank(), 4))  # one process has more batches
     model.eval()
     with torch.no_grad():
         rows = Rows(16).tensors[0]

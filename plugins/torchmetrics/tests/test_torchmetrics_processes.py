@@ -5,8 +5,9 @@ import torch
 import torchmetrics
 
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_testing.ranks import on_ranks
 from leyden_testing.reporting import Model, Validated, alone, loader, quiet
-from leyden_testing.training import SaveAmid
+from leyden_testing.training import SaveAmid, quiet_trainer
 
 
 def test_metrics_see_the_data_of_all(tmp_path):
@@ -144,3 +145,46 @@ def test_a_run_that_goes_on_has_each_process_s_metrics(tmp_path):
     assert len({*own[0], *own[1]}) == 8
     assert [rank["all"] for rank in ranks] == [list(map(float, range(12)))] * 2
     assert [rank["metrics"]["total"] for rank in ranks] == [sum(range(12))] * 2
+
+
+class Summed(Validated):
+    """Sums rows in metrics that are logged, that are computed by hand, and that the module does not own."""
+
+    def __init__(self):
+        super().__init__()
+        self.logged, self.by_hand = torchmetrics.SumMetric(), torchmetrics.SumMetric()
+        self.elsewhere = [torchmetrics.SumMetric()]
+
+    def on_validation_epoch_start(self):
+        self.by_hand.reset()
+
+    def validation_step(self, batch, batch_idx):
+        for metric in (self.logged, self.by_hand, *self.elsewhere):
+            metric.update(batch[2])
+        self.log("logged", self.logged)
+        self.log("elsewhere", self.elsewhere[0], metric_attribute="elsewhere")
+
+    def on_validation_epoch_end(self):
+        self.log("by_hand", self.by_hand.compute())
+
+
+def fit_and_validate_alone(root):
+    """A run of two processes, one of each process by itself, one that fails, and another of both."""
+    model = Summed()
+    together = quiet_trainer(root, devices=2, strategy="ddp")
+    together.fit(model, loader(4), loader(4))
+    alone = quiet_trainer(root, devices=1, strategy="single_device")
+    own = loader(4 + 2 * together.global_rank)  # so that one process has more batches
+    (found,) = alone.validate(model, own, verbose=False)
+    model.validation_step = None
+    with pytest.raises(TypeError):
+        alone.validate(model, own, verbose=False)
+    del model.validation_step
+    (again,) = together.validate(model, loader(4), verbose=False)
+    return found, again
+
+
+def test_a_run_of_one_process_exchanges_nothing_after_one_of_several(tmp_path):
+    for rank, (found, again) in enumerate(on_ranks(2, fit_and_validate_alone, tmp_path)):
+        assert found == dict.fromkeys(["logged", "elsewhere", "by_hand"], sum(range(4 + 2 * rank)))
+        assert again == dict.fromkeys(["logged", "elsewhere", "by_hand"], sum(range(4)))

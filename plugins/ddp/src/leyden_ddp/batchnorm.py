@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -26,9 +26,12 @@ class SynchronisedBatchNorm(_BatchNorm):
 
     Attributes:
         process_group: The processes over whose batches it normalises; None for all.
+        is_apart: Whether a run of one process is under way, in which all modules are plain batch normalisation although
+            the processes of an earlier run are still connected.
     """
 
     process_group: Any = None
+    is_apart: ClassVar[bool] = False
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise a batch (N, C) or (N, C, …); in training mode all processes of the group must call this together.
@@ -38,7 +41,7 @@ class SynchronisedBatchNorm(_BatchNorm):
                 value, or none, for each channel.
         """
         alone = not dist.is_available() or not dist.is_initialized() or dist.get_world_size(self.process_group) == 1
-        if alone or not self.training:
+        if alone or self.is_apart or not self.training:
             output: Tensor = super().forward(input)
             return output
         self._check_input_dim(input)

@@ -1,4 +1,4 @@
-"""The plugin's hooks: logging of metric objects, and their states in checkpoints."""
+"""The plugin's hooks: logging of metric objects, whom they exchange with, and their states in checkpoints."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from leyden import Component, hookimpl
 from leyden.plugins import StashKey
+from leyden_torchmetrics import apart
 from leyden_torchmetrics import states as metric_states
 
 if TYPE_CHECKING:
@@ -50,5 +51,21 @@ def setup(trainer: Trainer) -> None:
 @hookimpl(trylast=True)
 def on_exception(trainer: Trainer) -> None:
     """Put the metrics back as they were before the run; after all others, one of which may save a checkpoint."""
+    apart.give_back(trainer)
     if BEFORE in trainer.run.stash:
         metric_states.restore(trainer.lightning_module, trainer.run.stash[BEFORE])
+
+
+@hookimpl(tryfirst=True)
+def on_fit_start(trainer: Trainer) -> None:
+    """Have the metrics of a run of one process exchange nothing."""
+    apart.keep_apart(trainer)
+
+
+on_validation_start = on_test_start = on_predict_start = on_fit_start  # an evaluation alone has no start of a fit
+
+
+@hookimpl(trylast=True)
+def teardown(trainer: Trainer) -> None:
+    """Let the metrics exchange again what they have."""
+    apart.give_back(trainer)

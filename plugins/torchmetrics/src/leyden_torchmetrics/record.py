@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torchmetrics import Metric
 
 from leyden.plugins import Record
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_torchmetrics.apart import apart
 
 
 class MetricRecord(Record):
@@ -64,7 +66,8 @@ class MetricRecord(Record):
                 f"The metric logged as {self.name!r} was never updated; call it, or its update(), before it is "
                 "computed."
             )
-        return self.metric.compute()
+        with apart(self.metric) if self.strategy.world_size == 1 else nullcontext():
+            return self.metric.compute()
 
     def forget(self) -> None:
         """Reset the metric."""
