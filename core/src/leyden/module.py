@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_map
 
 from leyden.metrics import LogOptions
 from leyden.mixins.hooks import CheckpointHooks, DataHooks, ModelHooks
@@ -364,9 +363,19 @@ class LightningModule(ModelHooks, DataHooks, CheckpointHooks, CheckpointLoading,
     # -- the rest ---------------------------------------------------------------------------------------
 
     def all_gather(self, data: Any, group: Any | None = None, sync_grads: bool = False) -> Any:
-        """Gather tensors, or a collection of them, from all processes: a new first dimension of the world's size."""
-        gather = self._require_runner().strategy.all_gather
-        return tree_map(lambda x: gather(torch.as_tensor(x, device=self.device), group, sync_grads), data)
+        """Gather tensors or numbers, or a collection of them, from all processes: a new first dimension of that size.
+
+        Text, None and what else is no tensor become lists over the processes. In a single process nothing is added.
+
+        Args:
+            data: The data, of the same structure in every process; the tensors have the same shapes.
+            group: The processes that take part; None for all.
+            sync_grads: Whether gradients flow back to the processes.
+
+        Raises:
+            MisconfigurationException: Tensors of the processes have different sizes.
+        """
+        return self._require_runner().strategy.gather_collection(data, group, sync_grads)
 
     def freeze(self) -> Self:
         """Require no gradients and go into evaluation mode."""

@@ -2,7 +2,9 @@
 
 import os
 import warnings
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, SubsetRandomSampler
@@ -327,3 +329,57 @@ def test_a_fit_in_an_order_of_its_own_is_resumed_within_an_epoch(tmp_path):
         rest, resumed = fit("rest", tmp_path / "step=4.ckpt")
     assert rest == [seen[4:] for seen in whole]
     assert same_weights(trained, resumed)
+
+
+@dataclass
+class Pair:
+    tensor: torch.Tensor
+    name: str
+
+
+def test_what_is_no_tensor_is_gathered_as_a_list(tmp_path):
+    class Gathering(Model):
+        def on_test_start(self):
+            rank = self.global_rank
+            given = {
+                "tensor": torch.tensor([rank, 7]), "number": rank + 0.5, "array": np.arange(2) + rank,
+                "text": f"of {rank}", "none": None, "nested": [Pair(torch.tensor(rank), "pair"), (rank, "rest"), []],
+                "sets": {rank}, "whole": None if rank else "here",
+            }  # fmt: skip
+            found = self.all_gather(given)
+            assert found["tensor"].tolist() == [[0, 7], [1, 7]]
+            assert found["number"].tolist() == [0.5, 1.5]
+            assert found["array"].tolist() == [[0, 1], [1, 2]]
+            assert (found["text"], found["none"], found["sets"]) == (["of 0", "of 1"], [None, None], [{0}, {1}])
+            assert found["whole"] == ["here", None]
+            pair, (number, rest), empty = found["nested"]
+            assert (pair.tensor.tolist(), pair.name) == ([0, 1], ["pair", "pair"])
+            assert (number.tolist(), rest, empty) == ([0, 1], ["rest", "rest"], [])
+            assert self.all_gather("alone") == ["alone", "alone"]
+            assert self.all_gather(["alone"], group=torch.distributed.group.WORLD) == [["alone", "alone"]]
+            assert self.all_gather({}) == {}
+
+    quiet(tmp_path)[0].test(Gathering(), loader(4), verbose=False)
+
+
+OTHER_SIZES = {
+    "sizes": (lambda rank: torch.ones(2 + rank), r"float32\[2\] on rank 0, float32\[3\] on rank 1"),
+    "dimensions": (lambda rank: [torch.ones(1), torch.ones([2] * rank)], r"float32\[\] on rank 0, float32\[2\] on"),
+    "types": (lambda rank: torch.tensor([rank, rank + 0.5][rank]), r"int64\[\] on rank 0, float32\[\] on rank 1"),
+    "kinds": (lambda rank: {"a": None if rank else 1.0}, r"float32\[\] on rank 0, what is no tensor on rank 1"),
+    "numbers": (lambda rank: [torch.ones(1)] * (1 + rank), "nothing on rank 0, float32"),
+}
+
+
+@pytest.mark.parametrize("what", OTHER_SIZES)
+def test_other_sizes_are_named_on_all_ranks(tmp_path, what):
+    given, said = OTHER_SIZES[what]
+
+    class Gathering(Model):
+        def on_test_start(self):
+            with pytest.raises(MisconfigurationException, match=said):
+                self.all_gather(given(self.global_rank))
+            raise ArithmeticError(f"{said} was said")
+
+    with pytest.raises(ArithmeticError):
+        quiet(tmp_path)[0].test(Gathering(), loader(4), verbose=False)

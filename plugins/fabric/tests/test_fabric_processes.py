@@ -216,7 +216,7 @@ def test_the_processes_talk(tmp_path, monkeypatch):
     assert zero["broadcast"] == one["broadcast"] == {"from": 1}
     assert one["gathered"]["a"].tolist() == [[0], [1]]
     assert one["gathered"]["b"][0].tolist() == [0, 1]
-    assert one["gathered"]["b"][1] == "text"
+    assert one["gathered"]["b"][1] == ["text", "text"]
     for found in (zero, one):
         assert found["reduced"].tolist() == found["changed"].tolist() == [1.0, 0.5]
         assert (found["mean"].item(), found["sum"].item(), found["max"].item()) == (0.5, 3, 2.0)

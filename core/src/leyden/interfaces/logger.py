@@ -120,12 +120,16 @@ def agree_on_versions(loggers: Iterable[Logger], strategy: Strategy) -> None:
     """Give every logger that has :meth:`Logger.take_version` the version of rank 0's; called by all processes.
 
     Args:
-        loggers: The same ones, in the same order, in every process.
+        loggers: Those of this process. They may be others than those of rank 0, and keep their versions then.
         strategy: Through which the processes agree.
     """
-    for logger in loggers:
-        if strategy.world_size > 1 and is_overridden("take_version", logger, Logger):
-            logger.take_version(strategy.broadcast(logger.version if strategy.is_global_zero else 0))
+    if strategy.world_size == 1:
+        return
+    own = [logger for logger in loggers if is_overridden("take_version", logger, Logger)]
+    chosen = [(type(logger).__name__, logger.version if strategy.is_global_zero else 0) for logger in own]
+    for logger, (kind, version) in zip(own, strategy.broadcast(chosen), strict=False):
+        if kind == type(logger).__name__:
+            logger.take_version(version)
 
 
 def rank_zero_experiment(function: Callable[[Any], T]) -> Callable[[Any], T]:

@@ -6,6 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from numbers import Number
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
@@ -17,6 +18,7 @@ from leyden.interfaces.checkpoint_io import CheckpointIO
 from leyden.interfaces.environment import Environment
 from leyden.interfaces.precision import Precision
 from leyden.utilities import MisconfigurationException, move_data_to_device
+from leyden.utilities.batch import map_collection
 from leyden.utilities.empty_init import EmptyInit
 
 if TYPE_CHECKING:
@@ -267,6 +269,22 @@ class Strategy:
             sync_grads: Whether gradients flow back to the processes.
         """
         return tensor
+
+    def gather_collection(self, data: Any, group: Any = None, sync_grads: bool = False) -> Any:
+        """Gather tensors or numbers, or a collection of them and of other objects, from all processes.
+
+        Args:
+            data: The data, of the same structure in every process.
+            group: The processes that take part; None for all.
+            sync_grads: Whether gradients flow back to the processes.
+
+        Returns:
+            The same structure. A tensor or number has become what :meth:`all_gather` makes of it, and anything else a
+            list of what the processes have; a single process returns that unchanged.
+        """
+        if isinstance(data, (Tensor, Number)) or hasattr(data, "__array__"):
+            return self.all_gather(torch.as_tensor(data, device=self.root_device), group, sync_grads)
+        return map_collection(data, lambda member: self.gather_collection(member, group, sync_grads))
 
     def all_gather_object(self, value: T, group: Any = None) -> list[T]:
         """The ``value`` of every process, in the order of ranks; any object that can be pickled.

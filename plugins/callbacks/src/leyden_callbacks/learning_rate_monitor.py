@@ -58,7 +58,7 @@ class LearningRateMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the names now, so that two parameter groups with the same name are refused before training."""
-        if not trainer.loggers and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not trainer.loggers and not trainer.fast_dev_run:  # rank 0 alone may have loggers
             raise MisconfigurationException(
                 "LearningRateMonitor has no logger to log to; give the Trainer one or leave the callback out."
             )

@@ -21,6 +21,7 @@ from leyden.plugins import Results
 from leyden.utilities import rank_zero_warn
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_ddp.absence import complete, outlines_of
+from leyden_ddp.gathering import objects_of
 
 if TYPE_CHECKING:
     from leyden_ddp.parallel import ParallelStrategy
@@ -104,8 +105,7 @@ class LoggedValues:
         if not differs:
             return False
         said = (in_step, mark, list(self._names))
-        gather = self._strategy.all_gather_object
-        told = gather(said) if group is None else gather(said, group)
+        told = objects_of(self._strategy, said, group)
         if all(other == said for other in told):
             return False  # a strategy reduces in a way of its own
         if any(was_in_step for was_in_step, *_ in told):

@@ -106,7 +106,7 @@ def _store(environment: Environment, waiting: _Waiting) -> dist.Store:
     run = "/".join(
         os.environ.get(name, "") for name in names
     )  # so that the store of another run at this port is not used
-    return dist.PrefixStore(f"leyden/{run}/{environment.world_size()}", store)
+    return dist.PrefixStore(f"leyden/{run}", store)
 
 
 def _open(address: str, port: int, waiting: _Waiting) -> dist.Store:
@@ -158,17 +158,24 @@ def _listens(address: str, port: int) -> bool:
 
 
 def _wait_for_all(store: dist.Store, rank: int, size: int, waiting: _Waiting) -> None:
+    known = int(store.compare_set("size", "", str(size)))
+    if known != size:
+        store.set("other size", f"Rank {rank} is one of {size} processes by its devices and num_nodes")
     store.set(f"here/{rank}", "")
     store.add("here", 1)
     gave_up = False
 
     def is_over() -> bool:
         nonlocal gave_up
-        gave_up = store.check(["gave up"])
+        gave_up = store.check(["gave up"]) or store.check(["other size"])
         return gave_up or store.add("here", 0) >= size
 
     if waiting.until(is_over) and not gave_up:
         return
+    if store.check(["other size"]):
+        said = store.get("other size").decode()
+        _let_others_read(rank)
+        raise MeetingError(f"{said}, and the first rank that came is one of {known}; give all ranks the same.")
     missing = [other for other in range(size) if not store.check([f"here/{other}"])]
     error = MeetingError(
         f"After {waiting.seconds}, {size - len(missing)} of {size} processes have come; missing: rank "
@@ -177,9 +184,14 @@ def _wait_for_all(store: dist.Store, rank: int, size: int, waiting: _Waiting) ->
     if rank != 0 and 0 not in missing:
         error.brief = ""  # rank 0 prints the same
     store.set("gave up", "")
-    if rank == 0:
-        time.sleep(2 * _POLLS[1])  # the others read which are missing before the store is gone
+    _let_others_read(rank)
     raise error
+
+
+def _let_others_read(rank: int) -> None:
+    """Wait in rank 0 until the others have read what is wrong, since the store ends with that process."""
+    if rank == 0:
+        time.sleep(2 * _POLLS[1])
 
 
 @contextmanager

@@ -23,14 +23,17 @@ from leyden_ddp.batchnorm import synchronise_batchnorm
 from leyden_ddp.division import divided
 from leyden_ddp.environments.local import LocalEnvironment
 from leyden_ddp.failure import print_briefly
+from leyden_ddp.gathering import gather_collection, refuse_other_sizes
 from leyden_ddp.launchers import choose_launcher
 from leyden_ddp.logged import LoggedValues, tell_of_difference
 from leyden_ddp.meeting import compare_plugins, leave, meet
+from leyden_ddp.settings import compare_settings
 from leyden_ddp.tracing import CollectiveTrace
 from leyden_ddp.uneven import AgreedFetcher
 from leyden_ddp.watch import Watch, watch_of_group
 
 if TYPE_CHECKING:
+    from leyden import Trainer
     from leyden.plugins import Fetcher, Results
 
 T = TypeVar("T")
@@ -209,6 +212,14 @@ class ParallelStrategy(Strategy):
             self.trace = CollectiveTrace(store, rank, size, self.timeout, watch.refuse_after_failure)
         compare_plugins(self.plugin_manager, self)
 
+    def compare_settings(self, trainer: Trainer) -> None:
+        """Refuse ranks whose Trainers are set up differently; called when a run has begun.
+
+        Args:
+            trainer: The Trainer of this rank.
+        """
+        compare_settings(trainer, self)
+
     def first_cause(self, error: BaseException) -> BaseException:
         """Tell the other ranks of an error of this one, or find the error of another rank that led to it."""
         cause = self.watch.first_cause(error) if self.watch is not None else error
@@ -311,7 +322,18 @@ class ParallelStrategy(Strategy):
         return self._logged.reduce(name, value, op, group, in_step)
 
     def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
-        """Stack the tensors of all processes, which have the same shape, along a new first dimension."""
+        """Stack the tensors of all processes, which have the same shape, along a new first dimension.
+
+        Raises:
+            MisconfigurationException: They have not.
+        """
+        if not self.is_alone:
+            with self.collective("all_gather", tensor, group):
+                refuse_other_sizes(self, [f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"], group)
+        return self.stack(tensor, group, sync_grads)
+
+    def stack(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
+        """:meth:`all_gather` of tensors whose sizes were compared."""
         if self.is_alone:
             return torch.stack([tensor] * self.world_size)
         with self.collective("all_gather", tensor, group):
@@ -324,6 +346,10 @@ class ParallelStrategy(Strategy):
             parts = [torch.empty_like(moved) for _ in range(dist.get_world_size(group))]
             dist.all_gather(parts, moved, group=group)
         return torch.stack(parts).to(tensor.device)
+
+    def gather_collection(self, data: Any, group: Any = None, sync_grads: bool = False) -> Any:
+        """Gather a collection; what is no tensor becomes a list over the ranks."""
+        return gather_collection(self, data, group, sync_grads)
 
     def all_gather_object(self, value: T, group: Any = None) -> list[T]:
         """The ``value`` of every process, in the order of ranks."""

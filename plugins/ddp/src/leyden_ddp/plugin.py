@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -67,9 +68,16 @@ def leyden_prepare_loader(owner: Any) -> Generator[None, Any, Any]:
     return undisturbed(loader)
 
 
-@hookimpl(trylast=True)  # after hooks that set handlers of their own, so that these are called too
-def setup(trainer: Trainer, stage: str) -> None:
-    """Begin to watch for signals in an evaluation."""
+@hookimpl(wrapper=True)
+def setup(trainer: Trainer, stage: str) -> Generator[None, None, None]:
+    """Compare the settings of the ranks, and in an evaluation begin to watch for signals afterwards.
+
+    Hooks that set handlers of their own have done so by then; these are called too.
+    """
+    if (compare := getattr(trainer.strategy, "compare_settings", None)) is not None:
+        compare(trainer)
+    _set_batchnorm_apart(trainer.world_size == 1)
+    yield
     if stage != "fit":
         signals.watch(trainer)
 
@@ -89,6 +97,7 @@ def on_asked_to_end(trainer: Trainer, reason: str) -> None:
 @hookimpl(tryfirst=True)  # so that a signal can end the program while other hooks run
 def teardown(trainer: Trainer) -> None:
     """Stop watching for signals, and end the program if SIGTERM came too late for a step boundary."""
+    _set_batchnorm_apart(False)
     signals.give_back(trainer)
     signals.end_if_asked_too_late(trainer)
 
@@ -96,5 +105,13 @@ def teardown(trainer: Trainer) -> None:
 @hookimpl(wrapper=True, tryfirst=True)
 def on_exception(trainer: Trainer, exception: BaseException) -> Generator[None, Any, Any]:
     """Stop watching for signals; after a signal only when all others know that the run ends."""
+    _set_batchnorm_apart(False)
     with signals.ending(trainer, exception):
         return (yield)
+
+
+def _set_batchnorm_apart(is_apart: bool) -> None:
+    """Say whether a run of one process is under way, if there may be synchronised batch normalisation at all."""
+    module = sys.modules.get("leyden_ddp.batchnorm")
+    if module is not None:
+        module.SynchronisedBatchNorm.is_apart = is_apart

@@ -261,11 +261,11 @@ class Processes:
             sync_grads: Whether gradients flow back to the processes.
 
         Returns:
-            The same structure. Each tensor has a new first dimension, whose size is the number of processes; in a
-            single process it has not.
+            The same structure. Each tensor has a new first dimension, whose size is the number of processes, and what
+            is no tensor is a list of what they have; in a single process both have not changed.
         """
         self._take_part()
-        return self._each_tensor(data, lambda tensor: self._strategy.all_gather(tensor, group, sync_grads))
+        return self._strategy.gather_collection(data, group, sync_grads)
 
     def all_reduce(self, data: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
         """Reduce tensors or numbers, or a collection of them, over all processes; called by all processes.
