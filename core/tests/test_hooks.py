@@ -97,7 +97,8 @@ VALIDATION = [
 ONE_FIT = [
     "leyden_default_callbacks", "leyden_configure", "leyden_find_checkpoint",
     "setup", "on_fit_start",
-    "leyden_prepare_loader", "on_sanity_check_start", "leyden_prepare_loader", *VALIDATION, "on_sanity_check_end",
+    "leyden_prepare_loader", "leyden_iteration", "on_sanity_check_start", "leyden_prepare_loader", "leyden_iteration",
+    *VALIDATION, "on_sanity_check_end",
     "on_train_start", "on_train_epoch_start", "leyden_wrap_batches",
     "on_train_batch_start", "leyden_optimize_batch",
     "on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step",

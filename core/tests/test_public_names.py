@@ -31,7 +31,7 @@ PUBLIC = {
         PluginInfo PluginManager UnknownComponentError discover names_in
         CORE_DISTRIBUTION catalogue published_by
         BatchStep LRSchedulerConfig Phase Progress Run StashKey
-        END Fetched Fetcher copy_with rebuild set_epoch transfer_function
+        END Fetched Fetcher Iteration copy_with loader_parts rebuild set_epoch transfer_function
         LogOptions Results TensorRecord
         CHECKPOINT_KEY TorchCheckpointIO by_state_key refuse_foreign
         ROLES choose_accelerator choose_devices choose_loggers choose_strategy sort_plugins

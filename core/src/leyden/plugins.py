@@ -7,7 +7,8 @@ like) and ``leyden.utilities``. A plugin imports nothing else of the core; Leyde
 from leyden.checkpoint.contents import CHECKPOINT_KEY, by_state_key
 from leyden.checkpoint.file import TorchCheckpointIO, refuse_foreign
 from leyden.data.fetch import END, Fetched, Fetcher, transfer_function
-from leyden.data.loading import copy_with, rebuild, set_epoch
+from leyden.data.iteration import Iteration
+from leyden.data.loading import copy_with, loader_parts, rebuild, set_epoch
 from leyden.interfaces.checkpoint_io import CheckpointIO
 from leyden.interfaces.environment import Environment
 from leyden.interfaces.logger import agree_on_versions
@@ -51,7 +52,8 @@ __all__ += ["CORE_DISTRIBUTION", "catalogue", "published_by"]
 # A run, for strategies and others that change how it goes.
 __all__ += ["BatchStep", "LRSchedulerConfig", "Phase", "Progress", "Run", "StashKey"]
 # Loaders and batches.
-__all__ += ["END", "Fetched", "Fetcher", "copy_with", "rebuild", "set_epoch", "transfer_function"]
+__all__ += ["END", "Fetched", "Fetcher", "Iteration", "copy_with", "loader_parts", "rebuild", "set_epoch"]
+__all__ += ["transfer_function"]
 # What self.log keeps.
 __all__ += ["LogOptions", "Results", "TensorRecord"]
 # Checkpoints.

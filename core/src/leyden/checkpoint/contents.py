@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from leyden.trainer.run import Run
 
 CHECKPOINT_KEY = "leyden"
-OWN_VERSION = 4  # of what is under it
+OWN_VERSION = 5  # of what is under it
 NEW_FIT = "load its weights with load_from_checkpoint and start a new fit"
 
 

@@ -6,14 +6,14 @@ Modes: ``min_size`` ends with the shortest. ``max_size`` ends with the longest a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count, islice, repeat, zip_longest
 from typing import Any, Literal, get_args
 
 from torch.utils._pytree import tree_flatten, tree_unflatten
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
-from leyden.utilities.rng import collect_rng_states, set_rng_states
+from leyden.data.iteration import Iteration
 
 Mode = Literal["min_size", "max_size_cycle", "max_size", "sequential"]
 INFINITE = float("inf")
@@ -31,8 +31,7 @@ class CombinedLoader(Iterable[Any]):
     Attributes:
         iterables: The loaders in the user's own collection.
         mode: How loaders of different lengths go together.
-        restarts: In ``max_size_cycle``, for each loader that has started over in this iteration: the batch before
-            which it last did so, and the random states it then had.
+        iteration: The class of the iterations over each loader.
     """
 
     def __init__(self, iterables: Any, mode: Mode = "min_size") -> None:
@@ -41,12 +40,12 @@ class CombinedLoader(Iterable[Any]):
         self.iterables, self.mode = iterables, mode
         self._flattened, self._structure = tree_flatten(iterables)
         self._limits: list[int | float] | None = None
-        self._opened: dict[int, Iterator[Any]] = {}
-        self._replayed: dict[int, Sequence[Any]] = {}
-        self.restarts: dict[int, Sequence[Any]] = {}
+        self.iteration: type[Iteration] = Iteration
+        self._iterations: dict[int, Iteration] = {}
+        self._saved: Mapping[str, Any] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        state = {name: value for name, value in vars(self).items() if name not in ("_structure", "_opened")}
+        state = {name: value for name, value in vars(self).items() if name not in ("_structure", "_iterations")}
         return type(self), (self.iterables, self.mode), state  # iterators and PyTorch's structures are not copied
 
     @property
@@ -101,25 +100,30 @@ class CombinedLoader(Iterable[Any]):
         return int(total)
 
     def __iter__(self) -> Iterator[tuple[Any, int, int]]:
+        saved, self._saved = self._saved, {}
+        row, places = saved.get("row", 0), saved.get("loaders", {})
+        self._iterations = {}  # the workers of the last one end before there are new ones
         if self._structure.is_leaf():  # the ordinary case, at C's speed
-            return zip(self._open(0), count(), repeat(0))
+            return zip(self._open(0, 0, row, places), count(row), repeat(0))
         if self.mode == "sequential":
             return self._one_after_another()
-        self._opened, self.restarts = {}, {}
         # the iterators are made now, not at the first batch, so that each draws its seed at the epoch's start
-        iterators = [self._open(i) for i in range(len(self._flattened))]
+        iterators = [self._open(i, 0, row, places) for i in range(len(self._flattened))]
         if self.mode == "max_size_cycle":
-            return self._together(self._cycle(iterators))
-        return self._together((zip if self.mode == "min_size" else zip_longest)(*iterators))
+            return self._together(self._cycle(iterators, row), row)
+        return self._together((zip if self.mode == "min_size" else zip_longest)(*iterators), row)
 
     def _limit(self, i: int) -> int | float:
         return self._limits[i] if self._limits is not None else INFINITE
 
-    def _open(self, i: int) -> Iterator[Any]:
-        limit = self._limit(i)
-        self._opened.pop(i, None)  # the last one's workers end before there are new ones
-        iterator = self._opened[i] = iter(self._flattened[i])
-        return iterator if limit == INFINITE else islice(iterator, int(limit))
+    def _open(self, i: int, began: int = 0, row: int = 0, places: Mapping[int, Any] | None = None) -> Iterator[Any]:
+        """Iterate over loader ``i``, which begins at row ``began`` or has its place in ``places``, from ``row`` on."""
+        saved = (places or {}).get(i, {})
+        taken = row - saved.get("row", began)
+        self._iterations.pop(i, None)  # as above
+        iteration = self.iteration(self._flattened[i], began, saved, taken)
+        self._iterations[i], limit = iteration, self._limit(i)
+        return iteration.iterator if limit == INFINITE else islice(iteration.iterator, max(0, int(limit) - taken))
 
     def _one_after_another(self) -> Iterator[tuple[Any, int, int]]:
         for i in range(len(self._flattened)):
@@ -127,15 +131,15 @@ class CombinedLoader(Iterable[Any]):
                 continue
             for batch_idx, batch in enumerate(self._open(i)):
                 yield batch, batch_idx, i
-            self._opened = {}
+            self._iterations = {}
 
-    def _together(self, rows: Iterable[Iterable[Any]]) -> Iterator[tuple[Any, int, int]]:
-        for batch_idx, batches in enumerate(rows):
+    def _together(self, rows: Iterable[Iterable[Any]], row: int) -> Iterator[tuple[Any, int, int]]:
+        for batch_idx, batches in enumerate(rows, row):
             yield tree_unflatten(batches, self._structure), batch_idx, 0
 
-    def _cycle(self, iterators: list[Iterator[Any]]) -> Iterator[list[Any]]:
-        ended: set[int] = set()
-        for batch_idx in count():
+    def _cycle(self, iterators: list[Iterator[Any]], row: int) -> Iterator[list[Any]]:
+        ended = {i for i, iteration in self._iterations.items() if iteration.row > 0}
+        for batch_idx in count(row):
             batches = []
             for i in range(len(iterators)):
                 batch = next(iterators[i], _END)
@@ -143,37 +147,41 @@ class CombinedLoader(Iterable[Any]):
                     ended.add(i)
                     if len(ended) == len(iterators):
                         return
-                    iterators[i] = self._start_over(i, batch_idx)
+                    iterators[i] = self._open(i, batch_idx, batch_idx)
                     batch = next(iterators[i], _END)
                     if batch is _END:
                         raise ValueError(f"Loader {i} of the CombinedLoader yields no batches, so it can't be cycled.")
                 batches.append(batch)
             yield batches
 
-    def _start_over(self, i: int, batch_idx: int) -> Iterator[Any]:
-        replayed_at, states = self._replayed.get(i, (None, None))
-        if replayed_at == batch_idx:
-            set_rng_states(states)
-        else:
-            states = collect_rng_states()
-        self.restarts[i] = (batch_idx, states)
-        return self._open(i)
+    @property
+    def is_asked(self) -> bool:
+        """Whether a place in the running iteration is to be had only between batches."""
+        return any(iteration.is_asked for iteration in self._iterations.values())
 
-    def replay(self, restarts: Mapping[int, Sequence[Any]]) -> None:
-        """Have the next iteration start loaders over with the random states of ``restarts``, an earlier one's."""
-        self._replayed = dict(restarts)
+    def state_dict(self, row: int) -> dict[str, Any]:
+        """The place of each loader in the running iteration, after ``row`` batches of it."""
+        return {"row": row, "loaders": {i: each.state_dict(row - each.row) for i, each in self._iterations.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Have the next iteration go on from the places that :meth:`state_dict` returned.
+
+        Where they are not known ("row" alone), it goes on after as many batches.
+        """
+        self._saved = state
 
     def stop_workers(self) -> None:
         """End the loaders' worker processes, which an error's traceback would keep; a new iteration starts new ones."""
-        for iterator in self._opened.values():
+        for iteration in self._iterations.values():
+            iterator: Any = iteration.iterator
             if hasattr(iterator, "_shutdown_workers"):
                 iterator._shutdown_workers()
-                for worker in iterator._workers:  # type: ignore[attr-defined]
+                for worker in iterator._workers:
                     worker.kill()  # one that hangs and takes no notice of SIGTERM
         for loader in self._flattened:
             if isinstance(loader, DataLoader):
                 loader._iterator = None
-        self._opened = {}
+        self._iterations = {}
 
 
 def length_of(loader: Any) -> int | float:
@@ -182,3 +190,16 @@ def length_of(loader: Any) -> int | float:
         return len(loader)
     except (TypeError, NotImplementedError):
         return INFINITE
+
+
+def has_sure_length(loader: Any) -> bool:
+    """Whether a loader has a length, and can't end before it: a sequence, or PyTorch's batches of a map-style dataset.
+
+    The length of an iterable dataset, or of the user's own batches, is often a guess.
+    """
+    if isinstance(loader, DataLoader):
+        return not isinstance(loader.dataset, IterableDataset) and type(loader.batch_sampler) in (
+            BatchSampler,
+            type(None),
+        )
+    return hasattr(type(loader), "__getitem__") and length_of(loader) != INFINITE

@@ -1,23 +1,23 @@
 """Batches: fetched one at a time, each with the word whether it is the last, and brought to the device.
 
-A loader with a length is read only when a batch is needed, so a checkpoint that is saved after a batch has the random
-state of exactly that point. A loader without a length is read one batch ahead, but not beyond its limit.
+A loader whose length is sure is read only when a batch is needed, so a checkpoint that is saved after a batch has the
+random state of exactly that point. Any other is read one batch ahead, but not beyond its limit: only so is it known
+which batch is the last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from leyden.data.combined import INFINITE, CombinedLoader, length_of
+from leyden.data.combined import CombinedLoader, has_sure_length
 from leyden.interfaces.precision import Precision
 from leyden.interfaces.strategy import Strategy
 from leyden.mixins.hooks import DataHooks
 from leyden.plugin_system.hooks import TRANSFER_HOOKS
 from leyden.utilities import move_data_to_device
 from leyden.utilities.objects import is_overridden
-from leyden.utilities.rng import collect_rng_states
 
 if TYPE_CHECKING:
     from leyden.trainer.run import Run
@@ -44,7 +44,7 @@ class Fetched(NamedTuple):
 
 
 class Fetcher:
-    """Iterates a CombinedLoader and yields :class:`Fetched`; call :meth:`start` first.
+    """Iterates a CombinedLoader and yields :class:`Fetched`; call :meth:`plan` and :meth:`start` first.
 
     A strategy with several processes may use a subclass instead.
 
@@ -53,44 +53,50 @@ class Fetcher:
 
     Attributes:
         loader: The loader.
-        has_length: Whether all parts of the loader have a length.
-        fetched: The number of batches yielded or skipped so far.
+        fetched: The number of batches yielded or passed over so far.
         weight: The weight of the batch that is yielded next; a subclass may set it.
-        ahead_rng: The random states before the batch that was read ahead, for exact resumption.
     """
 
     weight = 1.0
 
     def __init__(self, loader: CombinedLoader) -> None:
         self.loader = loader
-        self.has_length = all(length_of(one) != INFINITE for one in loader.flattened)
-        self._reads_ahead = not self.has_length
-        self._following: Any = None
+        self._reads_ahead, self._asks = not all(map(has_sure_length, loader.flattened)), False
         self._iterator: Iterator[Any] = iter(())
-        self.ahead_rng: dict[str, Any] | None = None
+        self._following: Any = None
+        self._places: list[Any] = [None, None]
+        self.fetched = self._began = 0
+        self._ended: Any = None
 
     def total(self) -> int | float:
-        """Return the number of batches in an iteration; inf if unknown."""
+        """The number of batches in the next iteration; inf if unknown. It is asked once before each."""
         return self.loader.total()
 
-    def start(self, skip: int = 0, measure: Callable[[], Any] | None = None) -> None:
+    def plan(self) -> int | float:
+        """Ask for the number of batches in the next iteration, which may be another than in the last."""
+        self._total = self.total()
+        return self._total
+
+    def start(self, saved: Mapping[str, Any] | None = None, measure: Callable[[], Any] | None = None) -> None:
         """Start an iteration.
 
         Args:
-            skip: The number of batches to skip first, since the run that is resumed has trained on them.
+            saved: What :meth:`state_dict` returned, to go on from there. Of a run that can't be resumed exactly,
+                "fetched" alone: how many batches are to be passed over.
             measure: Makes a context in which each batch is read, for a profiler; None for no profiler.
         """
-        self._total, self._measure, self.ahead_rng = self.total(), None, None
+        saved = saved or {"fetched": 0}
+        self._ended = self.state_dict(over=True) if self._asks else saved.get("ended")
+        self._measure = measure
         self._following, self._iterator = None, iter(())  # the last epoch's workers end before there are new ones
+        self.fetched, self._began = saved["fetched"], saved.get("began", 0)
+        self.loader.load_state_dict(saved.get("loader", {"row": self.fetched}))
         self._iterator = iter(self.loader)
-        for _ in range(skip):
-            self._pass_over()
-        self.fetched, self._measure = skip, measure
-
-    def read_ahead(self, restore: Callable[[], None]) -> None:
-        """Call ``restore`` to set the random states and read the first batch, if the loader has no length."""
+        self._asks = self.loader.is_asked
         if self._reads_ahead:
-            restore()
+            if "rng" in saved:
+                self.loader.iteration.restore_random_states(saved["rng"], self.loader.flattened)
+            self._keep_place()
             self._following = self._next()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -106,22 +112,54 @@ class Fetcher:
         with self._measure():
             return next(self._iterator, END)
 
-    def _pass_over(self) -> None:
-        next(self._iterator, END)
-
     def _as_asked(self) -> Iterator[Fetched]:
-        while self.fetched < self._total and (item := self._next()) is not END:
+        while self.fetched < self._total:
+            if self._asks:
+                self._keep_place()
+            if (item := self._next()) is END:
+                return
             self.fetched += 1
             yield Fetched(item[0], item[1], item[2], self.fetched >= self._total, self.weight)
 
     def _one_ahead(self) -> Iterator[Fetched]:
-        item = self._following
+        item, weight = self._following, self.weight
         while item is not END:
             self.fetched += 1
-            self.ahead_rng = collect_rng_states()
+            self._keep_place()
             self._following = self._next() if self.fetched < self._total else END
-            yield Fetched(item[0], item[1], item[2], self._following is END, self.weight)
-            item = self._following
+            yield Fetched(item[0], item[1], item[2], self._following is END, weight)
+            item, weight = self._following, self.weight
+
+    # -- for checkpoints ----------------------------------------------------------------------------------
+
+    def _place(self, again: bool = False) -> dict[str, Any]:
+        """The place of the loader now, or one batch before where no loader is asked."""
+        fetched = self.fetched - again
+        ended = self._ended if fetched == 0 else None
+        place: dict[str, Any] = {"fetched": fetched, "began": self._began, "ended": ended}
+        place["loader"] = self.loader.state_dict(max(0, fetched - self._began))
+        if self._reads_ahead:
+            place["rng"] = self.loader.iteration.random_states(self.loader.flattened)
+        return place
+
+    def _keep_place(self) -> None:
+        """Keep the place from before a batch is read, which is not to be had afterwards."""
+        self._places = [self._places[1], self._place()]
+
+    def state_dict(self, again: bool = False, over: bool = False) -> dict[str, Any]:
+        """The place from which another process goes on.
+
+        Args:
+            again: Whether the last batch that was yielded is to be trained on again.
+            over: Whether the iteration is over. What the next one gives may depend on how a loader that keeps its own
+                state came to its end, so that the last batch is then to be read once more, from the place before it.
+        """
+        again = (again or over) and self.fetched > over
+        if self._reads_ahead:
+            place = self._places[0 if again else 1]
+        else:
+            place = self._places[1] if again and self._asks else self._place(again)
+        return {**(place or {"fetched": 0}), "again": int(again), "is_asked": self._asks}
 
 
 def transfer_function(run: Run, dataloader_idx: int) -> Callable[[Any], Any]:

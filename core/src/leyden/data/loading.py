@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 
 from leyden.data.combined import INFINITE, CombinedLoader, Mode, length_of
+from leyden.data.iteration import Iteration
 from leyden.utilities import MisconfigurationException, rank_zero_warn
 from leyden.utilities.states import RunningStage
 
@@ -44,23 +45,29 @@ class DataSource:
 
 
 def load(trainer: Trainer, source: DataSource, stage: RunningStage, mode: Mode) -> CombinedLoader:
-    """Ask for a stage's loaders, refuse what is no loader, apply ``overfit_batches``, samplers and limits."""
+    """Ask for a stage's loaders, refuse what is no loader, apply ``overfit_batches`` and samplers, take the lengths."""
     loaders = source.given if source.given is not None else getattr(source.owner, source.hook)()
     trainer.strategy.barrier(source.hook)
     combined = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders, mode)
     for loader in combined.flattened:
         refuse_if_not_iterable(loader, source)
     combined.flattened = [_prepared(trainer, loader, stage) for loader in combined.flattened]
-    name = f"limit_{stage.dataloader_prefix}_batches"
-    limit = getattr(trainer, name)
-    combined.limits = [_limit(length_of(loader), limit, name) for loader in combined.flattened]
-    if stage == RunningStage.TRAINING and combined.flattened and combined.total() == 0 and limit != 0:
+    combined.iteration = trainer.plugin_manager.hook.leyden_iteration() or Iteration
+    take_lengths(trainer, combined, stage)
+    if stage == RunningStage.TRAINING and combined.flattened and combined.total() == 0:
         warn_of_no_batches(source)
     elif combined.mode == "max_size_cycle" and 0 in combined.sizes():
         raise ValueError(f"{source} gave a loader of no batches among others, so it can't be cycled beside them.")
     if source.is_due(trainer):  # else a resumed run loads again what was loaded in an earlier epoch
         source.loaded_in = trainer.current_epoch
     return combined
+
+
+def take_lengths(trainer: Trainer, combined: CombinedLoader, stage: RunningStage) -> None:
+    """Limit each loader by ``limit_*_batches`` of its length, which may be another in each epoch."""
+    name = f"limit_{stage.dataloader_prefix}_batches"
+    limit = getattr(trainer, name)
+    combined.limits = [_limit(length_of(loader), limit, name) for loader in combined.flattened]
 
 
 def warn_of_no_batches(source: DataSource) -> None:
@@ -141,16 +148,21 @@ def keeping_last(loader: Any) -> Any:
     return loader
 
 
+def loader_parts(loader: Any) -> list[Any]:
+    """The loader, its samplers and its dataset, each once."""
+    sampler, batch_sampler, dataset = (getattr(loader, name, None) for name in ("sampler", "batch_sampler", "dataset"))
+    parts = (loader, sampler, batch_sampler, getattr(batch_sampler, "sampler", None), dataset)
+    return list({id(part): part for part in parts if part is not None}.values())
+
+
 def set_epoch(loader: Any, epoch: int) -> None:
-    """Tell a loader's samplers and its dataset which epoch it is, if they have a method ``set_epoch``.
+    """Tell a loader, its samplers and its dataset which epoch it is, those that have a method ``set_epoch``.
 
     Args:
-        loader: What has them, a DataLoader say.
+        loader: A DataLoader, or another iterable.
         epoch: The epoch, from 0.
     """
-    sampler, batch_sampler = (getattr(loader, name, None) for name in ("sampler", "batch_sampler"))
-    parts = (sampler, getattr(batch_sampler, "sampler", None), getattr(loader, "dataset", None))
-    for part in {id(part): part for part in parts}.values():
+    for part in loader_parts(loader):
         tell = getattr(part, "set_epoch", None)
         if callable(tell):
             tell(epoch)

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map_only
 
 from leyden.data.combined import INFINITE, CombinedLoader, length_of
 from leyden.data.fetch import Fetcher, transfer_function
-from leyden.data.loading import DataSource, load, set_epoch, warn_of_no_batches
+from leyden.data.loading import DataSource, load, set_epoch, take_lengths, warn_of_no_batches
 from leyden.loops.progress import MOVES, Phase
 from leyden.loops.step import argument_count
 from leyden.metrics import Results
@@ -92,6 +92,7 @@ class SinglePass:
 
     def _tell_batches(self, loader: CombinedLoader) -> None:
         """Tell the other processes how many batches there are here: one without any waits for those of the others."""
+        take_lengths(self.trainer, loader, self.stage)
         self.sizes = loader.sizes()
         has_length = [length_of(one) != INFINITE for one in loader.flattened]
         sizes = [size if known else INFINITE for size, known in zip(self.sizes, has_length, strict=True)]
@@ -135,8 +136,8 @@ class SinglePass:
         assert self.loader is not None
         transfers = [transfer_function(self._run, i) for i in range(len(self.loader.flattened))]
         fetcher, action = Fetcher(self.loader), f"{self.stage.dataloader_prefix}_dataloader_next"
+        fetcher.plan()
         fetcher.start(measure=self._run.timer(f"[{type(self).__name__}].{action}"))
-        fetcher.read_ahead(lambda: None)
         for batch, batch_idx, dataloader_idx, *_ in fetcher:
             self._end_loaders_before(dataloader_idx)
             yield transfers[dataloader_idx](batch), batch_idx, dataloader_idx
@@ -220,12 +221,13 @@ class EvaluationLoop(SinglePass):
             if is_due:
                 self.seen.clear()
             super().setup_data()
-            self.results.batches = self.batches
         if self.loader is None:
             return
-        if self.within_fit and not self._run.sanity_checking:
+        if self.within_fit:
             for loader in self.loader.flattened:
                 set_epoch(loader, self._run.progress.epoch)
+            self._tell_batches(self.loader)
+        self.results.batches = self.batches
         self.loader.limits = self.max_batches
 
     def _run_batches(self, start: Callable[..., Any], step: Callable[..., Any], end: Callable[..., Any]) -> list[Any]:

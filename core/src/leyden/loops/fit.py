@@ -19,13 +19,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from leyden.data.combined import INFINITE, CombinedLoader
 from leyden.data.fetch import Fetched, Fetcher, transfer_function
-from leyden.data.loading import DataSource, load, set_epoch
+from leyden.data.loading import DataSource, load, set_epoch, take_lengths
 from leyden.interfaces.strategy import Strategy
 from leyden.loops.evaluate import EvaluationLoop
 from leyden.loops.optimizers import step_schedulers
@@ -69,6 +70,7 @@ class FitLoop:
         self.schedule = ValidationSchedule(self)
         self.fetcher: Fetcher | None = None
         self.random_states = RandomStates(self)
+        self._saved_place: Mapping[str, Any] | None = None
         self._told_of_minimum = self._strategy_decides = False
 
     @property
@@ -85,10 +87,12 @@ class FitLoop:
         self._run.metrics.results = self.results
         if states.saved and self.validates:
             self.validation.setup_data()  # its generators and workers have their part in the random states
+        if place := self._saved_place:
+            self._end_iteration(place if self._is_over else place.get("ended"))
         if self.progress.phase is Phase.EPOCH_END:  # resumed from a checkpoint of on_train_epoch_end
-            states.restore("now")
+            states.restore()
             self._end_epoch()
-            states.saved = {"now": states.now()}  # on_train_start may draw from them
+            states.saved = states.now()  # on_train_start may draw from them
         if not self._is_done() and trainer.limit_train_batches != 0:
             torch.set_grad_enabled(True)
             if self.schedule.enabled and self.validation.loader is None:
@@ -152,17 +156,17 @@ class FitLoop:
         Returns:
             The batches of its epoch that are to come; None where an epoch is to be started.
         """
-        progress, states = self.progress, self.random_states
+        progress, states, place = self.progress, self.random_states, self._saved_place
         batches: Iterable[Fetched] | None = None
         if progress.phase is not Phase.EPOCH_START:
             self._prepare_epoch()
             # an epoch of fewer batches than before still ends with its last one
             if 0 < self.max_batches <= progress.batch_idx and not progress.is_last_batch:
-                progress.batch_idx = int(self.max_batches) - 1
-            batches = () if progress.batch_idx and progress.is_last_batch else self._fetch()
+                progress.batch_idx, place = int(self.max_batches) - 1, None
+            batches = () if self._is_over else self._fetch(place or {"fetched": progress.batch_idx})
         if progress.batch_idx or batches is None:  # else a sampler may yet draw its seed with the epoch's first batch
-            states.restore("now")
-        states.saved = {}
+            states.restore()
+        states.saved, self._saved_place = {}, None
         if progress.phase in (Phase.BATCH_END, Phase.VALIDATION_END):
             self.results.moment = Moment.STEP_KEPT if progress.phase is Phase.VALIDATION_END else Moment.STEP
             self._end_batch()
@@ -173,6 +177,14 @@ class FitLoop:
         assert self.loader is not None
         for loader in self.loader.flattened:
             set_epoch(loader, self.progress.epoch)
+        self._take_lengths(self.loader)
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether no batch of the epoch that ran last is to come."""
+        progress = self.progress
+        between = progress.phase in (Phase.EPOCH_END, Phase.EPOCH_START)
+        return between or bool(progress.batch_idx and progress.is_last_batch)
 
     def _tell_of_missing_batches(self) -> None:
         """Say that the loader has ended before the batch that should have been its last."""
@@ -285,27 +297,42 @@ class FitLoop:
         if loader.mode == "sequential":
             raise ValueError('A CombinedLoader(mode="sequential") can\'t be trained on; take one of the other modes.')
         self.loader, self.fetcher = loader, trainer.strategy.agree_on_epoch(Fetcher(loader))
-        self.max_batches = self.fetcher.total()
+        self._take_lengths(loader)
+        self.schedule.check(self.max_batches)
+
+    def _take_lengths(self, loader: CombinedLoader) -> None:
+        """Ask how many batches the next epoch has, which may be another number than in the last."""
+        assert self.fetcher is not None
+        take_lengths(self.trainer, loader, RunningStage.TRAINING)
+        self.max_batches = self.fetcher.plan()
         self.schedule.plan(self.max_batches)
 
-    def _fetch(self) -> Iterable[Fetched]:
-        """The epoch's batches; a resumed epoch draws the same ones and passes over those that are behind."""
-        assert self.fetcher is not None
-        fetcher, states = self.fetcher, self.random_states
-        states.restore("epoch")
-        fetcher.loader.replay(states.saved.get("restarts", {}))
-        states.epoch = states.now()
-        fetcher.start(self.progress.batch_idx, self._run.timer("[FitLoop].train_dataloader_next"))
-        fetcher.read_ahead(lambda: states.restore("ahead"))
+    def _fetch(self, place: Mapping[str, Any] | None = None) -> Iterable[Fetched]:
+        """The epoch's batches, of a resumed epoch those that are to come."""
+        fetcher = self.fetcher
+        assert fetcher is not None
+        fetcher.start(place, self._run.timer("[FitLoop].train_dataloader_next"))
         wrapped = self._run.hooks.leyden_wrap_batches(fetcher)
         return fetcher if wrapped is None else wrapped
+
+    def _end_iteration(self, place: Mapping[str, Any] | None) -> None:
+        """Bring loaders that keep their own state to the end of an epoch that was over in the run that is resumed."""
+        fetcher = self.fetcher
+        if place and place["is_asked"] and fetcher is not None:
+            fetcher.start(place)
+            for _ in islice(fetcher, place["again"]):
+                pass
 
     # -- for checkpoints ----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """What a fit that is resumed exactly needs of this one, in this process."""
+        place = self._saved_place  # until a resumed fit has come so far
+        if place is None and self.fetcher is not None:
+            place = self.fetcher.state_dict(again=self.progress.phase is Phase.BATCH, over=self._is_over)
         return {
             "progress": self.progress.state_dict(),
+            "place": place,
             "random_states": self.random_states.state_dict(),
             "results": self.results.state_dict(),
             "loaded_in": getattr(self.source, "loaded_in", None),
@@ -318,7 +345,7 @@ class FitLoop:
         ``run`` goes on from there.
         """
         self.progress.load_state_dict(state["progress"])
-        self.random_states.saved = state.get("random_states", {})
+        self.random_states.saved, self._saved_place = state.get("random_states", {}), state.get("place")
         if "results" in state:
             self.results.load_state_dict(state["results"])
             self.validation.load_state_dict(state["validation"])
@@ -343,17 +370,24 @@ class ValidationSchedule:
 
     def plan(self, max_batches: int | float) -> None:
         """Work out the interval for an epoch of ``max_batches``."""
-        interval, by_epoch = self.trainer.val_check_interval, self.trainer.check_val_every_n_epoch is not None
-        self.enabled, self.validated_at = self._loop.validates, time.monotonic()
+        interval = self.trainer.val_check_interval
+        self.enabled = self._loop.validates
         self.every = interval if isinstance(interval, int) else INFINITE
         if isinstance(interval, float) and max_batches != INFINITE:
             self.every = max(1, int(max_batches * interval))
-        elif isinstance(interval, float) and interval != 1.0 and self.enabled:
+
+    def check(self, max_batches: int | float) -> None:
+        """Refuse an interval that can't be, for the first epoch of new loaders; time is counted from now."""
+        interval, by_epoch = self.trainer.val_check_interval, self.trainer.check_val_every_n_epoch is not None
+        self.validated_at = time.monotonic()
+        if not self.enabled:
+            return
+        if isinstance(interval, float) and interval != 1.0 and max_batches == INFINITE:
             raise MisconfigurationException(
                 f"val_check_interval={interval} is a fraction, but the training loader has no length; write a "
                 "number of batches, a time, or 1.0 for the end of the epoch."
             )
-        elif INFINITE > self.every > max_batches > 0 and by_epoch and self.enabled:
+        if INFINITE > self.every > max_batches > 0 and by_epoch:
             raise ValueError(
                 f"val_check_interval={interval} is more than the {max_batches} training batches of an epoch; write "
                 "a smaller one, or check_val_every_n_epoch=None to count batches across epochs."

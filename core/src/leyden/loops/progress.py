@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from leyden.utilities.rng import collect_rng_states, set_rng_states
+from leyden.data.iteration import Iteration
 
 if TYPE_CHECKING:
     from leyden.loops.fit import FitLoop
@@ -108,13 +108,9 @@ class Progress:
 
 
 class RandomStates:
-    """The random states that an exact resume needs: those that a checkpoint holds, and how a resumed fit is given them.
-
-    A resumed run draws its epoch's order and batches again. So the states of the checkpoint's moment are not enough:
-    it needs those from the start of the epoch too, and those from before a batch that was read ahead.
+    """The random states that a checkpoint holds, and how a resumed fit is given them.
 
     Attributes:
-        epoch: The states at the start of the running epoch.
         validation: The states before the validation that runs. A run that is resumed from within it makes it again.
         saved: What :meth:`state_dict` returned for the checkpoint, until the resumed fit has taken up its epoch. Else,
             and where the checkpoint has no random states, {}.
@@ -122,31 +118,30 @@ class RandomStates:
 
     def __init__(self, loop: FitLoop) -> None:
         self._loop = loop
-        self.epoch: dict[str, Any] | None = None
         self.validation: dict[str, Any] | None = None
         self.saved: Mapping[str, Any] = {}
 
     def now(self) -> dict[str, Any]:
-        """The random states of this moment, those of the user's generators in the loaders included."""
-        return collect_rng_states(*self._owners())
+        """The random states of this moment, those of the loaders included."""
+        return self._iteration.random_states(*self._owners())
 
-    def restore(self, moment: str) -> None:
-        """Put back the random states of a moment, if the checkpoint has them."""
-        if (states := self.saved.get(moment)) is not None:
-            set_rng_states(states, *self._owners())
+    def restore(self) -> None:
+        """Put back the random states of the checkpoint, if it has them."""
+        if self.saved:
+            self._iteration.restore_random_states(self.saved, *self._owners())
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint that is taken now must hold, by moment."""
-        loop = self._loop
-        within_validation = self.validation is not None and loop.progress.phase is Phase.BATCH_END
-        return {
-            "epoch": self.epoch,
-            "ahead": loop.fetcher.ahead_rng if loop.fetcher is not None else None,
-            "now": self.validation if within_validation else self.now(),
-            "restarts": loop.loader.restarts if loop.loader is not None else {},
-        }
+        """What a checkpoint that is taken now must hold."""
+        if self.saved:  # a resumed fit that has not come so far
+            return dict(self.saved)
+        within_validation = self._loop.progress.phase is Phase.BATCH_END and self.validation
+        return within_validation or self.now()
 
-    def _owners(self) -> tuple[Any, Any, list[Any]]:
+    @property
+    def _iteration(self) -> type[Iteration]:
+        return self._loop.loader.iteration if self._loop.loader is not None else Iteration
+
+    def _owners(self) -> tuple[list[Any], Any, Any]:
         trainer, combined = self._loop.trainer, (self._loop.loader, self._loop.validation.loader)
         loaders = [loader for one in combined if one is not None for loader in one.flattened]
-        return trainer.accelerator, trainer.strategy.root_device, loaders
+        return loaders, trainer.accelerator, trainer.strategy.root_device

@@ -101,7 +101,7 @@ LOGS_EVALUATION = LogRule(step_allowed=True, on_step=False, on_epoch=True)
 # What is known of hooks, by patterns of their names; no name fits two of them.
 FACTS = {
     "leyden_(default_logger|default_strategy|(find|describe)_checkpoint|read_progress)": Hook(answers=Answers.FIRST),
-    "leyden_(show_results|prepare_loader)": Hook(answers=Answers.FIRST),
+    "leyden_(show_results|prepare_loader|iteration)": Hook(answers=Answers.FIRST),
     "leyden_optimize_batch": Hook(EACH_BATCH, answers=Answers.FIRST),
     "leyden_wrap_batches": Hook(EACH_EPOCH, answers=Answers.FIRST),
     "on_(train|test)_start": Hook(logging=LOGS_EPOCH),
@@ -166,6 +166,12 @@ class Registration:
         place is a wrapper, so that several can: ``loader = yield``, then ``return`` another, made of this one.
         ``owner`` is the Trainer or the Fabric that runs; ``training`` says whether the loader is trained on, which a
         Fabric takes for granted.
+        """
+
+    def leyden_iteration(self) -> type[Any] | None:
+        """Return the class of iterations over loaders, a subclass of ``leyden.plugins.Iteration``, or None.
+
+        It says how a run that is resumed goes on in the middle of an epoch.
         """
 
     def leyden_rank_state(self, trainer: Trainer) -> Mapping[str, Any] | None:

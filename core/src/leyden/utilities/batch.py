@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -53,22 +54,20 @@ def map_collection(value: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def extract_batch_size(batch: Any) -> int:
-    """Return the first dimension of the first tensor in a batch.
+    """Return the first dimension of the first tensor in a batch, in the order of its fields.
 
     Warns if tensors have different first dimensions, since the weights of epoch means then depend on their order.
 
     Raises:
         MisconfigurationException: There is no tensor; the user must pass ``self.log(..., batch_size=n)``.
     """
-    if isinstance(batch, Tensor):
-        return batch.size(0) if batch.dim() else 1
     sizes = _sizes(batch)
     size = next(sizes, None)
     if size is None:
         raise MisconfigurationException(
             f"No batch size was found in a batch of type {type(batch).__name__}; say it: self.log(..., batch_size=n)."
         )
-    if type(batch) in (tuple, list, dict) and any(other != size for other in sizes):
+    if any(other != size for other in sizes):
         rank_zero_warn(
             f"The batch's tensors disagree about its size; {size} is taken. Say it: self.log(..., batch_size=n)."
         )
@@ -76,12 +75,12 @@ def extract_batch_size(batch: Any) -> int:
 
 
 def _sizes(value: Any) -> Iterator[int]:
+    """The first dimension of each tensor in any nesting of collections."""
     if isinstance(value, Tensor):
         yield value.size(0) if value.dim() else 1
-    elif isinstance(value, str):
-        yield len(value)
-    elif isinstance(value, (Mapping, tuple, list)):
-        for member in value.values() if isinstance(value, Mapping) else value:
-            yield from _sizes(member)
+    elif isinstance(value, Mapping):
+        yield from chain.from_iterable(map(_sizes, value.values()))
+    elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        yield from chain.from_iterable(map(_sizes, value))
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield from _sizes(vars(value))
+        yield from _sizes([getattr(value, field.name) for field in dataclasses.fields(value)])

@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, cast
@@ -66,51 +66,20 @@ def seed_host(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
 
 
-def collect_rng_states(
-    accelerator: Any = None, device: torch.device | None = None, loaders: Iterable[Any] = ()
-) -> dict[str, Any]:
-    """The random states of this process, and of the generators of its loaders, as plain data."""
+def collect_rng_states(accelerator: Any = None, device: torch.device | None = None) -> dict[str, Any]:
+    """The random states of this process, as plain data."""
     name, keys, position, has_gauss, gauss = cast(Any, numpy.random.get_state())
-    loaders = list(loaders)
     states = {
         "python": random.getstate(),
         "torch": torch.get_rng_state(),
         "numpy": (str(name), torch.from_numpy(keys.astype("int64")), int(position), int(has_gauss), float(gauss)),
         "device": accelerator.get_rng_state(device) if accelerator is not None else None,
-        "generators": [generator.get_state() for generator in _generators(loaders)] or None,
-        "workers": [_keeps_workers(loader) and loader._iterator is not None for loader in loaders] or None,
     }
     return {name: state for name, state in states.items() if state is not None}
 
 
-def _generators(loaders: Iterable[Any]) -> list[torch.Generator]:
-    """The generators that the user gave to loaders and their samplers, each once."""
-    found: list[Any] = []
-    for loader in loaders:
-        batch_sampler = getattr(loader, "batch_sampler", None)
-        owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
-        found += [getattr(owner, "generator", None) for owner in owners]
-    return list(dict.fromkeys(one for one in found if isinstance(one, torch.Generator)))
-
-
-def _keeps_workers(loader: Any) -> bool:
-    """Whether a loader keeps its workers from epoch to epoch."""
-    return bool(getattr(loader, "persistent_workers", False) and getattr(loader, "num_workers", 0))
-
-
-def set_rng_states(
-    states: dict[str, Any], accelerator: Any = None, device: torch.device | None = None, loaders: Iterable[Any] = ()
-) -> None:
-    """Put back what :func:`collect_rng_states` returned.
-
-    Persistent workers draw their seed when they start and only then: those run afterwards that ran, and no others.
-    """
-    loaders = list(loaders)
-    for loader, ran in zip(loaders, states.get("workers", ()), strict=False):
-        if _keeps_workers(loader) and not ran:
-            loader._iterator = None
-        elif _keeps_workers(loader) and loader._iterator is None:
-            iter(loader)
+def set_rng_states(states: Mapping[str, Any], accelerator: Any = None, device: torch.device | None = None) -> None:
+    """Put back what :func:`collect_rng_states` returned."""
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     torch.set_rng_state(states["torch"])
@@ -118,8 +87,6 @@ def set_rng_states(
     numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
     if accelerator is not None and "device" in states:
         accelerator.set_rng_state(states["device"], device)
-    for generator, state in zip(_generators(loaders), states.get("generators", ()), strict=False):
-        generator.set_state(state)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,21 +28,27 @@ class AgreedFetcher(Fetcher):
 
     def __init__(self, loader: CombinedLoader, strategy: ParallelStrategy) -> None:
         super().__init__(loader)
-        said = strategy.all_gather_object((super().total(), self.has_length))
-        self._strategy, self._totals = strategy, [total for total, _ in said]
+        self._strategy = strategy
         self._ends_together = strategy.uneven_inputs == "stop_together"
         self._weighs = strategy.uneven_inputs == "join"
-        self._asks = self._reads_ahead = not all(has_length for _, has_length in said)
+        self._has_ended = False
 
     def total(self) -> int | float:
         """The number of batches in the epoch; inf where it is not known."""
+        self._own_total = super().total()
+        said = self._strategy.all_gather_object((self._own_total, self._reads_ahead))
+        self._totals = [total for total, _ in said]
+        self._asks_ranks = self._reads_ahead = any(reads_ahead for _, reads_ahead in said)
         return min(self._totals) if self._ends_together else max(self._totals)
 
-    def start(self, skip: int = 0, measure: Callable[[], Any] | None = None) -> None:
+    def start(self, saved: Mapping[str, Any] | None = None, measure: Callable[[], Any] | None = None) -> None:
         """Begin with the first batch of the loader, together with all other processes."""
-        self._has_ended = False
+        self._has_ended = bool(saved and saved.get("has_ended"))
         self._weights: deque[float] = deque()  # of the batches that have been read but not yielded yet
-        super().start(skip, measure)
+        super().start(saved, measure)
+
+    def _place(self, again: bool = False) -> dict[str, Any]:
+        return {**super()._place(again), "has_ended": self._has_ended}
 
     def __iter__(self) -> Iterator[Fetched]:
         for item in super().__iter__():
@@ -51,9 +57,9 @@ class AgreedFetcher(Fetcher):
     def _next(self) -> Any:
         item = super()._next()
         self._has_ended = self._has_ended or item is END
-        if self._asks:
+        if self._asks_ranks:
             weight: float | None = self._ask()
-        elif item is END and self._total <= super().total():  # the loader has fewer batches than its length says
+        elif item is END and self._total <= self._own_total:  # the loader has fewer batches than its length says
             weight = None
         else:
             weight = self._known_weight()
@@ -62,13 +68,8 @@ class AgreedFetcher(Fetcher):
         self._weights.append(weight)
         return self._start_over() if item is END else item
 
-    def _pass_over(self) -> None:
-        if super()._next() is END:
-            self._has_ended = True
-            self._start_over()
-
     def _start_over(self) -> Any:
-        self._iterator = iter(self.loader)
+        self._iterator, self._began = iter(self.loader), self.fetched
         item = super()._next()
         if item is END:
             raise ValueError("The training loader of this process yields no batches, so it can't be padded with them.")

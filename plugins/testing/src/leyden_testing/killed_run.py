@@ -45,8 +45,7 @@ class Options:
         data: "map" (a shuffled dataset), "generator" (the same, shuffled by the loader's own generator), "unsized"
             (an iterable without length) or "cycle" (two loaders, of which the shorter one is repeated).
         num_workers: The number of workers of each loader.
-        persistent_workers: Whether the workers are kept from epoch to epoch. The rows then have no noise unless it is
-            seeded by sample, because the random states of such workers can't be restored.
+        persistent_workers: Whether the workers are kept from epoch to epoch.
         by_sample: Whether the noise of each row is seeded by its index and the epoch.
         plateau: Whether to use ReduceLROnPlateau instead of a scheduler that steps with the optimizer.
         manual: Whether the model uses manual optimization.
@@ -295,14 +294,13 @@ def loaders(options: Options) -> tuple[Any, Any]:
     workers: dict[str, Any] = {"num_workers": options.num_workers}
     if options.persistent_workers:
         workers["persistent_workers"] = True
-    noise = 0.0 if options.persistent_workers and not options.by_sample else 0.01
-    validation = DataLoader(Rows(9, noise), BATCH_SIZE, shuffle=True, **workers)
+    validation = DataLoader(Rows(9), BATCH_SIZE, shuffle=True, **workers)
     if options.data == "unsized":
         return DataLoader(Stream(), BATCH_SIZE, **workers), validation
     if options.data == "generator":
         validation = DataLoader(Rows(9), BATCH_SIZE, shuffle=True, generator=torch.Generator().manual_seed(5))
         return DataLoader(Rows(), BATCH_SIZE, shuffle=True, generator=torch.Generator().manual_seed(4)), validation
-    train = DataLoader(Rows(ROWS, noise), BATCH_SIZE, shuffle=True, drop_last=options.data == "cycle", **workers)
+    train = DataLoader(Rows(), BATCH_SIZE, shuffle=True, drop_last=options.data == "cycle", **workers)
     if options.data == "cycle":
         return {"long": train, "short": DataLoader(Rows(8), BATCH_SIZE, shuffle=True, **workers)}, validation
     return train, validation
