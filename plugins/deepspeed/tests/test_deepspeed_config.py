@@ -208,11 +208,35 @@ def test_a_checkpoint_that_is_not_to_be_unpickled_or_is_anothers_is_refused(tmp_
         strategy.load_checkpoint(str(written))
     torch.save({"checkpoint": {}, "shards": "shards-1"}, written / "leyden.ckpt")
     (written / "shards-1").mkdir()
-    with pytest.raises(MisconfigurationException, match=r"directory: it is a sharded checkpoint.*leyden_sharded\.cons"):
+    with pytest.raises(MisconfigurationException, match=r"run\.ckpt' is a directory: it is "):  # leyden-sharded's
         strategy.load_checkpoint(str(written))
     (written / "shards-1").rename(written / "checkpoint")
     with pytest.raises(MisconfigurationException, match=r"weights_only=True forbids .* pickles"):
         strategy.load_checkpoint(str(written), weights_only=True)
+
+
+def test_where_a_file_is_needed_the_directory_is_named_with_the_command_that_makes_one(tmp_path):
+    for place in ("run.ckpt/checkpoint", "others/step1", "mine"):
+        (tmp_path / place).mkdir(parents=True)
+    torch.save({}, tmp_path / "run.ckpt" / "leyden.ckpt")
+    (tmp_path / "others" / "step1" / "mp_rank_00_model_states.pt").touch()
+    for name, said in (
+        ("run.ckpt", r"it is a checkpoint of strategy='deepspeed', .*leyden_deepspeed\.consolidate .*run\.ckpt whole"),
+        ("others", r"it is a checkpoint that DeepSpeed wrote, but not under Leyden, .*zero_to_fp32\.py"),
+        ("mine", "it is no checkpoint that an installed plugin knows"),
+    ):
+        with pytest.raises(MisconfigurationException, match=rf"{name}' is a directory: {said}"):
+            Model.load_from_checkpoint(tmp_path / name)
+        with pytest.raises(MisconfigurationException, match=rf"{name}' is a directory: {said}"):
+            quiet(tmp_path).validate(Model(), loader(4), ckpt_path=tmp_path / name)
+
+
+def test_a_directory_that_is_no_checkpoint_of_deepspeeds_is_not_replaced(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").touch()
+    with pytest.raises(MisconfigurationException, match=r"home' is a directory and no checkpoint .*not replaced"):
+        DeepSpeedStrategy()._save_directory({}, tmp_path / "home")
+    assert (tmp_path / "home" / "thesis.txt").exists()
 
 
 def test_fabric_is_told_to_take_the_twin():

@@ -13,7 +13,7 @@ import torch
 
 from leyden.callbacks import ModelCheckpoint
 from leyden.plugins import TorchCheckpointIO
-from leyden.utilities.exceptions import CheckpointCorruptedError
+from leyden.utilities.exceptions import CheckpointCorruptedError, MisconfigurationException
 from leyden_sharded import directory
 from leyden_sharded.background import Background, RemovingLater
 from leyden_sharded.consolidate import main
@@ -91,6 +91,61 @@ def test_an_altered_shard_is_named(tmp_path, copied, saved):
 def test_an_unfinished_checkpoint_is_refused(tmp_path, copied):
     (copied / "leyden.ckpt").unlink()
     assert_refused(tmp_path, copied, "leyden.ckpt", "never finished")
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_where_a_file_is_needed_it_is_named_with_the_command_that_makes_one(tmp_path, copied, unfinished):
+    if unfinished:
+        (copied / "leyden.ckpt").unlink()
+    said = (
+        r"run\.ckpt' is a directory: it is a sharded checkpoint, .*leyden_sharded\.consolidate .*run\.ckpt whole\.ckpt"
+    )
+    with pytest.raises(MisconfigurationException, match=said):
+        Model.load_from_checkpoint(copied)
+    with pytest.raises(MisconfigurationException, match=said):
+        quiet(tmp_path, "auto", 1).validate(Model(), loader(4), ckpt_path=copied)
+
+
+def test_a_distributed_checkpoint_of_pytorch_is_named(copied):
+    (copied / "shards-1").rename(copied.parent / "others")
+    assert_refused(copied.parent, copied.parent / "others", "is a directory: it is a distributed", "dcp_to_torch")
+
+
+def test_another_directory_is_not_said_to_be_sharded(tmp_path):
+    (tmp_path / "shards-of-glass").mkdir()
+    assert directory.describe(str(tmp_path)) is None
+    assert directory.describe(str(tmp_path / "none")) is None
+
+
+@pytest.mark.parametrize("name", ["../others/shards-1", "shards-1/../../others", "/etc", 1, None])
+def test_a_directory_that_names_shards_elsewhere_is_refused(copied, name):
+    stored = torch.load(copied / "leyden.ckpt", weights_only=True)
+    torch.save({**stored, "shards": name}, copied / "leyden.ckpt")
+    with pytest.raises(CheckpointCorruptedError, match="does not name its shards"):
+        directory.open_directory(str(copied))
+
+
+def test_metadata_that_names_files_elsewhere_is_refused(copied):
+    with (copied / "shards-1" / ".metadata").open("rb") as file:
+        metadata = pickle.load(file)
+    next(iter(metadata.storage_data.values())).relative_path = "../../secret"
+    (copied / "shards-1" / ".metadata").write_bytes(pickle.dumps(metadata))
+    with pytest.raises(CheckpointCorruptedError, match=r"names files elsewhere \('\.\./\.\./secret'\)"):
+        directory.open_directory(str(copied))
+
+
+def test_two_runs_that_save_to_one_path_write_shards_of_their_own(tmp_path):
+    path = str(tmp_path / "run.ckpt")
+    first, second = directory.new_shards(path), directory.new_shards(path)
+    (tmp_path / "run.ckpt" / "shards-of-glass").mkdir()
+    for shards, names in ((first, ["leyden.ckpt", "shards-1", "shards-2"]), (second, ["leyden.ckpt", "shards-2"])):
+        directory.save_alone({"a": torch.ones(2)}, shards)
+        directory.finish(path, {"a": directory.stand_in("a")}, shards)
+        assert sorted(os.listdir(path)) == [*names, "shards-of-glass"]
+        assert directory.put_back(*directory.open_directory(path))["a"].tolist() == [1, 1]
+    with pytest.raises(FileNotFoundError, match="shards-1' is gone: another run saves to"):
+        directory.finish(path, {}, first)
+    assert directory.put_back(*directory.open_directory(path))["a"].tolist() == [1, 1]
 
 
 class Harmful:

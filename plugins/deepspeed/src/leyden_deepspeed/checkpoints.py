@@ -40,13 +40,13 @@ def describe(path: str) -> str | None:
     """
     if is_directory(path):
         return (
-            "it is a checkpoint of strategy='deepspeed', which resumes from it; for others, make one file of its "
-            f"weights: python -m leyden_deepspeed.consolidate {shlex.quote(path)} whole.ckpt"
+            "it is a checkpoint of strategy='deepspeed', which reads it; for others, python -m "
+            f"leyden_deepspeed.consolidate {shlex.quote(path)} whole.ckpt makes one file of its weights"
         )
-    if (local_path(path) / TAG).is_dir() or (local_path(path) / "latest").is_file():
+    if next(local_path(path).glob("*/*_states.pt"), None) is not None:
         return (
-            "it is a checkpoint that DeepSpeed wrote, but not under Leyden, which does not read it; make one file of "
-            "its weights with the zero_to_fp32.py in it"
+            "it is a checkpoint that DeepSpeed wrote, but not under Leyden, which does not read it; zero_to_fp32.py in "
+            "it makes one file of its weights"
         )
     return None
 
@@ -119,6 +119,11 @@ class EngineCheckpoints(ParallelStrategy):
         self._save_directory(checkpoint, local_path(self.broadcast(path)))
 
     def _save_directory(self, checkpoint: dict[str, Any], target: Path) -> None:
+        if target.is_dir() and not is_directory(str(target)) and any(target.iterdir()):
+            raise MisconfigurationException(
+                f"{str(target)!r} is a directory and no checkpoint of strategy='deepspeed', so it is not replaced; "
+                "save elsewhere."
+            )
         trainer = self._module.trainer
         if trainer.progress.is_accumulating(trainer.accumulate_grad_batches):
             rank_zero_warn(

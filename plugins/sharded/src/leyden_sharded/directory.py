@@ -55,13 +55,13 @@ def describe(path: str) -> str | None:
     """
     if is_directory(path):
         return (
-            "it is a sharded checkpoint, which the strategies of leyden-sharded (fsdp, zero_1, zero_2, …) resume from; "
-            f"for others, make one file of it: python -m leyden_sharded.consolidate {shlex.quote(path)} whole.ckpt"
+            "it is a sharded checkpoint, which the strategies of leyden-sharded (fsdp, zero_1, zero_2, …) read; for "
+            f"others, python -m leyden_sharded.consolidate {shlex.quote(path)} whole.ckpt makes one file of it"
         )
     if ".metadata" in _names_in(local_path(path)):
         return (
-            "it is a distributed checkpoint of PyTorch or Lightning, which Leyden does not read; make one file of its "
-            "tensors: python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
+            "it is a distributed checkpoint of PyTorch or Lightning, which Leyden does not read; python -m "
+            "torch.distributed.checkpoint.format_utils dcp_to_torch makes one file of its tensors"
         )
     return None
 
