@@ -82,6 +82,18 @@ STAGES = {"sanity_check", "train", "validate", "test", "predict"}
 
 
 @pytest.mark.parametrize("name", TRUE)
+def test_lazy_modules_get_the_format_when_they_get_their_shapes(device, trainer, Watching, loader, name):
+    model = Watching()
+    model.layers = nn.Sequential(nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.Linear(8, 2))
+    weight, model.total = model.layers[0].weight, SumMetric()
+    run_all(trainer(device, precision=name), model, loader)
+    assert model.seen == {stage: {(TRUE[name],) * 5} for stage in STAGES}
+    assert {tensor.dtype for tensor in model.layers.state_dict().values()} == {TRUE[name], torch.int64}
+    assert model.layers[0].weight is weight
+    assert model.total.sum_value.dtype == FLOAT32
+
+
+@pytest.mark.parametrize("name", TRUE)
 def test_in_the_true_modes_everything_has_the_format(device, trainer, Watching, loader, name):
     dtype, model = TRUE[name], Watching()
     predictions = run_all(trainer(device, precision=name), model, loader)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.parameter import is_lazy
 
 from leyden.plugins import Precision
 from leyden.utilities.batch import map_collection
@@ -30,8 +31,17 @@ class _TruePrecision(Precision):
         return default_dtype(self.dtype)
 
     def convert_module(self, module: Module) -> Module:
-        """Cast the module's parameters and buffers."""
-        return self._casts[self.dtype](module)
+        """Cast the module's parameters and buffers; those of lazy modules get the dtype that they will have."""
+        places: list[Any] = [of for part in module.modules() for of in (part._parameters, part._buffers)]
+        lazy = [(of, name, tensor) for of in places for name, tensor in of.items() if is_lazy(tensor)]
+        for of, name, _ in lazy:
+            of[name] = None  # PyTorch can't cast what has no shape to bfloat16 by Module.bfloat16
+        try:
+            return self._casts[self.dtype](module)
+        finally:
+            for of, name, tensor in lazy:
+                tensor.data = tensor.data.to(self.dtype)
+                of[name] = tensor
 
     def convert_input(self, data: Any) -> Any:
         """Cast the tensors of a batch."""
