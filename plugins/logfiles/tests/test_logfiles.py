@@ -8,9 +8,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 
 import leyden as pl
 from leyden.demos import BoringModel
@@ -118,6 +120,16 @@ def test_its_names_are_in_the_window_of_loggers():
 
 class Colour(Enum):
     RED = 1
+
+
+def test_arrays_come_back_as_numbers(tmp_path):
+    path, big = tmp_path / "hparams.yaml", torch.zeros(200, 100)
+    values = {"weights": torch.tensor([0.5, 2.0]), "table": np.arange(4).reshape(2, 2), "none": torch.zeros(0, 3)}
+    save_hparams(str(path), {**values, "nested": [{"scale": nn.Parameter(torch.ones(1))}], "one": torch.tensor(3)})
+    expected = {"weights": [0.5, 2.0], "table": [[0, 1], [2, 3]], "none": [], "nested": [{"scale": [1.0]}], "one": 3}
+    assert load_hparams(path) == expected
+    with pytest.warns(UserWarning, match=r"as text, .*: big \(Tensor\), meta \(Tensor\), sparse \(Tensor\)\. Leave"):
+        save_hparams(str(path), {"big": big, "meta": big.to("meta"), "sparse": torch.eye(2).to_sparse()})
 
 
 def test_what_has_no_plain_form_is_kept_as_text_and_named(tmp_path):

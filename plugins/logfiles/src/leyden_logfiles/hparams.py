@@ -20,6 +20,7 @@ from leyden.utilities.storage import replacing
 from leyden_logfiles.storage import is_file, open_text
 
 MAX_SIZE = 100_000  # the most values that shared ones may add
+MAX_NUMBERS = 10_000  # the most numbers of an array that are written out
 
 
 def save_hparams(path: str, hparams: Mapping[str, Any]) -> None:
@@ -171,10 +172,21 @@ def _plain_members(value: Any, name: str, as_text: list[str], known: dict[int, A
         return {key: _plain(v, f"{name}.{key}" if name else str(key), as_text, known) for key, v in items}
     if isinstance(value, Set):
         value = sorted(value, key=repr)
+    elif _is_small_array(value):
+        value = value.tolist()
     if isinstance(value, Sequence):
         return [_plain(v, f"{name}[{i}]", as_text, known) for i, v in enumerate(value)]
     as_text.append(f"{name} ({type(value).__name__})")
     return str(value)
+
+
+def _is_small_array(value: Any) -> bool:
+    """Whether a value is an array of NumPy, or a tensor, of so few numbers that one would write them out."""
+    shape = getattr(value, "shape", None)
+    is_dense = (
+        hasattr(value, "tolist") and not getattr(value, "is_meta", False) and not getattr(value, "is_sparse", False)
+    )
+    return isinstance(shape, tuple) and is_dense and math.prod(shape) <= MAX_NUMBERS
 
 
 def flatten_params(params: Any, separator: str = "/") -> dict[str, Any]:
