@@ -102,9 +102,10 @@ def seal(owner: Any, checkpoint: Mapping[str, Any], plain: dict[str, Any], dropp
     pickled = _pickled(records)
     written = [record for outer in records for record in outer.flat()]
     plain.setdefault(CHECKPOINT_KEY, {})[KEY] = {"records": [each.stored() for each in written], "pickle": pickled}
-    kept = [record.name for record in written if record.index is not None or not record.is_lost]
-    sealed = [name for name in dropped if any(name == one or name.startswith((f"{one}.", f"{one}[")) for one in kept)]
-    dropped[:] = [name for name in dropped if name not in sealed]
+    there = {record.name for record in written if not record.is_lost}
+    whole = [record.name for record in written if record.index is not None or record.kind == "config"]
+    within = tuple(f"{name}{step}" for name in whole for step in ".[")
+    dropped[:] = [name for name in dropped if name not in {*there, *whole} and not name.startswith(within)]
     opaque = [record.name for record in written if record.is_lost and record.index is not None]
     if news := (owner.run.not_told(opaque) if isinstance(owner, Trainer) else opaque):
         rank_zero_warn(
