@@ -208,13 +208,26 @@ def test_gradients_are_exchanged_only_when_the_optimizer_steps(tmp_path):
     assert [report["exchanges"] for report in reporter.reports()] == [2, 2]
 
 
-def test_static_graph(tmp_path):
+@pytest.mark.parametrize("every", [1, 3])
+def test_static_graph(tmp_path, every):
     from leyden_ddp.strategy import DDPStrategy
 
-    together, single = Model(), Model()
-    quiet(tmp_path, strategy=DDPStrategy(start_method="fork", static_graph=True))[0].fit(together, loader(16))
-    alone(tmp_path / "alone").fit(single, loader(16, 4))
+    together, single, options = Model(), Model(), {"accumulate_grad_batches": every, "max_epochs": 2}
+    strategy = DDPStrategy(start_method="fork", static_graph=True)
+    trainer, reporter = quiet(tmp_path, strategy=strategy, **options)
+    trainer.fit(together, loader(16))
+    alone(tmp_path / "alone", **options).fit(single, loader(16, 4))
     assert same_weights(together, single, 1e-6)
+    ranks = reporter.reports()
+    assert ranks[0]["weights"] == ranks[1]["weights"]
+
+
+def test_a_static_graph_is_refused_in_manual_optimisation(tmp_path):
+    from leyden_ddp.strategy import DDPStrategy
+
+    trainer, _ = quiet(tmp_path, strategy=DDPStrategy(start_method="fork", static_graph=True))
+    with pytest.raises(MisconfigurationException, match=r"static_graph=True\) does not work in manual optimisation"):
+        trainer.fit(TwoOptimizers(), loader(16))
 
 
 class Collectives(Model):

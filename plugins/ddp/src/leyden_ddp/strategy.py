@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -31,8 +31,8 @@ class DDPStrategy(ParallelStrategy):
         timeout: How long the processes wait for each other.
         start_method: How the processes of a node start.
         uneven_inputs: What happens when the ranks have different numbers of training batches.
-        kwargs: For ``DistributedDataParallel``: ``find_unused_parameters``, ``static_graph``,
-            ``gradient_as_bucket_view``, ``bucket_cap_mb``, …
+        kwargs: For ``DistributedDataParallel``: ``find_unused_parameters``, ``static_graph`` (in automatic optimisation
+            only), ``gradient_as_bucket_view``, ``bucket_cap_mb``, …
     """
 
     strategy_name = "ddp"
@@ -68,6 +68,12 @@ class DDPStrategy(ParallelStrategy):
         compare_tensors(module, self, training)
         if not training or not any(p.requires_grad for p in module.parameters()):
             return take_from_rank_zero(tensors_of(module), self)
+        if self._is_manual and self._ddp_options.get("static_graph"):
+            raise MisconfigurationException(
+                "DDPStrategy(static_graph=True) does not work in manual optimisation: DDP learns the graph from one "
+                "backward pass after the step, and here they run within it, so gradients would differ between ranks. "
+                "Leave static_graph out."
+            )
         ids = [self.root_device.index] if self.root_device.index is not None else None
         redirect = _Redirect(module, self)
         self._ddp = DistributedDataParallel(redirect, device_ids=ids, **self._ddp_options)
@@ -136,13 +142,18 @@ class DDPStrategy(ParallelStrategy):
         if ddp is None or not self._is_manual or not ddp.require_backward_grad_sync:
             return
         reducer: Any = ddp.reducer
-        searched = ddp.find_unused_parameters and not ddp.static_graph
         reducer._rebuild_buckets()
-        reducer.prepare_for_backward(list(_find_tensors(loss)) if searched else [])
+        reducer.prepare_for_backward(list(_find_tensors(loss)) if ddp.find_unused_parameters else [])
 
     def no_sync(self) -> AbstractContextManager[Any]:
         """A block in which backward passes do not exchange gradients; the next backward pass after it does."""
-        return self._ddp.no_sync() if self._ddp is not None else super().no_sync()
+        ddp = self._ddp
+        if ddp is None:
+            return super().no_sync()
+        # DDP learns a static graph from the first backward pass, which has to exchange. The next exchange averages what
+        # is equal in all processes then, which changes nothing.
+        learns = ddp.static_graph and not ddp._static_graph_delay_allreduce_enqueued
+        return nullcontext() if learns else ddp.no_sync()
 
     def _explained(self, error: RuntimeError) -> RuntimeError:
         """DDP's error about parameters without gradients, with their names; any other error as it is."""
