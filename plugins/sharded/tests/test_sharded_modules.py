@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 
 import numpy
 import pytest
@@ -247,11 +248,127 @@ class Reaching(Model):
 
 def test_a_parameter_that_is_used_while_it_is_divided_is_explained(tmp_path):
     def reach():
-        with pytest.raises(MisconfigurationException, match=r"leave it out of auto_wrap_policy, or name the method"):
+        with pytest.raises(MisconfigurationException, match=r"leave 'layers.0' out of auto_wrap_policy, or name"):
             quiet(tmp_path, "zero_3 by layer", 2).fit(Reaching(), loader(8), loader(4))
         quiet(tmp_path, "zero_3", 2).fit(Reaching(), loader(8), loader(4))
 
     on_ranks(2, reach)
+
+
+class Nested(Model):
+    def __init__(self, use):
+        super().__init__()
+        self.use = use
+
+    def on_train_batch_end(self, *args):
+        self.use(self)
+
+
+class Adversarial(Model):
+    """Manual optimisation of two networks that are parts of one submodule."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.automatic_optimization, self.step = False, step
+        del self.scale
+        self.both = nn.ModuleDict({"pair": nn.Sequential(self.layers, nn.Linear(2, 1))})
+        del self.layers
+
+    def training_step(self, batch, batch_idx):
+        critic = self.optimizers()[1]
+        with self.toggled_optimizer(critic):
+            self.manual_backward(self.step(self.both["pair"], batch[0]))
+        critic.step()
+
+    def forward(self, x):
+        return self.both["pair"](x).expand(-1, 2)
+
+    def configure_optimizers(self):
+        generator, critic = self.both["pair"]
+        return torch.optim.SGD(generator.parameters(), lr=0.1), torch.optim.SGD(critic.parameters(), lr=0.1)
+
+
+def penalty(pair, x):
+    x = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(pair(x).sum(), x, create_graph=True)
+    return gradient.square().mean()
+
+
+HOOK = r"^\S+ \(test_sharded_modules.py:\d+\)"
+FULL = "Take a whole copy by parameter.full_tensor(), in every process."
+EXPLAINED = {
+    "a weight": (
+        lambda: Nested(lambda model: model.layers[0].weight @ torch.ones(4)),
+        f"{HOOK} uses layers.0.weight outside of steps, where its parameters are divided .*{re.escape(FULL)}$",
+    ),
+    "two of them": (
+        lambda: Nested(lambda model: (model.scale * torch.ones(2), model.layers[2].bias + torch.ones(2))),
+        f"{HOOK} uses layers.2.bias, scale outside of steps|{HOOK} uses scale, layers.2.bias outside of steps",
+    ),
+    "a weight by no name": (
+        lambda: Nested(lambda model: [p + torch.ones(p.shape) for p in model.parameters()]),
+        f"{HOOK} uses a parameter outside of steps.*full_tensor",
+    ),
+    "a weight as numbers": (
+        lambda: Nested(lambda model: model.layers[0].weight.detach().numpy()),
+        f"{HOOK} uses layers.0.weight outside of steps",
+    ),
+    "a submodule": (
+        lambda: Nested(lambda model: model.layers(torch.ones(1, 4))),
+        f"{HOOK} calls 'layers' outside of steps.*Call the LightningModule instead, or make it a unit: "
+        "auto_wrap_policy={Sequential}",
+    ),
+    "a network within another": (
+        lambda: Adversarial(lambda pair, x: pair[1](pair[0](x)).mean()),
+        f"{HOOK} calls 'both.pair.0' outside of the forward of 'both.pair'.*Call 'both.pair' instead, or make it",
+    ),
+    "a gradient of a gradient": (
+        lambda: Adversarial(penalty),
+        r"^training_step \(test_sharded_modules.py:\d+\) needs whole parameters that have been freed since, "
+        r"for a gradient of a gradient \(create_graph=True\).*'ddp' or 'zero_1'",
+    ),
+}
+
+
+def explain(tmp_path):
+    said = {}
+    for name, (make, _) in EXPLAINED.items():
+        with pytest.raises(MisconfigurationException) as caught:
+            quiet(tmp_path, "zero_2", 2).fit(make(), loader(8), loader(4))
+        said[name] = str(caught.value)
+    return said
+
+
+@pytest.fixture(scope="module")
+def explanations(tmp_path_factory):
+    """What is said of every use of divided parameters, on both ranks."""
+    return on_ranks(2, explain, tmp_path_factory.mktemp("explained"))
+
+
+@pytest.mark.parametrize("case", EXPLAINED)
+def test_a_use_of_divided_parameters_is_explained_with_names(explanations, case):
+    for said in explanations:
+        assert re.search(EXPLAINED[case][1], said[case]), said[case]
+
+
+def follow_the_advice(tmp_path, devices):
+    """What the explanations advise: a whole copy, a part that is a unit; then the values of one process."""
+    values = []
+
+    def look(model):
+        weight = model.layers[0].weight
+        weight = weight.full_tensor() if isinstance(weight, DTensor) else weight
+        values.append(((weight @ torch.ones(4)).sum().item(), model.layers(torch.ones(1, 4)).sum().item()))
+
+    strategy = FSDPStrategy(auto_wrap_policy={nn.Sequential}) if devices > 1 else "auto"
+    quiet(tmp_path, strategy, devices).fit(Nested(look), loader(8, 4 // devices), loader(4))
+    return values
+
+
+def test_what_the_explanations_advise_works(tmp_path):
+    first, second = on_ranks(2, follow_the_advice, tmp_path, 2)
+    assert first == second
+    assert torch.tensor(first).allclose(torch.tensor(follow_the_advice(tmp_path, 1)))
 
 
 def test_an_optimizer_of_parameters_that_are_gone_is_refused(tmp_path):

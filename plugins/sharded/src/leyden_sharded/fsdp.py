@@ -24,8 +24,9 @@ from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from leyden_sharded import gradients
 from leyden_sharded.checkpoints import ShardedCheckpoints
 from leyden_sharded.clipping import clip_gradients
+from leyden_sharded.explaining import explained
 from leyden_sharded.initial import materialise, refuse_unset, take_from_rank_zero
-from leyden_sharded.sharding import Sharding, checkpoint_activations, explaining, make_whole, shard
+from leyden_sharded.sharding import Sharding, checkpoint_activations, make_whole, shard
 from leyden_sharded.units import Policy, units
 
 # For each kind: whether there are replicas, and whether parameters are divided again after the forward pass.
@@ -241,7 +242,11 @@ class FSDPStrategy(ShardedCheckpoints):
                 self.trace.enter("gradients")
             return output
 
-        return explaining(run)
+        return run
+
+    def first_cause(self, error: BaseException) -> BaseException:
+        """Tell the other processes of an error, which is one of Leyden's if it is about divided parameters."""
+        return super().first_cause(explained(error, self._module))
 
     def _wait_for_others(self, name: str) -> Callable[[], None]:
         """Tell the watch that this rank waits for the others to gather parameters.

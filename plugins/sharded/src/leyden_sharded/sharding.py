@@ -159,25 +159,6 @@ def checkpoint_activations(parts: Sequence[Module]) -> None:
         part.forward = partial(checkpoint, part.forward, use_reentrant=False)
 
 
-def explaining(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a step so that the error about a divided parameter says what to do."""
-
-    def explained(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return step(*args, **kwargs)
-        except RuntimeError as error:
-            if "mixed torch.Tensor and DTensor" not in str(error):
-                raise
-            raise MisconfigurationException(
-                "A parameter was used while it was divided among the processes. Its submodule is a unit, and the "
-                "parameters of a unit are whole within its forward only: leave it out of auto_wrap_policy, or name the "
-                "method that uses it in configure_model: torch.distributed.fsdp.register_fsdp_forward_method(part, "
-                "method)."
-            ) from error
-
-    return explained
-
-
 def make_whole(module: Module) -> None:
     """Replace divided parameters by whole ones on the host; called by all processes."""
     for part in module.modules():
