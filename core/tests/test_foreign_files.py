@@ -167,6 +167,39 @@ def test_a_legacy_file_that_claims_more_than_it_has_costs_nothing(tmp_path):
         LoggingModel.load_from_checkpoint(path)
 
 
+class Filling:
+    """Pickled as a bytearray of this size."""
+
+    def __init__(self, *arguments):
+        self.arguments = arguments
+
+    def __reduce__(self):
+        return bytearray, self.arguments
+
+
+@pytest.mark.parametrize("options", [{}, LEGACY], ids=["zip", "legacy"])
+def test_a_pickle_that_makes_memory_of_a_number_is_refused(tmp_path, options):
+    path, number = tmp_path / "bomb.ckpt", (100_000_000,)
+    for value in (Filling(*number), [Filling("abc", "latin-1"), Filling(*number)], [number, Filling(*number)]):
+        path.write_bytes(saved({**WHOLE, "mine": value}, **options))
+        tracemalloc.start()
+        with pytest.raises(CheckpointCorruptedError, match="it makes a bytearray of something else"):
+            LoggingModel.load_from_checkpoint(path)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 10_000_000
+
+
+@pytest.mark.parametrize("options", [{}, LEGACY], ids=["zip", "legacy"])
+def test_what_a_bytearray_is_otherwise_made_of_is_loaded(tmp_path, options):
+    path, value = (
+        tmp_path / "a.ckpt",
+        [bytearray(), bytearray(b"abc"), bytearray(), bytearray(b"\xff"), "bytearray", b"x"],
+    )
+    path.write_bytes(saved({**WHOLE, "mine": value}, **options))
+    assert TorchCheckpointIO().load_checkpoint(str(path))["mine"] == value
+
+
 # -- removing -----------------------------------------------------------------------------------------------
 
 

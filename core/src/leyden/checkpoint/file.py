@@ -6,6 +6,8 @@ import re
 import shutil
 import zipfile
 from collections.abc import Mapping
+from pickle import UnpicklingError
+from pickletools import genops
 from typing import IO, Any
 
 import torch
@@ -104,11 +106,31 @@ def _verify(file: IO[bytes]) -> None:
     """Compare every record of the file with its CRC, which PyTorch writes and never looks at, and its size before."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    if file.read(1) != b"\x80":  # PyTorch's format from before 1.6 is a bare pickle, which has no checksums
+    pickles = [file] * 4  # PyTorch's format from before 1.6, of which the fourth has the value, without checksums
+    if file.read(1) != b"\x80":
         with zipfile.ZipFile(file) as archive:
             records = archive.infolist()
             if any(record.compress_type for record in records) or sum(record.file_size for record in records) > size:
                 raise zipfile.BadZipFile("its records are packed, as PyTorch's never are")
             if broken := archive.testzip():
                 raise zipfile.BadZipFile(f"{broken} is not what was written")
+            values = [archive.read(record) for record in records if record.filename.endswith("/data.pkl")]
+            pickles = [io.BytesIO(value) for value in values if b"bytearray" in value]
     file.seek(0)
+    for pickled in pickles:
+        _refuse_allocations(pickled)
+    file.seek(0)
+
+
+def _refuse_allocations(pickled: IO[bytes]) -> None:
+    """Refuse a pickle that makes a bytearray of a number, which takes any memory; picklers make it of encoded text."""
+    called: Any = ""  # what was named just now
+    memo: dict[Any, Any] = {}
+    for opcode, argument, _ in genops(pickled):
+        if "PUT" in opcode.name:
+            memo[argument] = called
+            continue
+        name = memo.get(argument, "") if "GET" in opcode.name else argument if opcode.name == "GLOBAL" else ""
+        if called.endswith(" bytearray") and opcode.name != "EMPTY_TUPLE" and name != "_codecs encode":
+            raise UnpicklingError("it makes a bytearray of something else than text")
+        called = name
