@@ -142,6 +142,10 @@ def test_every_hook_is_called_with_what_it_specifies(tmp_path):
     reads = recorder(["leyden_read_progress"], lambda name, values: seen.update({name: values}) or {"epoch": 1})
     resumed = quiet_trainer(tmp_path, plugins=reads)
     resumed.fit(EveryStep(), Batches(1), Batches(1), ckpt_path=tmp_path / "foreign.ckpt")
+    found = recorder(["leyden_find_checkpoint"], lambda *_: str(tmp_path / "run.ckpt"))
+    told = recorder(["leyden_go_on"], lambda name, values: seen.update({name: values}))
+    again = quiet_trainer(tmp_path, plugins=[found, told])
+    again.fit(EveryStep(), Batches(1), Batches(1), ckpt_path="the one before")
     describes = recorder(
         ["leyden_describe_checkpoint"], lambda name, values: seen.update({name: values}) or "of shards"
     )
@@ -168,6 +172,8 @@ def test_every_hook_is_called_with_what_it_specifies(tmp_path):
     }
     assert seen["leyden_describe_checkpoint"] == {"path": str(tmp_path)}
     assert seen["leyden_read_progress"]["trainer"] is resumed
+    assert seen["leyden_go_on"]["trainer"] is again
+    assert set(states) <= set(seen["leyden_go_on"]["checkpoint"])
     assert set(states) <= set(seen["leyden_read_progress"]["checkpoint"])
     assert seen["leyden_show_results"] == {"trainer": trainer, "stage": "test", "results": [{}]}
     assert len(seen["leyden_restore_rank_state"]["states"]) == 1

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import leyden as pl
+from leyden import hookimpl
 from leyden.loops.progress import MOVES, Phase
+from leyden.strategies import Strategy
 from leyden.utilities import MisconfigurationException
 from leyden.utilities.objects import StashKey
 from leyden_testing.models import SmallModel
@@ -197,3 +199,46 @@ def test_a_stage_ends_with_an_error(tmp_path):
         trainer.fit(Failing(), Batches(), Batches())
     assert seen == ["train"]
     assert trainer.state.stage is None
+
+
+def test_rank_0_decides_which_checkpoint_is_loaded(tmp_path):
+    """Where a name such as "last" is looked up in the file system, the ranks of two nodes may find different ones."""
+
+    sent = []
+
+    class Second(Strategy):
+        def broadcast(self, value, src=0):
+            sent.append(value)
+            return path if len(sent) == 1 else value
+
+    first = quiet_trainer(tmp_path)
+    first.fit(SmallModel(), Batches())
+    first.save_checkpoint(path := str(tmp_path / "a.ckpt"))
+    trainer = quiet_trainer(tmp_path, strategy=Second(), max_epochs=2)
+    trainer.fit(SmallModel(), Batches())
+    assert (trainer.ckpt_path, trainer.global_step) == (path, 2 * first.global_step)
+    assert sent[0] is None
+
+
+@pytest.mark.parametrize(("name", "calls"), [("found", ["found"]), ("a.ckpt", [])])
+def test_plugins_are_told_of_a_run_that_goes_on(tmp_path, monkeypatch, name, calls):
+    monkeypatch.chdir(tmp_path)
+    told = []
+
+    class Finding:
+        @hookimpl
+        def leyden_find_checkpoint(self, ckpt_path):
+            return str(tmp_path / "a.ckpt") if ckpt_path == "found" else None
+
+        @hookimpl
+        def leyden_go_on(self, trainer, checkpoint):
+            assert trainer.run.log_dir is None
+            told.append((trainer.state.fn.value, checkpoint["global_step"]))
+
+    first = quiet_trainer(tmp_path)
+    first.fit(SmallModel(), Batches())
+    first.save_checkpoint("a.ckpt")
+    trainer = quiet_trainer(tmp_path, max_epochs=2, plugins=[Finding()])
+    trainer.fit(SmallModel(), Batches(), ckpt_path=name)
+    trainer.predict(SmallModel(), Batches(), ckpt_path=name)
+    assert told == [("fit", first.global_step) for _ in calls]

@@ -59,7 +59,8 @@ def test_the_file_is_that_of_a_run_without_interruption(tmp_path, hook):
     trainer_for(tmp_path, "whole", saver).fit(Model(), rows(4), rows(1))
     whole = metrics_of(tmp_path, "whole").read_text()
     assert len(whole.splitlines()) > 8
-    with_rows = [path for path in saver.saved if "logfiles" in torch.load(path)["leyden"]["ranks"][0]["plugins"]]
+    logs = [torch.load(path)["leyden"]["ranks"][0]["plugins"]["logfiles"]["CSVLogger"][0] for path in saver.saved]
+    with_rows = [path for path, state in zip(saver.saved, logs, strict=True) if state["log"]]
     assert len(with_rows) >= len(saver.saved) - 2  # nothing was logged before the first step that is
     for path in with_rows:
         killed = metrics_of(tmp_path, path.stem)

@@ -262,3 +262,20 @@ def test_values_that_are_shared_are_written_once(tmp_path):
     assert loaded["laughs"] is loaded["again"]
     assert loaded["laughs"][0] is loaded["laughs"][8]
     assert loaded["itself"]["name"] == "itself"
+
+
+def test_a_run_goes_on_in_an_earlier_one_that_the_user_has_not_ruled_out(tmp_path):
+    for name in ("version_0", "version_11", "version_x"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    for version in (5, 11, "mine"):
+        assert Lines(tmp_path, version=version).earlier_versions() == []
+    logger = Lines(tmp_path)
+    assert logger.earlier_versions() == [11, 0]
+    for version in (5, "../elsewhere", None, [0]):  # a file may say anything
+        logger.go_on(version)
+        assert (logger.version, logger.goes_on) == (12, False)
+    logger.go_on(0)
+    assert (logger.version, logger.goes_on) == (0, True)
+    logger.log_metrics({"loss": 1.0})
+    logger.go_on(11)
+    assert logger.version == 0

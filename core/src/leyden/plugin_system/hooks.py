@@ -149,6 +149,13 @@ class Registration:
         a directory that another process wrote only where a plugin knows it.
         """
 
+    def leyden_go_on(self, trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
+        """A fit goes on from a checkpoint that was found by a name such as "last", and so in the run that wrote it.
+
+        All processes have met and read it, and nothing is restored from it yet; loggers have not agreed on their
+        versions. A fit that is given the path of a checkpoint starts a run of its own.
+        """
+
     def leyden_read_progress(self, trainer: Trainer, checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Return how far the fit had come that wrote a checkpoint of another framework, or None for one not known.
 

@@ -28,7 +28,7 @@ OFFERED = ("batch", "batch_idx", "dataloader_idx")  # to a step; the last not to
 
 def check_call(
     trainer: Trainer, fn: TrainerFn, model: Any, loaders: dict[str, Any], datamodule: Any, ckpt_path: Any
-) -> tuple[LightningModule, LightningDataModule | None, dict[str, DataSource | None], str | None]:
+) -> tuple[LightningModule, LightningDataModule | None, dict[str, DataSource | None], str | None, bool]:
     """What the run needs that the user asks for, or an error that leaves everything as it was.
 
     Args:
@@ -40,7 +40,8 @@ def check_call(
         ckpt_path: The checkpoint that was passed.
 
     Returns:
-        Module, data module, where the loaders come from by the prefix of their hooks, and the checkpoint's path.
+        Module, data module, where the loaders come from by the prefix of their hooks, the checkpoint's path, and
+        whether it was found by another name.
 
     Raises:
         MisconfigurationException: It can't run; the sentence says why. Other errors for a wrong model, loader or path.
@@ -54,7 +55,7 @@ def check_call(
     sources = _Call(trainer, fn, module, datamodule, loaders).check()
     as_it_is = ckpt_path is None and model is not None and fn is not TrainerFn.FITTING
     path = None if as_it_is else _find_checkpoint(trainer, fn, ckpt_path)
-    return module, datamodule, sources, path
+    return module, datamodule, sources, path, str(path) != str(ckpt_path)
 
 
 def _find_module(model: Any, fn: TrainerFn) -> LightningModule:

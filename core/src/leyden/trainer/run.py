@@ -52,6 +52,7 @@ class Run:
         datamodule: The data module, or None.
         sources: Where the loaders come from, by the prefix of their hooks: "train", "val", "test", "predict".
         ckpt_path: The checkpoint to load, or None.
+        goes_on: Whether that was found by a name such as "last", so that a fit goes on in the run that wrote it.
         weights_only: False lets the checkpoint hold objects, and so run code.
         options: Further arguments of the loop: ``verbose`` of an evaluation, ``return_predictions`` of a prediction.
 
@@ -85,13 +86,14 @@ class Run:
         datamodule: LightningDataModule | None = None,
         sources: Mapping[str, DataSource | None] | None = None,
         ckpt_path: str | None = None,
+        goes_on: bool = False,
         weights_only: bool | None = None,
         **options: Any,
     ) -> None:
         self.trainer, self.state = trainer, TrainerState(fn=fn)
         self.module = cast(LightningModule, module)  # what a Trainer has before its first run has none
         self.datamodule = datamodule
-        self.ckpt_path, self.weights_only = ckpt_path, weights_only
+        self.ckpt_path, self.goes_on, self.weights_only = ckpt_path, goes_on, weights_only
         self.metrics = Metrics(self)
         self.log = self.metrics.log  # a bound method: a module may call it many times in a batch
         self.hooks = HookTable.empty()
@@ -191,10 +193,12 @@ class Run:
             if mode is not None:
                 torch.use_deterministic_algorithms(bool(mode), warn_only=mode == "warn")
             trainer.accelerator.set_options(deterministic=bool(mode), benchmark=trainer.benchmark)
-            path = self.ckpt_path
+            path = self.ckpt_path = strategy.broadcast(self.ckpt_path)
             saved = refuse_foreign(strategy.load_checkpoint(path, self.weights_only), path) if path else None
             self._attach_module_callbacks()
             self.compile_hooks(trainer.plugin_manager)
+            if self.is_fit and self.goes_on and saved is not None:
+                trainer.plugin_manager.hook.leyden_go_on(trainer=trainer, checkpoint=saved)
             self._prepare_data()
             self._set_up(saved)
             if self.is_fit:

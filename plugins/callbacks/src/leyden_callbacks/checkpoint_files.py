@@ -110,9 +110,17 @@ class CheckpointFiles(FitState, Checkpoint):
             return self.dirpath
         if not trainer.loggers:
             return os.path.join(trainer.default_root_dir, "checkpoints")
-        logger = trainer.loggers[0]
-        version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-        return os.path.join(logger.save_dir or trainer.default_root_dir, str(logger.name), version, "checkpoints")
+        return _directory_of_version(trainer, trainer.loggers[0].version)
+
+    def _earlier_dirpaths(self, trainer: Trainer) -> list[str]:
+        """Return the directories of earlier runs in which this one may go on, the newest first.
+
+        There are none if a directory was given: all runs share it.
+        """
+        if self.dirpath is not None or not trainer.loggers:
+            return []
+        versions = getattr(trainer.loggers[0], "earlier_versions", list)  # which loggers that number their runs have
+        return [_directory_of_version(trainer, version) for version in versions()]
 
     def _free_path(self, trainer: Trainer, metrics: Mapping[str, Any], template: str | None, keep: str) -> str:
         """Return a path that does not exist yet, or ``keep``. Rank 0, which writes the file, chooses for all ranks."""
@@ -133,10 +141,18 @@ class CheckpointFiles(FitState, Checkpoint):
         join, extension = re.escape(self.CHECKPOINT_JOIN_CHAR), re.escape(self.FILE_EXTENSION)
         return re.compile(".*".join(parts) + rf"({join}v\d+)?{extension}")
 
-    def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
+    def _find_last_checkpoints(self, trainer: Trainer, earlier: bool = False) -> set[str]:
         """Return the paths of all files that ``save_last`` may have written, with or without a version number."""
-        pattern = self._pattern(self.CHECKPOINT_NAME_LAST)
-        paths = storage.listing(self._resolve_dirpath(trainer))
+        return self._find_checkpoints(trainer, earlier, self.CHECKPOINT_NAME_LAST)
+
+    def _find_checkpoints(self, trainer: Trainer, earlier: bool, template: str | None = None) -> set[str]:
+        """Return the paths in this run's directory, or in those of ``earlier`` runs, that a template may have made.
+
+        The template is by default that of the callback's file names.
+        """
+        directories = self._earlier_dirpaths(trainer) if earlier else [self._resolve_dirpath(trainer)]
+        pattern = self._pattern(template or self.filename or self._default_filename)
+        paths = [path for directory in directories for path in storage.listing(directory)]
         return {path for path in paths if pattern.fullmatch(os.path.basename(path))}
 
     def _may_remove(self, trainer: Trainer, previous: str, current: str) -> bool:
@@ -169,3 +185,9 @@ class CheckpointFiles(FitState, Checkpoint):
         if path and trainer.is_global_zero:
             trainer.strategy.checkpoint_io.remove_checkpoint(path)
             storage.remove_if_empty(os.path.dirname(path), self.dirpath or "")
+
+
+def _directory_of_version(trainer: Trainer, version: Any) -> str:
+    """The default directory of checkpoints, in the first logger's directory of one run."""
+    logger, name = trainer.loggers[0], version if isinstance(version, str) else f"version_{version}"
+    return os.path.join(logger.save_dir or trainer.default_root_dir, str(logger.name), name, "checkpoints")

@@ -119,6 +119,7 @@ class ModelCheckpoint(CheckpointFiles):
         self.current_score: Tensor | None = None
         self._last_global_step_saved = 0  # before the first step there is nothing worth saving
         self._last_checkpoint_saved = ""
+        self._may_save = True  # not in a run other than a fit
         self._coming_last = ""  # while a checkpoint is written: where the file of save_last will be
         self._last_time_checked = 0.0
         self._deferred = False  # a save was due, but it waits for validation to log its metric
@@ -174,7 +175,8 @@ class ModelCheckpoint(CheckpointFiles):
         self._resumed_from = storage.place(trainer.ckpt_path or "")
         if self.save_last == "link" and is_remote(directory):
             raise ValueError(f'ModelCheckpoint(save_last="link") needs a local directory, not {directory!r}; use True.')
-        writes = stage == "fit" and self.save_top_k != 0 and not trainer.fast_dev_run
+        self._may_save = stage == "fit"
+        writes = self._may_save and self.save_top_k != 0 and not trainer.fast_dev_run
         if writes and trainer.is_global_zero and storage.listing(directory):
             rank_zero_warn(f"Checkpoint directory {directory} exists and is not empty.")
 
@@ -431,10 +433,11 @@ class ModelCheckpoint(CheckpointFiles):
         if self.dirpath is None:  # the state of a run in another process
             self.dirpath = directory
         if directory != self.dirpath:
-            rank_zero_warn(
-                f"The checkpoint directory changed from {directory!r} to {self.dirpath!r}: best_model_path is "
-                "restored, but this run neither ranks nor removes the earlier run's other checkpoints."
-            )
+            if self._may_save:
+                rank_zero_warn(
+                    f"The checkpoint directory changed from {directory!r} to {self.dirpath!r}: best_model_path is "
+                    "restored, but this run neither ranks nor removes the earlier run's other checkpoints."
+                )
             return
         for name in ("best_model_score", "current_score", "kth_best_model_path", "kth_value", "last_model_path"):
             setattr(self, name, state_dict.get(name, getattr(self, name)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from leyden.utilities.storage import file_system, is_remote, name_beside
@@ -45,6 +47,21 @@ def place(path: str) -> str:
 def is_within(path: str, directory: str) -> bool:
     """Whether ``path`` is ``directory`` or lies in it, when links are resolved."""
     return os.path.join(place(path), "").startswith(os.path.join(place(directory), ""))
+
+
+def newest(paths: Iterable[str]) -> str:
+    """Return the path that was written last; of several at one time the first."""
+    return max(paths, key=_modified_at)
+
+
+def _modified_at(path: str) -> float:
+    """When a file or directory was written, in nanoseconds; 0 where the file system does not say."""
+    if not is_remote(path):
+        return os.stat(path).st_mtime_ns
+    filesystem, name = file_system(path)
+    with suppress(NotImplementedError, KeyError):
+        return float(filesystem.modified(name).timestamp() * 1e9)
+    return 0.0
 
 
 def listing(directory: str) -> list[str]:

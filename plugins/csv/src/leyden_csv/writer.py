@@ -51,7 +51,7 @@ class ExperimentWriter:
         row["step"] = self.rows if step is None else step
         if self._resumed_after is not None and not self.metrics and _cells(row) == self._last:
             return  # of a checkpoint within a validation, before which a resumed run logs the step again
-        if not self.rows and is_file(self.metrics_file_path):
+        if not self.rows and self._resumed_after is None and is_file(self.metrics_file_path):
             rank_zero_warn(
                 f"{self.metrics_file_path} is from an earlier run and will be replaced by this run's metrics; "
                 "give the logger another version to keep it."
@@ -66,11 +66,14 @@ class ExperimentWriter:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Keep as many rows of the file as there were, if it has the last of them; what follows is logged again.
 
-        A file without that row is another run's.
+        A file without that row is another run's. Without a state, all rows of the file are logged again.
         """
         if self.metrics_keys:  # the checkpoint is of a run in this process
             self.save()
         if not is_file(self.metrics_file_path):
+            return
+        if not state:
+            self._resumed_after = 0
             return
         with open_text(self.metrics_file_path, "r") as file:
             reader = csv.DictReader(file)

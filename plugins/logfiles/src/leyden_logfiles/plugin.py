@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from leyden import Component, hookimpl
+from leyden.plugins import CHECKPOINT_KEY
 
 if TYPE_CHECKING:
     from leyden import Trainer
@@ -24,11 +25,19 @@ def leyden_components() -> Iterator[Component]:
 
 @hookimpl
 def leyden_rank_state(trainer: Trainer) -> dict[str, Any] | None:
-    """Return how far the loggers of rank 0, which writes, have come; None if there is nothing to know."""
-    if not trainer.is_global_zero:
-        return None
-    states = {kind: [one.state_dict() for one in loggers] for kind, loggers in _loggers(trainer).items()}
-    return {KEY: states} if any(map(any, states.values())) else None
+    """Return the versions of the loggers of rank 0, which writes, and how far they have come; None without any."""
+    states: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for kind, logger in _loggers(trainer) if trainer.is_global_zero else ():
+        states[kind].append({"version": logger.version, "log": logger.state_dict()})
+    return {KEY: dict(states)} if states else None
+
+
+@hookimpl
+def leyden_go_on(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
+    """Let the loggers go on in the directories of the run that wrote the checkpoint."""
+    ranks = checkpoint.get(CHECKPOINT_KEY, {}).get("ranks") or [{}]
+    for logger, state in _with_states(trainer, ranks[0].get("plugins", {})):
+        logger.go_on(state["version"])
 
 
 @hookimpl
@@ -36,19 +45,23 @@ def leyden_restore_rank_state(trainer: Trainer, states: Sequence[Mapping[str, An
     """Let the loggers of rank 0 go on where those of the checkpoint had come to."""
     if not trainer.is_global_zero:
         return
-    saved = states[0].get(KEY, {})
-    for kind, loggers in _loggers(trainer).items():
-        for logger, state in zip(loggers, saved.get(kind, ()), strict=False):  # there may be more now, or fewer
-            if state:
-                logger.load_state_dict(state)
+    for logger, state in _with_states(trainer, states[0]):
+        if state["log"] or logger.goes_on:
+            logger.load_state_dict(state["log"])
 
 
-def _loggers(trainer: Trainer) -> Mapping[str, list[RunDirectoryLogger]]:
-    """The loggers that write files, in order, by their class."""
+def _with_states(trainer: Trainer, saved: Mapping[str, Any]) -> Iterator[tuple[RunDirectoryLogger, dict[str, Any]]]:
+    """The loggers that have a state among those that ``leyden_rank_state`` returned; there may be more, or fewer."""
+    states = {kind: iter(of_kind) for kind, of_kind in saved.get(KEY, {}).items()}
+    for kind, logger in _loggers(trainer):
+        if (state := next(states.get(kind, iter(())), None)) is not None:
+            yield logger, state
+
+
+def _loggers(trainer: Trainer) -> Iterator[tuple[str, RunDirectoryLogger]]:
+    """The loggers that write files, in order, each with the name of its class."""
     from leyden_logfiles.run_directory import RunDirectoryLogger
 
-    found: dict[str, list[RunDirectoryLogger]] = defaultdict(list)
     for logger in trainer.loggers:
         if isinstance(logger, RunDirectoryLogger):
-            found[type(logger).__qualname__].append(logger)
-    return found
+            yield type(logger).__qualname__, logger

@@ -18,8 +18,12 @@ class RunDirectoryLogger(Logger):
         save_dir: The directory of all experiments; ``~`` and environment variables in it are expanded.
         name: The experiment's name, a directory in ``save_dir``; with None or "" the runs are in ``save_dir`` itself.
         version: The run's name, a directory in the experiment's: an int n means ``version_n``, a string is used
-            unchanged. The default is the number after the highest existing one, chosen when it is first needed.
+            unchanged. The default is the number after the highest existing one, chosen when it is first needed; a fit
+            that goes on in an earlier run, as with ``ckpt_path="last"``, takes that of the earlier one.
         prefix: Text to put before the names of all metrics, followed by a hyphen.
+
+    Attributes:
+        goes_on: Whether the log goes on in the directory of an earlier run.
     """
 
     LOGGER_JOIN_CHAR: ClassVar[str] = "-"
@@ -30,8 +34,9 @@ class RunDirectoryLogger(Logger):
     ) -> None:
         self._save_dir = os.path.expandvars(os.path.expanduser(os.fspath(save_dir)))
         self._name = name or ""
-        self._version = version
+        self._version, self._may_choose = version, version is None
         self._prefix = prefix
+        self.goes_on = False
 
     @property
     def name(self) -> str:
@@ -49,6 +54,19 @@ class RunDirectoryLogger(Logger):
         """Use the version that rank 0 chose, so that all processes of a run share a directory."""
         self._version = version
 
+    def earlier_versions(self) -> list[int]:
+        """The numbers of the runs in which this one may go on, the highest first.
+
+        There are none if the user has given a version, or once this run has a directory of its own.
+        """
+        numbers = version_numbers(self.root_dir)
+        return [] if not self._may_choose or self.version in numbers else sorted(numbers, reverse=True)
+
+    def go_on(self, version: int) -> None:
+        """Go on in an earlier run, where that is one of :meth:`earlier_versions`."""
+        if version in self.earlier_versions():
+            self._version, self.goes_on = version, True
+
     def state_dict(self) -> dict[str, Any]:
         """How far the log has come, as plain data for a checkpoint; {} where nothing needs to be known of it.
 
@@ -64,7 +82,8 @@ class RunDirectoryLogger(Logger):
         of which nothing is known.
 
         Args:
-            state: What :meth:`state_dict` returned for the checkpoint; never {}.
+            state: What :meth:`state_dict` returned for the checkpoint; {} only where :attr:`goes_on` is true, and
+                everything is logged again.
         """
 
     @property
@@ -90,8 +109,11 @@ class RunDirectoryLogger(Logger):
 
 
 def next_version(root_dir: str) -> int:
-    """Return the number after the highest N of the directories ``version_N`` in ``root_dir``; 0 if there are none."""
-    numbers = [
-        int(match[1]) for name in entries(root_dir, "directory") if (match := re.fullmatch(r"version_(\d+)", name))
-    ]
-    return max(numbers, default=-1) + 1
+    """Return the number after the highest of :func:`version_numbers`; 0 if there are none."""
+    return max(version_numbers(root_dir), default=-1) + 1
+
+
+def version_numbers(root_dir: str) -> list[int]:
+    """Return the N of the directories ``version_N`` in ``root_dir``."""
+    matches = (re.fullmatch(r"version_(\d+)", name) for name in entries(root_dir, "directory"))
+    return [int(match[1]) for match in matches if match]

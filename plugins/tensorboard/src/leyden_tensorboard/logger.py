@@ -190,7 +190,7 @@ class TensorBoardLogger(RunDirectoryLogger):
         """Let TensorBoard hide what a run that was killed after the checkpoint has logged of later steps."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-        self._highest_step = state["step"]
+        self._highest_step = state.get("step", -1)
         restart = Event(session_log=SessionLog(status=SessionLog.START))
         writer: Any = self.experiment
         writer._get_file_writer().add_event(restart, self._highest_step + 1)
