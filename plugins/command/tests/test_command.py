@@ -122,9 +122,22 @@ def test_p_leaves_a_plugin_out_and_loads_a_module(three_plugins, plugin_site: Pl
 def test_p_of_what_is_not_there_is_said(plugin_site: PluginSite, capsys):
     assert main(["plugins", "-p", "acme_nowhere"]) == 2
     assert capsys.readouterr().err == (
-        "leyden plugins: LEYDEN_PLUGINS asks for 'acme_nowhere', which can't be used: no installed plugin and no "
-        "module has that name\n"
+        "leyden plugins: -p asks for 'acme_nowhere', which can't be used: no installed plugin and no module has that "
+        "name\n"
     )
+
+
+def test_p_leaves_out_only_what_is_there(plugin_site: PluginSite, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["plugins", "-p", "no:acme_nowhere"])
+    assert ended.value.code == 2
+    assert "-p no:acme_nowhere: there is no plugin 'acme_nowhere'; installed: " in capsys.readouterr().err
+
+
+def test_an_environment_variable_is_named_where_it_asks(plugin_site: PluginSite, monkeypatch, capsys):
+    monkeypatch.setenv("LEYDEN_PLUGINS", "acme_nowhere")
+    assert main(["plugins"]) == 2
+    assert capsys.readouterr().err.startswith("leyden plugins: LEYDEN_PLUGINS asks for 'acme_nowhere'")
 
 
 def test_as_a_program(plugin_site: PluginSite, tmp_path):

@@ -7,7 +7,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from importlib_metadata import entry_points
+
 from leyden.plugins import names_in
+
+WANTED, DISABLED = "LEYDEN_PLUGINS", "LEYDEN_PLUGINS_DISABLED"
 
 
 class _Choose(argparse.Action):
@@ -20,9 +24,29 @@ class _Choose(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        name = str(values)
-        variable = "LEYDEN_PLUGINS_DISABLED" if name.startswith("no:") else "LEYDEN_PLUGINS"
-        os.environ[variable] = ",".join([*names_in(variable), name.removeprefix("no:")])
+        variable = DISABLED if str(values).startswith("no:") else WANTED
+        name = str(values).removeprefix("no:")
+        if variable == DISABLED and name not in (known := _installed()):
+            parser.error(f"-p no:{name}: there is no plugin {name!r}; installed: {', '.join(sorted(known))}")
+        os.environ[variable] = ",".join([*names_in(variable), name])
+        namespace.wanted = [*getattr(namespace, "wanted", ()), *([name] if variable == WANTED else ())]
+
+
+def _installed() -> set[str]:
+    """What a plugin is left out by: the names of entry points and of their distributions."""
+    points = entry_points(group="leyden")
+    return {name for point in points for name in (point.name, *([point.dist.name] if point.dist is not None else ()))}
+
+
+def as_asked(error: Exception, options: argparse.Namespace) -> str:
+    """What an error says, of ``-p`` where it speaks of the environment variable that stands for it.
+
+    Args:
+        error: The error of a command.
+        options: The command's options.
+    """
+    said, wanted = str(error), getattr(options, "wanted", ())
+    return said.replace(WANTED, "-p", 1) if any(f"{WANTED} asks for {name!r}" in said for name in wanted) else said
 
 
 def add_plugin_option(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ import sys
 
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_command import doctor, hooks, new, plugins
+from leyden_command.choice import as_asked
 
 COMMANDS = (plugins, hooks, doctor, new)
 
@@ -32,5 +33,5 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except MisconfigurationException as error:
-        print(f"leyden {options.command}: {error}", file=sys.stderr)
+        print(f"leyden {options.command}: {as_asked(error, options)}", file=sys.stderr)
         return 2
