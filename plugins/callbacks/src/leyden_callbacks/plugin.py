@@ -83,18 +83,37 @@ def leyden_wrap_batches(trainer: Trainer, batches: Iterable[Any]) -> Iterable[An
 
 @hookimpl
 def on_train_epoch_end(trainer: Trainer) -> None:
-    """Warn of logged steps that no logger gets."""
-    from leyden_callbacks import hints
+    """Warn of logged steps that no logger gets, and keep the last one for a short run."""
+    from leyden_callbacks import hints, short_runs
 
     hints.of_first_epoch(trainer)
+    short_runs.keep(trainer, counted=True)
+
+
+@hookimpl
+def on_train_end(trainer: Trainer) -> None:
+    """Give the loggers the last step of a short run."""
+    from leyden_callbacks import short_runs
+
+    short_runs.send(trainer)
 
 
 @hookimpl
 def on_validation_start(trainer: Trainer) -> None:
+    """Warn of possible mistakes in an evaluation; in a fit, keep the last step for a short run."""
+    from leyden_callbacks import hints, short_runs
+
+    hints.of_evaluation(trainer)
+    if trainer.state.fn == "fit":
+        short_runs.keep(trainer, counted=False)
+
+
+@hookimpl
+def on_test_start(trainer: Trainer) -> None:
     """Warn of possible mistakes in an evaluation."""
     from leyden_callbacks import hints
 
     hints.of_evaluation(trainer)
 
 
-on_test_start = on_predict_start = on_validation_start
+on_predict_start = on_test_start
