@@ -90,6 +90,26 @@ def test_values_of_a_step_in_a_group_with_other_names_are_refused(tmp_path):
         quiet(tmp_path)[0].test(Grouped(), loader(4), verbose=False)
 
 
+@pytest.mark.parametrize("apart_at", [0, 1, 120])
+def test_names_are_looked_at_later_where_the_host_would_wait_for_a_device(tmp_path, monkeypatch, apart_at):
+    monkeypatch.setattr("leyden_ddp.logged._is_host", lambda device: False)
+
+    class Waiting(Model):
+        def training_step(self, batch, batch_idx):
+            for name in ["b", "a"] if self.global_rank and batch_idx == apart_at else ["a", "b"]:
+                self.log(name, float(name == "a"), sync_dist=True)
+            self.report = {"steps": batch_idx}
+            return self.loss(batch, "train")
+
+    trainer, reporter = quiet(tmp_path)
+    if apart_at < 100:
+        with pytest.raises(MisconfigurationException, match="do not log the same names in the same order"):
+            trainer.fit(Waiting(), loader(400))
+    else:
+        trainer.fit(Waiting(), loader(400))
+        assert reporter.reports()[0]["metrics"] == {"a": 1.0, "b": 0.0}
+
+
 class OwnValue(Validated):
     """Each rank logs a value of its own, which falls on one and rises on the other; rank 0 alone logs "alone"."""
 

@@ -497,3 +497,28 @@ def test_metrics_that_are_objects_are_kept_on_every_rank(tmp_path):
 
     single = quiet(tmp_path).validate(Measured(), loader(6), verbose=False)[0]["error"]
     assert on_ranks(2, measure) == [pytest.approx(single), pytest.approx(single)]
+
+
+def evaluate_apart(root):
+    """Validate a model whose weights differ between the ranks, then one whose shapes do."""
+
+    class Apart(Model):
+        def validation_step(self, batch, batch_idx):
+            self.log("mean", sum(p.double().mean() for p in self.parameters()))
+
+    trainer, model = quiet(root, FSDPStrategy(), 2), Apart()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(trainer.global_rank)
+    (found,) = trainer.validate(model, loader(4), verbose=False)
+    other = Apart()
+    other.wider = nn.Linear(2, 2 + trainer.global_rank)
+    with pytest.raises(
+        MisconfigurationException, match=r"wider\.weight is float32\[2, 2\] on rank 0 and float32\[3, 2\]"
+    ):
+        trainer.validate(other, loader(4), verbose=False)
+    return found
+
+
+def test_an_evaluation_is_of_the_weights_of_rank_zero(tmp_path):
+    assert on_ranks(2, evaluate_apart, tmp_path) == [{"mean": 0.0}] * 2

@@ -43,7 +43,7 @@ class LoggedValues:
         self._disagree = False  # all ranks know that their names differ, and wait for the end of the epoch
         self._names: dict[str, None] = {}  # those of the step, in their order
         self._differs: Tensor | None = None  # on the device: how many of the values not looked at had other names
-        self._unread = 0
+        self._unread = self._sequence = 0  # how many those are, and a number made of all of them in their order
         self._marks: dict[tuple[str, str], Tensor] = {}
 
     def reduce(self, name: str, value: Tensor, op: str, group: Any, in_step: bool) -> Tensor | None:
@@ -61,7 +61,7 @@ class LoggedValues:
         if self._strategy.is_alone or self._strategy.world_size == 1:
             return
         if self._unread:
-            self._look("", None, in_step=True)
+            self._look(None, in_step=True)
         outlines = outlines_of(results)
         if not self._disagree:
             names = [(each.key, each.kind, each.options.reduce_fx, each.members) for each in outlines]
@@ -83,17 +83,17 @@ class LoggedValues:
         differs = (reduced[1:] != (marks * dist.get_world_size(group) if op == "sum" else marks)).any()
         self._differs = differs if self._differs is None else self._differs | differs
         self._unread += 1
-        can_wait = in_step and group is None and device.type != "cpu" and self._unread < _UNREAD
-        if not can_wait and self._look(mark, group, in_step):
+        self._sequence = zlib.crc32(mark.encode(), self._sequence)
+        can_wait = in_step and group is None and not _is_host(device) and self._unread < _UNREAD
+        if not can_wait and self._look(group, in_step):
             return None
         result = reduced[0].to(value.device)
         return result.to(value.dtype) if value.is_floating_point() else result
 
-    def _look(self, mark: str, group: Any, in_step: bool) -> bool:
+    def _look(self, group: Any, in_step: bool) -> bool:
         """Whether ranks have come with other names since the last look; all of them look together.
 
         Args:
-            mark: What the last value was marked with.
             group: The ranks that look.
             in_step: Whether it was in a step.
 
@@ -101,10 +101,10 @@ class LoggedValues:
             MisconfigurationException: They have, and on some of them it was in a step.
         """
         assert self._differs is not None
-        differs, self._differs, self._unread = bool(self._differs), None, 0
+        differs, said = bool(self._differs), (in_step, self._sequence, list(self._names))
+        self._differs, self._unread, self._sequence = None, 0, 0
         if not differs:
             return False
-        said = (in_step, mark, list(self._names))
         told = objects_of(self._strategy, said, group)
         if all(other == said for other in told):
             return False  # a strategy reduces in a way of its own
@@ -118,6 +118,11 @@ class LoggedValues:
             )
         self._disagree = True
         return True
+
+
+def _is_host(device: torch.device) -> bool:
+    """Whether a tensor there can be read without waiting for a device."""
+    return device.type == "cpu"
 
 
 def _widest(device: torch.device) -> torch.dtype:

@@ -21,6 +21,7 @@ from leyden.utilities.empty_init import EmptyInit
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.objects import is_overridden
 from leyden.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from leyden_ddp.weights import compare_tensors
 from leyden_sharded import gradients
 from leyden_sharded.checkpoints import ShardedCheckpoints
 from leyden_sharded.clipping import clip_gradients
@@ -183,6 +184,7 @@ class FSDPStrategy(ShardedCheckpoints):
         self.precision.convert_module(module)
         self._module = module
         known = module.__dict__.get(_SHARDING)
+        compare_tensors(module, self, training)
         if known is not None:
             gradients.drop(known)
         self._sharding = known or self._shard(module)
