@@ -11,7 +11,7 @@ import torch
 
 import leyden as pl
 from leyden.plugins import TorchCheckpointIO
-from leyden.utilities.exceptions import MisconfigurationException
+from leyden.utilities.exceptions import CheckpointCorruptedError, MisconfigurationException
 from leyden_deepspeed import config as configuration
 from leyden_deepspeed import consolidate
 from leyden_deepspeed.strategy import DeepSpeedStrategy
@@ -211,6 +211,13 @@ def test_a_checkpoint_that_is_not_to_be_unpickled_or_is_anothers_is_refused(tmp_
     with pytest.raises(MisconfigurationException, match=r"run\.ckpt' is a directory: it is "):  # leyden-sharded's
         strategy.load_checkpoint(str(written))
     (written / "shards-1").rename(written / "checkpoint")
+    for stored, error, said in (
+        ([1], MisconfigurationException, "no checkpoint of a run"),
+        ({"state_dict": {}}, CheckpointCorruptedError, "does not say which engine wrote it"),
+    ):
+        torch.save(stored, written / "leyden.ckpt")
+        with pytest.raises(error, match=said):
+            strategy.load_checkpoint(str(written))
     with pytest.raises(MisconfigurationException, match=r"weights_only=True forbids .* pickles"):
         strategy.load_checkpoint(str(written), weights_only=True)
 

@@ -121,7 +121,7 @@ def test_another_directory_is_not_said_to_be_sharded(tmp_path):
 def test_a_directory_that_names_shards_elsewhere_is_refused(copied, name):
     stored = torch.load(copied / "leyden.ckpt", weights_only=True)
     torch.save({**stored, "shards": name}, copied / "leyden.ckpt")
-    with pytest.raises(CheckpointCorruptedError, match="does not name its shards"):
+    with pytest.raises(CheckpointCorruptedError, match="or does not name its shards"):
         directory.open_directory(str(copied))
 
 
@@ -134,18 +134,26 @@ def test_metadata_that_names_files_elsewhere_is_refused(copied):
         directory.open_directory(str(copied))
 
 
+def test_a_directory_whose_state_is_no_checkpoint_is_refused(copied):
+    stored = torch.load(copied / "leyden.ckpt", weights_only=True)
+    for content in (None, [1], {"epoch": 1}, {**stored, "checkpoint": [1]}):
+        torch.save(content, copied / "leyden.ckpt")
+        with pytest.raises(CheckpointCorruptedError, match=r"run\.ckpt' is none of a sharded checkpoint"):
+            directory.open_directory(str(copied))
+
+
 def test_two_runs_that_save_to_one_path_write_shards_of_their_own(tmp_path):
     path = str(tmp_path / "run.ckpt")
     first, second = directory.new_shards(path), directory.new_shards(path)
     (tmp_path / "run.ckpt" / "shards-of-glass").mkdir()
     for shards, names in ((first, ["leyden.ckpt", "shards-1", "shards-2"]), (second, ["leyden.ckpt", "shards-2"])):
         directory.save_alone({"a": torch.ones(2)}, shards)
-        directory.finish(path, {"a": directory.stand_in("a")}, shards)
+        directory.finish(path, {"state_dict": {"a": directory.stand_in("a")}}, shards)
         assert sorted(os.listdir(path)) == [*names, "shards-of-glass"]
-        assert directory.put_back(*directory.open_directory(path))["a"].tolist() == [1, 1]
+        assert directory.put_back(*directory.open_directory(path))["state_dict"]["a"].tolist() == [1, 1]
     with pytest.raises(FileNotFoundError, match="shards-1' is gone: another run saves to"):
         directory.finish(path, {}, first)
-    assert directory.put_back(*directory.open_directory(path))["a"].tolist() == [1, 1]
+    assert directory.put_back(*directory.open_directory(path))["state_dict"]["a"].tolist() == [1, 1]
 
 
 class Harmful:
@@ -324,10 +332,12 @@ def test_a_directory_becomes_a_file_that_every_strategy_loads_and_a_directory_ag
         ("run.ckpt", "taken.ckpt", "There is something"),
         ("broken.ckpt", "new.ckpt", "__0_0.distcp of 2 shards is missing"),
         ("taken.ckpt", "new.ckpt", "no checkpoint of a model"),
+        ("list.ckpt", "new.ckpt", "no checkpoint of a run"),
     ],
 )
 def test_the_command_says_what_is_wrong(tmp_path, copied, capsys, source, target, said):
-    TorchCheckpointIO().save_checkpoint({"epoch": 1}, str(tmp_path / "taken.ckpt"))
+    TorchCheckpointIO().save_checkpoint({"state_dict": {}}, str(tmp_path / "taken.ckpt"))
+    torch.save([1], tmp_path / "list.ckpt")
     shutil.copytree(copied, tmp_path / "broken.ckpt")
     (tmp_path / "broken.ckpt" / "shards-1" / "__0_0.distcp").unlink()
     assert main([str(tmp_path / source), str(tmp_path / target)]) == 1

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from leyden.plugins import CHECKPOINT_KEY, TorchCheckpointIO
-from leyden.utilities.exceptions import MisconfigurationException
+from leyden.plugins import CHECKPOINT_KEY, TorchCheckpointIO, refuse_foreign
+from leyden.utilities.exceptions import CheckpointCorruptedError, MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.storage import is_remote, local_path
 from leyden_ddp.parallel import ParallelStrategy
@@ -171,7 +171,9 @@ class EngineCheckpoints(ParallelStrategy):
                 "python -m leyden_deepspeed.consolidate."
             )
         directory = local_path(path)
-        checkpoint = TorchCheckpointIO().load_checkpoint(str(directory / REST))
+        checkpoint = refuse_foreign(TorchCheckpointIO().load_checkpoint(str(directory / REST)), path)
+        if not isinstance(checkpoint.get(ENGINE_KEY), dict):
+            raise CheckpointCorruptedError(f"{REST} in {path!r} does not say which engine wrote it; load an older one.")
         self._to_load = directory, checkpoint.pop(ENGINE_KEY)
         return checkpoint
 

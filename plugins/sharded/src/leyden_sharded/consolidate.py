@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from leyden.plugins import TorchCheckpointIO
+from leyden.plugins import TorchCheckpointIO, refuse_foreign
 from leyden.utilities.exceptions import CheckpointCorruptedError, MisconfigurationException
 from leyden.utilities.storage import local_path
 from leyden_sharded import directory
@@ -52,7 +52,7 @@ def _to_file(source: str, target: str) -> None:
 
 
 def _to_directory(source: str, target: str) -> None:
-    checkpoint = TorchCheckpointIO().load_checkpoint(source)
+    checkpoint = refuse_foreign(TorchCheckpointIO().load_checkpoint(source), source)
     tensors: dict[str, Tensor] = {}
     rest: dict[str, Any] = {
         key: directory.take_out(value, tensors, key) if key in STATES else value for key, value in checkpoint.items()

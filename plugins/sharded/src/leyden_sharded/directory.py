@@ -220,9 +220,12 @@ def open_directory(path: str, weights_only: bool | None = None) -> tuple[dict[st
             "finished; load an older one."
         )
     stored = TorchCheckpointIO().load_checkpoint(str(directory / STATE_FILE), "cpu", weights_only)
-    if not isinstance(stored, dict) or not _SHARDS.fullmatch(str(stored.get("shards"))):  # a path could lead elsewhere
-        raise CheckpointCorruptedError(f"{STATE_FILE} in {path!r} does not name its shards; load an older checkpoint.")
-    return stored["checkpoint"], Shards(directory / stored["shards"])
+    checkpoint, shards = (stored.get("checkpoint"), stored.get("shards")) if isinstance(stored, dict) else (None, None)
+    if not isinstance(checkpoint, dict) or not _SHARDS.fullmatch(str(shards)):  # a path could lead elsewhere
+        raise CheckpointCorruptedError(
+            f"{STATE_FILE} in {path!r} is none of a sharded checkpoint, or does not name its shards; load an older one."
+        )
+    return checkpoint, Shards(directory / str(shards))
 
 
 def refuse_damaged(path: str, damages: Iterable[str]) -> None:
