@@ -11,7 +11,7 @@ from torch import nn
 import leyden as pl
 from leyden.utilities.exceptions import CheckpointCorruptedError, MisconfigurationException
 from leyden_testing.models import LoggingModel, ValidatedModel, rows
-from leyden_testing.training import quiet_trainer, same_weights, weights
+from leyden_testing.training import SaveAmid, quiet_trainer, same_weights, weights
 
 
 @pytest.fixture(scope="module")
@@ -405,6 +405,31 @@ def test_a_fit_is_not_resumed_from_what_another_version_keeps_of_it_and_weights_
     model = LoggingModel()
     quiet_trainer(tmp_path).test(model, rows(1), ckpt_path=path)
     assert same_weights(model, trained.lightning_module)
+
+
+def test_what_earlier_versions_keep_of_a_fit_is_translated_version_by_version(tmp_path, monkeypatch):
+    """As if the counters had been called "counters" once, and the ranks "processes" before that."""
+
+    def to_now(own):
+        ranks = [{**rank, "fit": {**rank["fit"], "progress": rank["fit"]["counters"]}} for rank in own["ranks"]]
+        return {**own, "ranks": ranks}
+
+    def to_last(own):
+        return {**own, "ranks": own["processes"]}
+
+    path, whole = tmp_path / "old.ckpt", ValidatedModel()
+    quiet_trainer(tmp_path, max_epochs=2, callbacks=[SaveAmid(path, 3)]).fit(whole, rows(4), rows(1))
+    checkpoint = torch.load(path, weights_only=True)
+    now, ranks = checkpoint["leyden"]["version"], checkpoint["leyden"].pop("ranks")
+    for rank in ranks:
+        rank["fit"]["counters"] = rank["fit"].pop("progress")
+    checkpoint["leyden"].update(version=now - 2, processes=ranks)
+    torch.save(checkpoint, path)
+    monkeypatch.setattr("leyden.checkpoint.contents.TRANSLATIONS", {now - 2: to_last, now - 1: to_now})
+    model, trainer = ValidatedModel(), quiet_trainer(tmp_path, max_epochs=2)
+    trainer.fit(model, rows(4), rows(1), ckpt_path=path)
+    assert (trainer.current_epoch, trainer.global_step) == (2, 8)
+    assert same_weights(model, whole)
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -174,6 +174,19 @@ def test_the_states_of_several_plugins_are_kept_apart(tmp_path, plugin):
     assert [state["other"].tolist() for state in seen] == [[1.0, 1.0]]
 
 
+def test_two_plugins_that_keep_their_states_under_one_key_are_named(tmp_path, plugin):
+    class Other:
+        @pl.hookimpl
+        def leyden_rank_state(self):
+            return {"tally": 7}
+
+    with pytest.raises(
+        MisconfigurationException,
+        match=r"The plugins '(Other|Simple\S+)' and '(Other|Simple\S+)' return the same key .*, 'tally'",
+    ):
+        fit(tmp_path, Tallied(), [plugin, Other()], callbacks=[SaveAmid(tmp_path / "two.ckpt", step=2)])
+
+
 def test_a_run_of_another_number_of_processes_gives_the_states_of_all(tmp_path, plugin):
     path = tmp_path / "two.ckpt"
     fit(tmp_path, Tallied(), plugin, callbacks=[SaveAmid(path, step=2)])

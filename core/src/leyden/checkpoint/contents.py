@@ -7,7 +7,7 @@ loop, random states, and open metric accumulations. Where the fit of another fra
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,10 +18,13 @@ from leyden.utilities.plain import to_plain
 
 if TYPE_CHECKING:
     from leyden.callback import Callback
+    from leyden.trainer import Trainer
     from leyden.trainer.run import Run
 
 CHECKPOINT_KEY = "leyden"
 OWN_VERSION = 5  # of what is under it
+# By version, what makes of plain data in its layout that of the next; one for each that was ever released.
+TRANSLATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 NEW_FIT = "load its weights with load_from_checkpoint and start a new fit"
 
 
@@ -79,13 +82,28 @@ def by_state_key(callbacks: Iterable[Callback]) -> dict[str, Callback]:
 
 def _state_of_rank(run: Run) -> dict[str, Any]:
     """What an exact resume needs of this process."""
-    hook = run.trainer.plugin_manager.hook.leyden_rank_state
     return {
         "fit": run.trainer.fit_loop.state_dict(),
         "gradients": run.step.state_dict() if run.step is not None else {},
-        "plugins": dict(ChainMap(*hook(trainer=run.trainer))),
+        "plugins": _states_of_plugins(run.trainer),
         "callback_metrics": {k: v for k, v in run.metrics.callback_metrics.items() if isinstance(v, Tensor)},
     }
+
+
+def _states_of_plugins(trainer: Trainer) -> dict[str, Any]:
+    """What plugins keep of this process, each under a key of its own."""
+    hook = trainer.plugin_manager.hook.leyden_rank_state
+    found = hook(trainer=trainer)
+    states = dict(ChainMap(*found))
+    if len(states) < sum(map(len, found)):
+        key = next(key for key in states if sum(key in state for state in found) > 1)
+        impls: list[Any] = [impl for impl in hook.get_hookimpls() if not impl.wrapper]
+        owners = [i.plugin_name for i in impls if key in (i.function(*(trainer for _ in i.argnames)) or ())]
+        raise MisconfigurationException(
+            f"The plugins {' and '.join(map(repr, owners))} return the same key from leyden_rank_state, {key!r}, for "
+            "their states in checkpoints; one of them must take another."
+        )
+    return states
 
 
 def _plugins(run: Run) -> list[list[str]]:
@@ -140,6 +158,8 @@ def restore_training(run: Run, checkpoint: dict[str, Any]) -> None:
 
 
 def _restore_fit(run: Run, own: dict[str, Any]) -> None:
+    while (translate := TRANSLATIONS.get(own["version"])) is not None:
+        own = {**translate(own), "version": own["version"] + 1}
     if own["version"] != OWN_VERSION:
         raise MisconfigurationException(
             f"Training can't be resumed from this checkpoint: it is of version {own['version']}, and this Leyden reads "
