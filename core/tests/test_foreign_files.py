@@ -5,10 +5,13 @@ import io
 import multiprocessing
 import os
 import pickle
+import platform
 import random
 import struct
+import sys
 import threading
 import tracemalloc
+import types
 import zipfile
 from contextlib import nullcontext
 
@@ -115,6 +118,16 @@ def test_an_error_that_is_about_the_device_stays_as_it_is(tmp_path):
     with pytest.raises(RuntimeError, match="map_location") as said:
         TorchCheckpointIO().load_checkpoint(str(path), "cuda")
     assert not isinstance(said.value, CheckpointCorruptedError)
+
+
+def test_an_error_that_is_about_the_code_that_a_trusted_file_names_stays_as_it_is(tmp_path, monkeypatch):
+    module = types.ModuleType("gone")
+    module.Thing = type("Thing", (), {"__module__": "gone"})
+    monkeypatch.setitem(sys.modules, "gone", module)
+    (tmp_path / "a.ckpt").write_bytes(saved({**WHOLE, "mine": module.Thing()}))
+    monkeypatch.delitem(sys.modules, "gone")
+    with pytest.raises(ModuleNotFoundError, match="gone"):
+        LoggingModel.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=False)
 
 
 @EVERYWHERE
@@ -254,11 +267,13 @@ def test_what_killed_processes_were_writing_is_removed_by_the_next_to_write_ther
         killed.start()
         killed.join(60)
         assert len(list(tmp_path.iterdir())) == 1
-    theirs = tmp_path / ".leyden-elsewhere-1-1.part"  # another machine's, of which nothing can be known
-    theirs.touch()
+    others = {f".leyden-{killed.pid}-1@{platform.node()}{end}" for end in ("-1.part", ".org.part", ".part.txt")}
+    others |= {f".leyden-{killed.pid}-1@a-{platform.node()}.part", f".leyden-x-1@{platform.node()}.part"}
+    for name in others:  # of machines of which nothing can be known, or no names of ours
+        (tmp_path / name).touch()
     with replacing(tmp_path / "a.ckpt", "w") as file:
         file.write("whole")
-    assert {path.name for path in tmp_path.iterdir()} == {"a.ckpt", theirs.name}
+    assert {path.name for path in tmp_path.iterdir()} == {"a.ckpt", *others}
 
 
 def test_a_save_that_fails_leaves_nothing(tmp_path):

@@ -42,7 +42,8 @@ class TorchCheckpointIO(CheckpointIO):
                 _verify(file)
                 return torch.load(file, map_location or "cpu", weights_only=weights_only)  # type: ignore[no-any-return]
             except Exception as error:  # zipfile, zlib and PyTorch have many words for a wrong bit
-                if "map_location" in str(error):
+                named_in_code = weights_only is False and isinstance(error, (AttributeError, ImportError))
+                if named_in_code or "map_location" in str(error):
                     raise
                 raise _refusal(error, file, named) from error
 

@@ -55,15 +55,15 @@ def name_beside(target: Path) -> Path:
     A thread has one name in a directory, so it writes one file there at a time. What processes of this machine that
     have ended have left there under such names is removed.
     """
-    machine = f".leyden-{platform.node()}-"
-    for left in target.parent.glob(f"{escape(machine)}*.part") if os.name == "posix" else ():
+    machine = f"@{platform.node()}.part"
+    for left in target.parent.glob(f".leyden-*-*{escape(machine)}") if os.name == "posix" else ():
         try:
-            os.kill(int(left.stem.split("-")[-2]), 0)
+            os.kill(int(left.name.split("-")[1]), 0)
         except ProcessLookupError:
             left.unlink(missing_ok=True)
         except (OSError, ValueError, OverflowError):
             continue  # the process is another user's, or this is no such name
-    own = target.with_name(f"{machine}{os.getpid()}-{threading.get_native_id()}.part")
+    own = target.with_name(f".leyden-{os.getpid()}-{threading.get_native_id()}{machine}")
     own.unlink(missing_ok=True)  # in a container that is started again, the process before had the same number
     return own
 
