@@ -13,7 +13,7 @@ import leyden as pl
 from leyden.callbacks import ModelCheckpoint
 from leyden.plugins import SLURMEnvironment
 from leyden.utilities.exceptions import SIGTERMException
-from leyden_testing.forking import PATIENCE, Forked
+from leyden_testing.forking import PATIENCE, Forked, wait_for_end
 from leyden_testing.reporting import Model, Validated, alone, loader
 from leyden_testing.training import quiet_trainer, same_weights
 
@@ -237,6 +237,32 @@ def test_a_worker_that_hangs_is_killed_with_the_run(tmp_path, monkeypatch):
     assert len(workers) == 2
     assert not any(worker.is_alive() for worker in workers)
     assert rows.worker_init_fn is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_a_worker_starts_does_not_end_it(tmp_path, number):
+    starting = Model()  # as long as it lives, each new process calls the function
+    multiprocessing.util.register_after_fork(starting, lambda _: os.kill(os.getpid(), number))
+    trainer = alone(tmp_path)
+    trainer.fit(starting, loader(4, num_workers=1))
+    assert trainer.global_step == 2
+
+
+def test_the_workers_of_a_run_that_is_killed_end(tmp_path):
+    def script():
+        class Watched(Model):
+            def on_train_batch_end(self, *_):
+                (tmp_path / "workers").write_text(" ".join(str(one.pid) for one in multiprocessing.active_children()))
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        torch.utils.data._utils.worker.MP_STATUS_CHECK_INTERVAL = 0.1  # in which a worker looks for its parent
+        alone(tmp_path).fit(Watched(), loader(40, num_workers=2))
+
+    assert Forked(script, tmp_path / "said").wait() == -signal.SIGKILL
+    workers = (tmp_path / "workers").read_text().split()
+    assert len(workers) == 2
+    for pid in map(int, workers):
+        wait_for_end(pid)
 
 
 def test_what_the_user_has_a_worker_do_first_is_done(tmp_path):

@@ -167,7 +167,8 @@ class ModelCheckpoint(CheckpointFiles):
     @property
     def distinction(self) -> str:  # type: ignore[override]
         """The other arguments that say what is kept and where, so that two with one ``state_key`` keep their states."""
-        return repr([self._given_dirpath, self.filename, self.save_top_k, self.save_last, self.save_weights_only])
+        what = (self.save_top_k, self.save_last, self.save_weights_only, self._save_on_train_epoch_end)
+        return repr((self._given_dirpath, self.filename, *what))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose the directory, the same on every rank, and warn if it is not empty."""

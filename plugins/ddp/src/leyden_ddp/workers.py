@@ -6,6 +6,7 @@ to the step boundary at which it ends.
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from leyden.plugins import copy_with
+
+SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
 
 def undisturbed(loader: Any) -> Any:
@@ -26,7 +29,10 @@ def undisturbed(loader: Any) -> Any:
     """
     if not isinstance(loader, DataLoader) or not loader.num_workers:
         return loader
-    return copy_with(loader, worker_init_fn=_Undisturbed(loader.worker_init_fn))
+    context: Any = loader.multiprocessing_context or multiprocessing.get_context()
+    if type(context) in CONTEXTS:
+        context = CONTEXTS[type(context)]()
+    return copy_with(loader, worker_init_fn=_Undisturbed(loader.worker_init_fn), multiprocessing_context=context)
 
 
 class _Undisturbed:
@@ -36,14 +42,50 @@ class _Undisturbed:
         self._user_function = user_function
 
     def __call__(self, worker_id: int) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in SIGNALS:
             signal.signal(
                 number, _take_no_notice
             )  # unlike SIG_IGN it does not pass on to programs that a worker starts
             signal.siginterrupt(number, False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         if self._user_function is not None:
             self._user_function(worker_id)
 
 
 def _take_no_notice(number: int, frame: Any) -> None:
     return None
+
+
+class _Sheltered(multiprocessing.process.BaseProcess):
+    """A process that begins with the signals held back, until it has said what to do with them."""
+
+    def start(self) -> None:
+        """Start it; it has the signal mask of the thread that starts it."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _ForkedProcess(_Sheltered, multiprocessing.context.ForkProcess):
+    """A sheltered one by fork."""
+
+
+class _SpawnedProcess(_Sheltered, multiprocessing.context.SpawnProcess):
+    """A sheltered one by spawn."""
+
+
+class _ForkContext(multiprocessing.context.ForkContext):
+    Process = _ForkedProcess
+
+
+class _SpawnContext(multiprocessing.context.SpawnContext):
+    Process = _SpawnedProcess
+
+
+# For the contexts that DataLoaders use; a fork server's processes have that one's mask.
+CONTEXTS: dict[type, type] = {
+    multiprocessing.context.ForkContext: _ForkContext,
+    multiprocessing.context.SpawnContext: _SpawnContext,
+}
