@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from leyden.callbacks import ModelCheckpoint
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_cpu.accelerator import CPUAccelerator
+from leyden_ddp import meeting
 from leyden_ddp.failure import PeerFailedError
 from leyden_ddp.strategy import DDPStrategy
 from leyden_testing.breaking import WAYS, BadRows, Breaking, Broken, break_in
@@ -24,7 +25,7 @@ from leyden_testing.reporting import Model, Validated, loader, quiet
 
 WITHIN_FIT = [
     "setup", "on_train_batch_start", "training_step", "backward", "on_train_batch_end", "validation_step",
-    "on_train_end", "on_fit_end",
+    "on_train_end", "on_fit_end", "teardown",
 ]  # fmt: skip
 TORN = pytest.mark.flaky(
     reruns=1, reason="PyTorch may notice a killed worker by its torn connection first, and then doesn't name it"
@@ -43,8 +44,7 @@ class TestOneRankRaises:
         assert f"Rank {rank} failed:" in str(error.__cause__)
         assert 'raise Broken("it broke", 7)' in str(error.__cause__)
         assert model.told(rank) == "Broken: ('it broke', 7)"
-        if where != "on_fit_end":  # by then the others have ended their run
-            assert model.told(1 - rank).startswith(f"PeerFailedError: Rank {rank} failed first:\nTraceback")
+        assert model.told(1 - rank).startswith(f"PeerFailedError: Rank {rank} failed first:\nTraceback")
 
     def test_in_on_exception_too_and_the_first_error_counts(self, tmp_path):
         class Twice(Breaking):
@@ -164,9 +164,16 @@ class Stopping(Model):
 
 
 class TestRanksPart:
+    """The backend may end a process for it, or leave all waiting; both are told with the lines where they parted."""
+
+    def fit(self, directory, model, rows):
+        with pytest.raises((PeerFailedError, ProcessExitedException), match="They parted where rank") as raised:
+            quiet(directory)[0].fit(model, loader(rows))
+        return str(raised.value)
+
     def test_one_stops_early(self, tmp_path):
-        with pytest.raises(PeerFailedError, match="Rank 1 ended its run after 2 training batches, and rank 0 went on"):
-            quiet(tmp_path)[0].fit(Stopping(), loader(40))
+        said = self.fit(tmp_path, Stopping(), 40)
+        assert re.search(rf"rank 0 to (the \w+ pass|reduce).* at {__file__}:\d+ in fit", said.replace("came ", ""))
 
     @pytest.mark.filterwarnings("ignore:training_step returned None")
     @pytest.mark.parametrize("rank", [0, 1])
@@ -176,9 +183,22 @@ class TestRanksPart:
                 x, y, _ = batch
                 return None if (self.global_rank, batch_idx) == (rank, 3) else nn.functional.mse_loss(self.layer(x), y)
 
-        said = f"Rank {rank} ended its run after 4 training batches, and rank {1 - rank} waits for it in the backward"
-        with pytest.raises(PeerFailedError, match=said):
-            quiet(tmp_path)[0].fit(Skipping(), loader(16))
+        said = self.fit(tmp_path, Skipping(), 16)
+        assert f"rank {1 - rank} to the backward pass at {__file__}:" in said.replace("came ", "")
+
+    @pytest.mark.parametrize("rank", [0, 1])
+    def test_one_has_ended_its_run(self, tmp_path, rank):
+        class Late(Model):
+            def on_train_end(self):
+                if self.global_rank == rank:
+                    self.trainer.strategy.barrier("alone")
+
+        said = (
+            rf"Rank {1 - rank} ended its run after 2 training batches, and rank {rank} waits for it in barrier\('alone'"
+        )
+        with pytest.raises(PeerFailedError, match=said) as raised:
+            quiet(tmp_path)[0].fit(Late(), loader(8))
+        assert f"rank {rank} to barrier('alone') at {__file__}:" in str(raised.value).replace("came ", "")
 
     def test_one_ends_its_epoch_by_a_hook(self, tmp_path):
         model = Breaking(tmp_path / "run", "on_train_batch_start", lambda: -1)
@@ -198,7 +218,8 @@ class TestRanksPart:
                     strategy.barrier("there")
                     strategy.barrier("and there")
 
-        with pytest.raises(PeerFailedError, match=r"Rank 0 ended its run|waits for the others in barrier"):
+        said = r"where rank 0 came to .*, and rank 1 to barrier\('and there'\) at .*\.py:\d+ in test_step"
+        with pytest.raises(PeerFailedError, match=said):
             quiet(tmp_path)[0].test(Apart(), loader(4))
 
 
@@ -257,6 +278,13 @@ class TestStartedByHand:
         said = processes[1 - rank].said
         assert f"The process of rank {rank} ({processes[rank].pid}) was killed" in said
         assert "TCPStore" not in said  # no pages of C++ frames
+
+    @pytest.mark.parametrize("where", ["on_train_end", "on_fit_end", "teardown"])
+    def test_sigterm_to_one_at_the_very_end_ends_all_with_its_code(self, tmp_path, where):
+        model = Breaking(tmp_path / "run", where, lambda: signal.raise_signal(signal.SIGTERM))
+        processes = by_hand(together(tmp_path, model), tmp_path)
+        assert codes(processes) == [143, 143]
+        assert model.told(0).startswith("SIGTERMException")
 
     def test_all_are_interrupted(self, tmp_path):
         class Waiting(Breaking):
@@ -325,6 +353,28 @@ class TestNotAllCome:
         assert process.wait() == 1
         assert "Rank 1 has not reached rank 0 at 127.0.0.1:" in process.said
         assert "[E" not in process.said  # PyTorch's own words
+
+    def test_who_waits_for_whom_is_said_soon(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(meeting, "_ANSWER", 0.1)
+        processes = by_hand(self.meeting(tmp_path, seconds=5, devices=4), tmp_path, [0, 1], 4)
+        processes += by_hand(self.meeting(tmp_path, seconds=5), tmp_path / "other", [1])
+        assert codes(processes) == [1, 1, 1]
+        assert "Rank 0 waits for rank 2, 3, of 4 ranks. The wait ends after 5 s." in processes[0].said
+        assert re.search(
+            r"Rank 1 waits for rank 0 at MASTER_ADDR='127.0.0.1', MASTER_PORT=\d+, where", processes[2].said
+        )
+
+    def test_at_an_address_that_is_none_of_rank_0(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(meeting, "_ANSWER", 0.5)
+        [process] = by_hand(self.meeting(tmp_path, seconds=600), tmp_path, [0], MASTER_ADDR="no machine")
+        assert process.wait() == 1
+        assert (
+            "MeetingError: Rank 0 waits for the other ranks at MASTER_ADDR='no machine', MASTER_PORT=" in process.said
+        )
+        assert (
+            "and can't be reached there itself, so that address is the name of no machine that it can find"
+            in process.said
+        )
 
     def test_one_raises_before(self, tmp_path):
         def script():

@@ -316,18 +316,19 @@ class TestScriptRunAgain:
         assert "ImportError: a module of rank 1 is missing" in other(tmp_path)
         assert "MeetingError: The process of local rank 1 ended with code 1 before the run began;" in process.said
 
-    @pytest.mark.parametrize("where", ["training_step", "on_fit_end"])
+    @pytest.mark.parametrize("where", ["training_step", "on_fit_end", "after the run"])
     def test_it_fails(self, tmp_path, start, where):
         model = Breaking(tmp_path / "run", where)
-        process = start(lambda: quiet(tmp_path, strategy="ddp")[0].fit(model, loader(16), loader(16)))
+
+        def script():
+            quiet(tmp_path, strategy="ddp")[0].fit(model, loader(16), loader(16))
+            model.come_to("after the run")
+
+        process = start(script)
         assert process.wait() == 1
         assert "Broken: ('it broke', 7)" in other(tmp_path)
-        said = (
-            "PeerFailedError: Rank 1 failed"
-            if where != "on_fit_end"
-            else "The process of local rank 1 ended with code 1."
-        )
-        assert said in process.said
+        after = where == "after the run"
+        assert ("The process of local rank 1 ended with" if after else "PeerFailedError: Rank 1 failed") in process.said
 
     def test_it_is_ended_if_rank_0_fails_after_the_run(self, tmp_path, start):
         def script():

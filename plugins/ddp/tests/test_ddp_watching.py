@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,11 +12,18 @@ from datetime import timedelta
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
+from torch.multiprocessing import ProcessExitedException
 
+from leyden_ddp import parallel, strategy
+from leyden_ddp.failure import PeerFailedError
+from leyden_ddp.loop_thread import LoopThread
+from leyden_ddp.standstill import Position, parting_of
 from leyden_ddp.strategy import DDPStrategy
 from leyden_ddp.tracing import CollectiveMismatchError
-from leyden_testing.breaking import Breaking, Broken
+from leyden_testing.breaking import WAYS, Breaking, Broken
 from leyden_testing.forking import PATIENCE, by_hand, codes
 from leyden_testing.reporting import Model, Validated, loader, quiet
 from leyden_testing.training import same_weights
@@ -187,6 +195,158 @@ def come_to_barrier(module):
 
 def gather(module):
     module.all_gather(torch.ones(2))  # gathered
+
+
+def reduce_more(module):
+    module.trainer.strategy.reduce(torch.ones(50))  # reduced by one
+
+
+def reduce_less(module):
+    module.trainer.strategy.reduce(torch.ones(5))  # reduced by the other
+
+
+def come_to_pytorchs_barrier(module):
+    torch.distributed.barrier()  # PyTorch's own
+
+
+def keep_a_processor_busy():
+    """Compute in a thread for as long as the process lives."""
+
+    def compute():
+        while True:
+            sum(range(10_000))
+
+    threading.Thread(target=compute, daemon=True).start()
+
+
+class TestStandstills:
+    """Ranks in different collectives end within seconds, with the lines; without ``LEYDEN_DEBUG_COLLECTIVES``."""
+
+    def said(self, directory, module, fn="fit", **options):
+        began = time.monotonic()
+        with pytest.raises((PeerFailedError, ProcessExitedException)) as raised:
+            getattr(quiet(directory, **options)[0], fn)(module, loader(16))
+        assert time.monotonic() - began < PATIENCE
+        return str(raised.value)
+
+    @pytest.mark.parametrize(
+        ("rank", "what", "instead", "lines"),
+        [
+            (0, log_alone, lambda module: None, ["# logged by one"]),
+            (1, log_alone, lambda module: None, ["# logged by one"]),
+            (0, gather, come_to_barrier, ["# gathered", "# the barrier"]),
+            (1, reduce_more, reduce_less, ["# reduced by one", "# reduced by the other"]),
+            (1, come_to_pytorchs_barrier, lambda module: None, ["# PyTorch's own"]),
+        ],
+    )
+    def test_of_ranks_in_different_collectives_of_a_step(self, tmp_path, rank, what, instead, lines):
+        said = self.said(tmp_path, Apart(rank, what, instead))
+        assert re.search("[Rr]ank 0.*[Rr]ank 1|[Rr]ank 1.*[Rr]ank 0", said.replace("\n", " "))
+        for text in lines:
+            assert f"{__file__}:{line_of(text)} in " in said
+
+    def test_of_ranks_of_which_other_threads_compute(self, tmp_path):
+        class Busy(Apart):
+            def on_train_start(self):
+                keep_a_processor_busy()
+
+        said = self.said(tmp_path, Busy(0, come_to_barrier))
+        assert f"rank 0 came to barrier('here') at {__file__}:{line_of('# the barrier')} in come_to_barrier" in said
+
+    def test_of_a_rank_in_the_constructor_of_ddp(self, tmp_path, monkeypatch):
+        def construct(module, **options):
+            if module.strategy.global_rank == 1:
+                module.strategy.barrier("before")
+            return usual(module, **options)
+
+        usual = strategy.DistributedDataParallel
+        monkeypatch.setattr(strategy, "DistributedDataParallel", construct)
+        said = self.said(tmp_path, Model())
+        assert "Rank 0 waits for the others in the set-up of DistributedDataParallel, and rank 1 in barrier('b" in said
+        assert f"Rank 0 is at {__file__}:" in said
+
+    def test_of_a_rank_that_is_still_in_a_collective_of_the_run_before(self, tmp_path):
+        def script():
+            trainer, _ = quiet(tmp_path, strategy="ddp")
+            trainer.fit(Model(), loader(4))
+            if trainer.global_rank == 0:
+                trainer.strategy.barrier("after the run")
+            trainer.test(Model(), loader(4), verbose=False)
+
+        processes = by_hand(script, tmp_path)
+        assert codes(processes) == [1, 1]
+        assert "barrier('after the run')" in processes[0].said
+        assert "all_gather_object" in processes[0].said
+
+    @pytest.mark.parametrize("how", ["raises", "is killed"])
+    def test_of_ranks_that_connect(self, tmp_path, monkeypatch, how):
+        def connect(store, backend, rank, *more):
+            if rank == 1:
+                WAYS[how]()
+            usual(store, backend, rank, *more)
+
+        usual = parallel.connect
+        monkeypatch.setattr(parallel, "connect", connect)
+        began = time.monotonic()
+        with pytest.raises(Broken if how == "raises" else ProcessExitedException):
+            quiet(tmp_path)[0].fit(Model(), loader(4))
+        assert time.monotonic() - began < PATIENCE
+
+
+def position(run=1, kind="reduce", first=0, last=0):
+    return Position(run, 1, kind, kind, "", None, 0, first, last)
+
+
+@given(first=st.integers(0, 5), own=st.integers(0, 3), later=st.integers(0, 5), others=st.integers(0, 3))
+def test_ranks_exclude_each_other_at_the_same_operation_only(first, own, later, others):
+    one, other = position(first=first, last=first + own), position(kind="barrier", first=later, last=later + others)
+    operations = [set(range(p.first, max(p.first + 1, p.last))) for p in (one, other)]
+    assert one.excludes(other) == other.excludes(one) == bool(set.intersection(*operations))
+    assert not one.excludes(one._replace(last=first + 9))
+
+
+@given(st.lists(st.sampled_from("ab"), max_size=9), st.lists(st.sampled_from("ab"), max_size=9), st.integers(1, 4))
+def test_the_first_collective_that_differs_is_found(one, other, forgotten):
+    histories = {
+        rank: {n: (kind, kind, f"at {n}") for n, kind in enumerate(kinds, 1)} for rank, kinds in ((0, one), (3, other))
+    }
+    differ = [n for n, (a, b) in enumerate(zip(one, other, strict=False), 1) if a != b]
+    found = parting_of(histories)
+    assert (found is not None) == bool(differ)
+    if found is not None:
+        assert (found.one, found.other, found.earlier) == (0, 3, False)
+        assert found.here == f"{one[differ[0] - 1]} at {differ[0]}"
+    late = parting_of({rank: {n: e for n, e in known.items() if n > forgotten} for rank, known in histories.items()})
+    assert (late is not None) == any(n > forgotten for n in differ)
+    if late is not None:
+        assert late.earlier == (forgotten + 1 in differ)
+
+
+def test_a_thread_that_waits_is_told_from_one_that_computes():
+    wanted, threads = threading.Event(), []
+
+    def run(work):
+        threads.append(LoopThread())
+        work()
+
+    def compute():
+        while not wanted.is_set():
+            sum(range(10_000))
+
+    started = [threading.Thread(target=run, args=(work,)) for work in (wanted.wait, compute)]
+    for thread in started:
+        thread.start()
+    until = time.monotonic() + PATIENCE
+    while len(threads) < 2 or not threads[0].waits():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    time.sleep(0.3)
+    waits, computes = threads[0].waits(), threads[1].waits()
+    wanted.set()
+    for thread in started:
+        thread.join()
+    assert (waits, computes) == (True, False)
+    assert threads[0].collective() is None
 
 
 @pytest.mark.usefixtures("traced")

@@ -239,8 +239,9 @@ def _raise_first(directory: str, processes: list[Any], first_rank: int) -> None:
         raise ending.error from (None if says_all else raised)
     if ending.has_raised:
         raise raised
+    seen = [e.text for e in endings.values() if isinstance(e.error, PeerFailedError) and e.error.rank == rank]
     raise multiprocessing.ProcessExitedException(
-        f"The process of rank {rank} {ending.text}", rank, process.pid, process.exitcode
+        "\n".join([f"The process of rank {rank} {ending.text}", *seen[:1]]), rank, process.pid, process.exitcode
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -22,7 +23,7 @@ from leyden_ddp.watch import end_watch
 
 PARENT = "LEYDEN_PARENT_PROCESS"  # a variable with the id of the process that has started this one
 _POLLS = (0.005, 0.25)  # seconds between two looks at which processes have come: the first pause and the longest
-_ANSWER = 30.0  # seconds in which the store must answer, and in which the backend should connect the processes
+_ANSWER = 20.0  # seconds in which the store must answer, in which all should come, and the backend connect them
 _PARTING = 3.0  # seconds that a process group has to end
 
 
@@ -36,21 +37,16 @@ class MeetingError(RuntimeError):
     brief: str | None = None
 
 
-def meet(
-    environment: Environment,
-    backend: str,
-    timeout: timedelta,
-    device: torch.device,
-    check: Callable[[], None] = lambda: None,
-) -> None:
-    """Set up the default process group with every process of the run.
+def meet(environment: Environment, timeout: timedelta, check: Callable[[], None] = lambda: None) -> dist.Store:
+    """Wait until every process of the run has come.
 
     Args:
         environment: Says which process this is, and at which address all meet.
-        backend: The backend of ``torch.distributed``.
-        timeout: How long to wait for the last process, and in each collective afterwards.
-        device: The device of this process, for a backend that binds processes to devices.
+        timeout: How long to wait for the last process.
         check: Raises if a process is known to have ended before it came.
+
+    Returns:
+        The store through which they exchange what they need to connect.
 
     Raises:
         MeetingError: The port is in use, rank 0 can't be reached, or not all processes came in time.
@@ -59,11 +55,23 @@ def meet(
     waiting = _Waiting(timeout, check)
     store = _store(environment, waiting)
     _wait_for_all(store, rank, size, waiting)
+    return dist.PrefixStore("group", store)
+
+
+def connect(store: dist.Store, backend: str, rank: int, size: int, timeout: timedelta, device: torch.device) -> None:
+    """Set up the default process group with every process of the run.
+
+    Args:
+        store: What :func:`meet` returned.
+        backend: The backend of ``torch.distributed``.
+        rank: The rank of this process.
+        size: The number of processes.
+        timeout: How long to wait in each collective.
+        device: The device of this process, for a backend that binds processes to devices.
+    """
     bound: dict[str, Any] = {"device_id": device} if backend == "nccl" else {}
     with _hint_at_networks(backend):
-        dist.init_process_group(
-            backend, store=dist.PrefixStore("group", store), rank=rank, world_size=size, timeout=timeout, **bound
-        )
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout, **bound)
     rank_zero_info(f"{size} processes have met through {backend}.")
 
 
@@ -75,14 +83,28 @@ class _Waiting:
         self.seconds = f"{timeout.total_seconds():g} s"
         self._until = time.monotonic() + timeout.total_seconds()
 
-    def until(self, has_come: Callable[[], bool], at_most: float = float("inf")) -> bool:
-        """Wait until ``has_come`` returns True; returns False at the timeout, or after ``at_most`` seconds."""
-        pause, until = _POLLS[0], min(self._until, time.monotonic() + at_most)
+    def until(self, has_come: Callable[[], bool], at_most: float = float("inf"), say: Callable[[], str] = str) -> bool:
+        """Wait for something.
+
+        Args:
+            has_come: Returns whether it has come.
+            at_most: How many seconds to wait, if that is less than the timeout.
+            say: Returns what is said if it has not come soon, or "".
+
+        Returns:
+            Whether it has come.
+        """
+        began = time.monotonic()
+        pause, until, is_said = _POLLS[0], min(self._until, began + at_most), False
         while not has_come():
             self._check()
             _refuse_without_parent()
             if time.monotonic() > until:
                 return False
+            if not is_said and time.monotonic() > began + _ANSWER:
+                is_said = True
+                if text := say():
+                    print(f"{text} The wait ends after {self.seconds}.", file=sys.stderr, flush=True)
             time.sleep(pause)
             pause = min(2 * pause, _POLLS[1])
         return True
@@ -110,14 +132,26 @@ def _store(environment: Environment, waiting: _Waiting) -> dist.Store:
 
 
 def _open(address: str, port: int, waiting: _Waiting) -> dist.Store:
+    """Open the store in this process, which is that of rank 0, and see that it is found at the address.
+
+    PyTorch's own client would try that until the timeout.
+    """
     try:
-        return dist.TCPStore(address, port, is_master=True, timeout=waiting.timeout, wait_for_workers=False)
+        store = dist.TCPStore("127.0.0.1", port, is_master=True, timeout=waiting.timeout, wait_for_workers=False)
     except dist.DistNetworkError as error:
         if "EADDRINUSE" not in str(error) and "in use" not in str(error):
             raise
         raise MeetingError(
             f"Port {port} of {address}, where the processes should meet, is in use; set MASTER_PORT to a free one."
         ) from None
+    if not waiting.until(lambda: _listens(address, port), _ANSWER):
+        reason = "is no address of its machine" if _is_known(address) else "is the name of no machine that it can find"
+        raise MeetingError(
+            f"Rank 0 waits for the other ranks at MASTER_ADDR={address!r}, MASTER_PORT={port}, and can't be reached "
+            f"there itself, so that address {reason}; set MASTER_ADDR to that of the machine of rank 0, or unset it "
+            "if there is only one machine."
+        )
+    return store
 
 
 def _reach(address: str, port: int, rank: int, waiting: _Waiting) -> dist.Store:
@@ -126,7 +160,15 @@ def _reach(address: str, port: int, rank: int, waiting: _Waiting) -> dist.Store:
     PyTorch's own client can't be stopped, prints pages when it fails, and waits for ever if another program than a
     store listens at the port. So it is called only when the port is open, and in a thread.
     """
-    if not waiting.until(lambda: _listens(address, port)):
+
+    def say() -> str:
+        unknown = "" if _is_known(address) else ", the name of no machine that it can find"
+        return (
+            f"Rank {rank} waits for rank 0 at MASTER_ADDR={address!r}{unknown}, MASTER_PORT={port}, where nobody "
+            "answers; see that rank 0 is running, and that both variables are the same on all ranks."
+        )
+
+    if not waiting.until(lambda: _listens(address, port), say=say):
         raise MeetingError(
             f"Rank {rank} has not reached rank 0 at {address}:{port} within {waiting.seconds}; see that rank 0 is "
             "running, and that MASTER_ADDR and MASTER_PORT are the same on all ranks."
@@ -149,10 +191,19 @@ def _reach(address: str, port: int, rank: int, waiting: _Waiting) -> dist.Store:
     return made[0]
 
 
+def _is_known(address: str) -> bool:
+    """Whether an address is one, or the name of a machine that can be found."""
+    try:
+        socket.getaddrinfo(address, None)
+    except (OSError, UnicodeError):
+        return False
+    return True
+
+
 def _listens(address: str, port: int) -> bool:
     try:
         socket.create_connection((address, port), timeout=1).close()
-    except OSError:
+    except (OSError, UnicodeError):  # UnicodeError: the text can be no name of a machine
         return False
     return True
 
@@ -170,13 +221,19 @@ def _wait_for_all(store: dist.Store, rank: int, size: int, waiting: _Waiting) ->
         gave_up = store.check(["gave up"]) or store.check(["other size"])
         return gave_up or store.add("here", 0) >= size
 
-    if waiting.until(is_over) and not gave_up:
+    def missing_ranks() -> list[int]:
+        return [other for other in range(size) if not store.check([f"here/{other}"])]
+
+    def say() -> str:  # in the process of rank 0 only, in which the store is
+        return f"Rank 0 waits for rank {', '.join(map(str, missing_ranks()))}, of {size} ranks." if rank == 0 else ""
+
+    if waiting.until(is_over, say=say) and not gave_up:
         return
     if store.check(["other size"]):
         said = store.get("other size").decode()
         _let_others_read(rank)
         raise MeetingError(f"{said}, and the first rank that came is one of {known}; give all ranks the same.")
-    missing = [other for other in range(size) if not store.check([f"here/{other}"])]
+    missing = missing_ranks()
     error = MeetingError(
         f"After {waiting.seconds}, {size - len(missing)} of {size} processes have come; missing: rank "
         f"{', '.join(map(str, missing))}. Start them, or find out why they ended."

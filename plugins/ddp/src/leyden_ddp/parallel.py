@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import _get_default_store
 from torch.nn import Module
 
 from leyden import hookimpl
@@ -26,11 +27,11 @@ from leyden_ddp.failure import print_briefly
 from leyden_ddp.gathering import gather_collection, refuse_other_sizes
 from leyden_ddp.launchers import choose_launcher
 from leyden_ddp.logged import LoggedValues, tell_of_difference
-from leyden_ddp.meeting import compare_plugins, leave, meet
+from leyden_ddp.meeting import compare_plugins, connect, leave, meet
 from leyden_ddp.settings import compare_settings
 from leyden_ddp.tracing import CollectiveTrace
 from leyden_ddp.uneven import AgreedFetcher
-from leyden_ddp.watch import Watch, watch_of_group
+from leyden_ddp.watch import Watch, running_watch, watch_over
 
 if TYPE_CHECKING:
     from leyden import Trainer
@@ -199,15 +200,16 @@ class ParallelStrategy(Strategy):
         assert self.environment is not None
         if "OMP_NUM_THREADS" not in os.environ:  # else each process would use all processors of the node
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // self.num_processes))
-        if not dist.is_initialized():
-            check: Any = getattr(self.launcher, "check", lambda: None)
-            meet(self.environment, self.process_group_backend, self.timeout, self.root_device, check)
-            atexit.register(leave)
         rank, size = self.global_rank, self.world_size
-        self.watch = watch = watch_of_group(rank, size)
         self.cause = self.trace = None
         self._logged = LoggedValues(self)
+        is_connected = dist.is_initialized()
+        self.watch = watch = (running_watch() if is_connected else None) or self._meet(rank, size)
         store = watch.begin()
+        if not is_connected:
+            backend = self.process_group_backend
+            with watch.waiting_in(f"the connection through {backend}"):
+                connect(watch.met, backend, rank, size, self.timeout, self.root_device)
         if CollectiveTrace.is_wanted():
             self.trace = CollectiveTrace(store, rank, size, self.timeout, watch.refuse_after_failure)
         compare_plugins(self.plugin_manager, self)
@@ -219,6 +221,16 @@ class ParallelStrategy(Strategy):
             trainer: The Trainer of this rank.
         """
         compare_settings(trainer, self)
+
+    def _meet(self, rank: int, size: int) -> Watch:
+        """Begin to watch over all processes, once they have come."""
+        assert self.environment is not None
+        if dist.is_initialized():  # by the user
+            return watch_over(_get_default_store(), rank, size)
+        check: Any = getattr(self.launcher, "check", lambda: None)
+        watch = watch_over(meet(self.environment, self.timeout, check), rank, size)
+        atexit.register(leave)
+        return watch
 
     def first_cause(self, error: BaseException) -> BaseException:
         """Tell the other ranks of an error of this one, or find the error of another rank that led to it."""
@@ -242,9 +254,14 @@ class ParallelStrategy(Strategy):
         if self.watch is not None:
             self.watch.begin_batch()
 
+    @property
+    def exchanges_gradients(self) -> bool:
+        """Whether the backward pass that is about to run takes all processes."""
+        return True
+
     def on_before_backward(self, loss: Tensor) -> None:
         """Tell the watch that gradients are about to be exchanged, for which this rank waits for the others."""
-        if self.watch is not None:
+        if self.watch is not None and self.exchanges_gradients:
             self.watch.enter("the backward pass")
 
     @hookimpl(tryfirst=True)
@@ -261,6 +278,19 @@ class ParallelStrategy(Strategy):
         super().teardown(module, error)
         if self.environment is not None:
             self.environment.teardown()
+
+    @contextmanager
+    def together(self, asked: Callable[[], str]) -> Generator[None, None, None]:
+        """A block after the run which all processes leave together: if it fails in one, the others are told.
+
+        Args:
+            asked: Returns why this process was asked to end, or "".
+        """
+        if self.watch is not None:
+            self.watch.begin()
+        yield
+        if self.watch is not None:
+            self.watch.end(asked)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "watch": None, "trace": None}  # connections of this process; a copy's run has its own
@@ -281,17 +311,16 @@ class ParallelStrategy(Strategy):
             tensor: The tensor that it exchanges, if it must have the same shape in all processes.
             group: The processes that enter; None for all.
         """
-        watch = self.watch
-        if watch is None:
+        if self.watch is None:
             yield
-            return
-        outer = watch.enter(what if group is None else "")
-        try:
-            if self.trace is not None and group is None:
-                self.trace.enter(what, tensor)
+        elif group is not None:
+            self.watch.refuse_after_failure()
             yield
-        finally:
-            watch.leave_collective(outer)
+        else:
+            with self.watch.waiting_in(what, tensor):
+                if self.trace is not None:
+                    self.trace.enter(what, tensor)
+                yield
 
     def reduce(self, tensor: Tensor, op: str = "mean", group: Any = None) -> Tensor:
         """Reduce a tensor over all processes.

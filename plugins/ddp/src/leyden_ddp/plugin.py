@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from leyden import Component, hookimpl
@@ -94,12 +95,28 @@ def on_asked_to_end(trainer: Trainer, reason: str) -> None:
     requeue.save(trainer, reason)
 
 
-@hookimpl(tryfirst=True)  # so that a signal can end the program while other hooks run
-def teardown(trainer: Trainer) -> None:
-    """Stop watching for signals, and end the program if SIGTERM came too late for a step boundary."""
+@hookimpl(wrapper=True, tryfirst=True)
+def on_fit_end(trainer: Trainer) -> Generator[None, Any, Any]:
+    """Tell all processes if it fails in one."""
+    with _together(trainer):
+        return (yield)
+
+
+@hookimpl(wrapper=True, tryfirst=True)
+def teardown(trainer: Trainer) -> Generator[None, Any, Any]:
+    """Tell all processes if it fails in one, or if one got SIGTERM too late for a step boundary; that ends all."""
     _set_batchnorm_apart(False)
-    signals.give_back(trainer)
+    with _together(trainer):
+        answer = yield
     signals.end_if_asked_too_late(trainer)
+    signals.give_back(trainer)
+    return answer
+
+
+def _together(trainer: Trainer) -> AbstractContextManager[None]:
+    """The strategy's own block that all processes leave together, if there are several."""
+    together = getattr(trainer.strategy, "together", None)
+    return nullcontext() if together is None else together(lambda: trainer.asked_to_end)
 
 
 @hookimpl(wrapper=True, tryfirst=True)

@@ -32,8 +32,19 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def describe_death(rank: int, pid: int) -> str:
-    """A sentence about a rank whose process has died."""
+def describe_death(rank: int, pid: int, parting: str = "") -> str:
+    """A sentence about a rank whose process has died.
+
+    Args:
+        rank: The rank.
+        pid: The id of its process.
+        parting: A sentence about how it had come to another collective than others; "" if it had not.
+    """
+    if parting:
+        return (
+            f"The process of rank {rank} ({pid}) has died in another collective than the others: all ranks must come "
+            f"to the same collectives in the same order. {parting}"
+        )
     return (
         f"The process of rank {rank} ({pid}) was killed, as the system does when memory runs out, or ended without an "
         "error message. If PyTorch's own message above speaks of a mismatch of collectives, LEYDEN_DEBUG_COLLECTIVES=1 "

@@ -76,7 +76,8 @@ class DDPStrategy(ParallelStrategy):
             )
         ids = [self.root_device.index] if self.root_device.index is not None else None
         redirect = _Redirect(module, self)
-        self._ddp = DistributedDataParallel(redirect, device_ids=ids, **self._ddp_options)
+        with self.collective("the set-up of DistributedDataParallel"):
+            self._ddp = DistributedDataParallel(redirect, device_ids=ids, **self._ddp_options)
         if self._is_manual:
             redirect.ddp.append(self._ddp)
         self._register_hook(self._ddp)
@@ -134,6 +135,11 @@ class DDPStrategy(ParallelStrategy):
             return ddp(name, *args, **kwargs)
         finally:
             ddp.require_backward_grad_sync = True
+
+    @property
+    def exchanges_gradients(self) -> bool:
+        """Whether the backward pass that is about to run takes all processes."""
+        return self._ddp is not None and self._ddp.require_backward_grad_sync
 
     def on_before_backward(self, loss: Tensor) -> None:
         """Prepare DDP for one backward pass of manual optimisation."""

@@ -8,13 +8,15 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from types import FrameType
+from types import CodeType, FrameType
 
 import torch.distributed as dist
 from torch import Tensor
 
 _PAUSE = timedelta(seconds=0.5)  # between two looks at whether another rank has failed
-_OWN = {"leyden", "leyden_ddp", "leyden_sharded", "leyden_fabric", "leyden_deepspeed", "torch", "pluggy", "contextlib"}
+_OWN = {"leyden", "leyden_ddp", "leyden_sharded", "leyden_fabric", "leyden_deepspeed", "torch", "pluggy", "contextlib",
+        "multiprocessing"}  # fmt: skip
+_known: dict[CodeType, bool] = {}  # whether code is of these packages
 
 
 class CollectiveMismatchError(RuntimeError):
@@ -53,8 +55,7 @@ class CollectiveTrace:
         Raises:
             CollectiveMismatchError: Another rank is about to enter another collective, or none came in time.
         """
-        if tensor is not None:
-            what = f"{what} of {str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+        what = what if tensor is None else f"{what} of {shape_of(tensor)}"
         mine = [what, place()]
         keys = [self._key(self._count, rank) for rank in range(self._size)]
         self._store.set(keys[self._rank], json.dumps(mine))
@@ -97,12 +98,34 @@ class CollectiveTrace:
         return f"collective/{count}/{rank}"
 
 
-def place() -> str:
-    """The line of the user's code that led here: the innermost frame outside of the framework and PyTorch."""
-    frame: FrameType | None = sys._getframe(1)
+def shape_of(tensor: Tensor) -> str:
+    """The type and the sizes of a tensor, such as "float32[2, 3]"."""
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+
+
+def user_code(frame: FrameType | None) -> tuple[CodeType | None, int]:
+    """The innermost code outside of the framework and PyTorch that led to ``frame``, and its line."""
     while frame is not None:
-        package = frame.f_globals.get("__name__", "").partition(".")[0]
-        if package not in _OWN:
-            return f"at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+        code = frame.f_code
+        is_own = _known.get(code)  # every collective of every step comes here
+        if is_own is None:
+            is_own = _known[code] = frame.f_globals.get("__name__", "").partition(".")[0] in _OWN
+        if not is_own:
+            return code, frame.f_lineno
         frame = frame.f_back
-    return "at an unknown place"
+    return None, 0
+
+
+def describe(code: CodeType | None, line: int) -> str:
+    """What :func:`user_code` returned, as the end of a sentence."""
+    return f"at {code.co_filename}:{line} in {code.co_name}" if code is not None else "at an unknown place"
+
+
+def place_of(frame: FrameType | None) -> str:
+    """The line of the user's code that led to ``frame``."""
+    return describe(*user_code(frame))
+
+
+def place() -> str:
+    """The line of the user's code that led here."""
+    return place_of(sys._getframe(1))

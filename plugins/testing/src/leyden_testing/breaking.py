@@ -111,6 +111,10 @@ class Breaking(Validated):
         """May fail here."""
         self.come_to("on_fit_end")
 
+    def teardown(self, stage: str) -> None:
+        """May fail here."""
+        self.come_to("teardown")
+
     def on_exception(self, exception: BaseException) -> None:
         """Write the exception; may fail here."""
         (self.directory / f"exception-{self.global_rank}").write_text(f"{type(exception).__name__}: {exception}")
