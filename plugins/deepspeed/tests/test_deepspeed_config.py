@@ -4,6 +4,7 @@ import json
 import sys
 from contextlib import nullcontext
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -15,7 +16,7 @@ from leyden.utilities.exceptions import CheckpointCorruptedError, Misconfigurati
 from leyden_deepspeed import config as configuration
 from leyden_deepspeed import consolidate
 from leyden_deepspeed.strategy import DeepSpeedStrategy
-from leyden_testing.training import loader
+from leyden_testing.training import loader, quiet_trainer
 
 from .deepspeed_model import Model, quiet
 
@@ -266,3 +267,27 @@ def test_stage_3_refuses_an_evaluation_in_which_a_process_has_fewer_batches(monk
     ):
         with pytest.raises(MisconfigurationException, match=what) if stage == 3 else nullcontext():
             start()
+
+
+@pytest.mark.filterwarnings("ignore:Hyperparameters of Sealing", "ignore:The checkpoint has values")
+def test_a_consolidated_checkpoint_keeps_what_is_sealed(tmp_path):
+    """DeepSpeed itself is not needed for files of stage 0."""
+    trainer = quiet_trainer(tmp_path)
+    trainer.fit(Sealing(Path("x"), torch.relu), loader(2), loader(2))
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    rest = {**torch.load(tmp_path / "one.ckpt", weights_only=True), "deepspeed": {"stage": 0, "world_size": 1}}
+    engine = tmp_path / "run.ckpt" / "checkpoint"
+    engine.mkdir(parents=True)
+    torch.save({"module": rest.pop("state_dict")}, engine / "mp_rank_00_model_states.pt")
+    torch.save({**rest, "state_dict": {}}, tmp_path / "run.ckpt" / "leyden.ckpt")
+    consolidate.consolidate(str(tmp_path / "run.ckpt"), str(tmp_path / "whole.ckpt"))
+    with pytest.raises(MisconfigurationException, match=r"act \(a .*weights_only=False"):
+        Sealing.load_from_checkpoint(tmp_path / "whole.ckpt")
+    loaded = Sealing.load_from_checkpoint(tmp_path / "whole.ckpt", weights_only=False)
+    assert dict(loaded.hparams) == {"root": Path("x"), "act": torch.relu}
+
+
+class Sealing(Model):
+    def __init__(self, root, act):
+        super().__init__()
+        self.save_hyperparameters()

@@ -7,7 +7,7 @@ import inspect
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import leyden as pl
 from leyden_testing.models import LoggingModel, rows
@@ -20,6 +20,24 @@ class Mode(enum.Enum):
     PAIR = (1, 2)
     CALL = len  # a member whose value is no data
     UNIT = object()
+
+
+class Tongue(str, enum.Enum):
+    EN = "en"
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+class Rights(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+
+class Entry(TypedDict):
+    mode: Mode
+    n: int
 
 
 class Size(NamedTuple):

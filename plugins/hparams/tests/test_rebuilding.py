@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import io
 import typing
 from argparse import Namespace
@@ -18,7 +19,23 @@ import leyden as pl
 from leyden.utilities import AttributeDict, MisconfigurationException
 from leyden_testing.models import LoggingModel, rows
 
-from .saving import Any1, AnyMore, Config, Inner, Loud, Mode, Options, Size, Wider, annotated, save
+from .saving import (
+    Any1,
+    AnyMore,
+    Config,
+    Entry,
+    Inner,
+    Level,
+    Loud,
+    Mode,
+    Options,
+    Rights,
+    Size,
+    Tongue,
+    Wider,
+    annotated,
+    save,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Any1.__init__ does not name", "ignore:Model.__init__ does not name")
 
@@ -88,6 +105,11 @@ NAMED = {
     "in_text_nested": ("dict[str, list[Mode | None]] | None", {"a": [None, Mode.FAST]}),
     "new_type": (typing.NewType("Speed", Mode), Mode.FAST),
     "annotated": (typing.Annotated[Mode, "how fast"], Mode.FAST),
+    "text_enum": (Tongue, Tongue.EN),
+    "number_enum": (Level | str, Level.HIGH),
+    "flags": (Rights | None, Rights.READ | Rights.WRITE),
+    "typed_dict": (Entry, {"mode": Mode.SLOW, "n": 1}),
+    "list_of_typed_dicts": (list[Entry], [{"mode": Mode.SLOW, "n": 1}]),
     "array": (np.ndarray, np.array([[1, 2]])),
 }
 
@@ -113,6 +135,28 @@ def test_types_that_the_default_names_come_back(tmp_path, hint):
     loaded = model.load_from_checkpoint(save(tmp_path, model(**values))).hparams
     for name, value in values.items():
         assert_same(loaded[name], value)
+
+
+def test_types_within_the_class_itself(tmp_path):
+    class Model(LoggingModel):
+        class Kind(enum.Enum):
+            ONE = 1
+
+        def __init__(self, kind: Kind):
+            super().__init__()
+            self.save_hyperparameters()
+
+    assert Model.__init__.__annotations__ == {"kind": "Kind"}
+    assert Model.load_from_checkpoint(save(tmp_path, Model(Model.Kind.ONE))).hparams.kind is Model.Kind.ONE
+
+
+def test_a_value_that_several_arguments_share(tmp_path):
+    shared = {"mode": Mode.FAST, "root": Path("x"), "config": Config(3, root=Path("y")), "sizes": (Size(1),)}
+    hint = "dict[str, Mode | Path | Config | tuple[Size, ...]]"
+    model = annotated({"a": hint, "b": hint, "c": f"list[{hint}]"})
+    loaded = model.load_from_checkpoint(save(tmp_path, model(a=shared, b=shared, c=[shared, shared]))).hparams
+    for each in (loaded.a, loaded.b, *loaded.c):
+        assert_same(each, shared)
 
 
 def test_arguments_of_base_classes(tmp_path):

@@ -2,6 +2,8 @@
 
 import enum
 import io
+import os
+import shutil
 import warnings
 
 import pytest
@@ -32,13 +34,25 @@ class Layer(nn.Linear):
         self.given = type(state["buffer"]).__name__, state["buffer"].getvalue(), state["scale"].tolist()
 
 
+class Scaled(nn.Linear):
+    """A layer whose extra state is a tensor in a dict, and nothing else."""
+
+    given = None
+
+    def get_extra_state(self):
+        return {"scale": torch.full((2,), 3.0)}
+
+    def set_extra_state(self, state):
+        self.given = state["scale"].tolist()
+
+
 class Valued(Model):
     """A model with such hyperparameters and states; ``compiled`` wraps the layers."""
 
     def __init__(self, mode: Mode, act, compiled=False):
         super().__init__(torch.optim.Adam)
         self.save_hyperparameters("mode", "act")
-        layers = nn.Sequential(Layer(4, 8), nn.Tanh(), nn.Linear(8, 2))
+        layers = nn.Sequential(Layer(4, 8), nn.Tanh(), Scaled(8, 2))
         self.layers = torch.compile(layers, backend="eager") if compiled else layers
 
     def on_save_checkpoint(self, checkpoint):
@@ -49,7 +63,8 @@ class Valued(Model):
 
     @property
     def given(self):
-        return getattr(self.layers, "_orig_mod", self.layers)[0].given
+        layers = getattr(self.layers, "_orig_mod", self.layers)
+        return layers[0].given, layers[2].given
 
 
 def whole(model):
@@ -93,7 +108,7 @@ def forms(tmp_path_factory):
 
 @pytest.mark.slow
 def test_they_come_back_in_every_process(forms):
-    extra = ("BytesIO", b"xy", [1.0, 1.0])
+    extra = ("BytesIO", b"xy", [1.0, 1.0]), [3.0, 3.0]
     for of_rank in forms[1]:
         for (form, is_trusted), seen in of_rank.items():
             mine = {"mode": Mode.FAST if is_trusted else 1, "root": b""}
@@ -113,4 +128,33 @@ def test_the_file_of_each_form_makes_the_model_again(forms, tmp_path, form):
     loaded = Valued.load_from_checkpoint(path, weights_only=False)
     assert dict(loaded.hparams) == {"mode": Mode.FAST, "act": torch.relu}
     assert Valued.load_from_checkpoint(path, act=None).hparams.mode is Mode.FAST
-    assert loaded.given == ("BytesIO", b"xy", [1.0, 1.0])
+    assert loaded.given == (("BytesIO", b"xy", [1.0, 1.0]), [3.0, 3.0])
+
+
+class Exploit:
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The checkpoint has values", "ignore:The checkpoint holds the state")
+def test_nothing_sealed_in_a_directory_is_opened_unasked(forms, tmp_path):
+    path, buffer = tmp_path / "run.ckpt", io.BytesIO()
+    shutil.copytree(forms[0] / "sharded.ckpt", path)
+    torch.save([Exploit(tmp_path / "made")], buffer)
+    kept = torch.load(path / "leyden.ckpt", weights_only=True)
+    sealed = kept["checkpoint"]["leyden"]["sealed"]
+    sealed["records"] = [[*record[:5], None, *record[6:]] for record in sealed["records"]]
+    sealed["records"].append([["mine", "mode"], "mine.mode", "x.Mode", None, None, 0, False])
+    sealed["pickle"] = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+    torch.save(kept, path / "leyden.ckpt")
+    consolidate(str(path), str(tmp_path / "whole.ckpt"))
+    for strategy, place in (("zero_3", path), ("zero_1", path), ("ddp", tmp_path / "whole.ckpt")):
+        model = Valued(Mode.FAST, torch.relu)
+        trainer = quiet(tmp_path, STRATEGIES[strategy](), 1)
+        trainer.validate(model, loader(4), ckpt_path=place, verbose=False)
+        assert model.mine == {"mode": 1, "root": b""}
+        assert not (tmp_path / "made").exists()

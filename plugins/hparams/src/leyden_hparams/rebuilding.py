@@ -10,7 +10,7 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time, timedelta
 from enum import Enum
@@ -18,6 +18,7 @@ from pathlib import PurePath
 from typing import Any, Union, get_args, get_origin
 
 import numpy
+from typing_extensions import is_typeddict
 
 from leyden_hparams.sealing import NOTHING, Path, Record, is_plain_key
 
@@ -44,15 +45,15 @@ def parameter_types(cls: type) -> dict[str, Any]:
         except (TypeError, ValueError):  # it is no function of Python
             break
         for parameter in parameters:
-            found.setdefault(parameter.name, _named_type(parameter, vars(base)["__init__"]))
+            found.setdefault(parameter.name, _named_type(parameter, vars(base)["__init__"], vars(base)))
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
     return found
 
 
-def _named_type(parameter: inspect.Parameter, function: Any) -> Any:
+def _named_type(parameter: inspect.Parameter, function: Any, names: Mapping[str, Any]) -> Any:
     """The annotation or the type of the default; both, where there are both."""
-    named = [] if parameter.annotation is parameter.empty else [resolved(parameter.annotation, function)]
+    named = [] if parameter.annotation is parameter.empty else [resolved(parameter.annotation, function, names)]
     if parameter.default is not parameter.empty and parameter.default is not None:
         named.append(_type_of(parameter.default))
     return _union(named) if named else Any
@@ -70,8 +71,14 @@ def _type_of(value: Any) -> Any:
     return type(value)
 
 
-def resolved(annotation: Any, owner: Any) -> Any:
-    """An annotation that may be text, as a type; Any where its names are not known."""
+def resolved(annotation: Any, owner: Any, of_class: Mapping[str, Any]) -> Any:
+    """An annotation that may be text, as a type; Any where its names are not known.
+
+    Args:
+        annotation: The annotation.
+        owner: The function or class that it belongs to.
+        of_class: What the class defines, of which the function is a method.
+    """
 
     def holder() -> None: ...
 
@@ -79,7 +86,7 @@ def resolved(annotation: Any, owner: Any) -> Any:
     module = inspect.getmodule(owner)
     names = {**(vars(module) if module is not None else {}), **getattr(inspect.unwrap(owner), "__globals__", {})}
     try:
-        return typing.get_type_hints(holder, names)["it"]
+        return typing.get_type_hints(holder, names, dict(of_class))["it"]
     except Exception:  # whatever the evaluation of a user's text raises
         return Any
 
@@ -116,6 +123,9 @@ class Rebuilder:
         cls, record = origin or hint, self._records.get(path)
         if cls is Any or not isinstance(cls, type):
             return value
+        if is_typeddict(cls) and isinstance(value, dict):
+            hints = {name: resolved(each, cls, vars(cls)) for name, each in cls.__annotations__.items()}
+            return self._with_items(value, lambda key: hints.get(key, Any), Any, path)
         if record is None and not _is_instance(value, cls):
             value = self._converted(value, cls, None, path)
         elif record is not None:
@@ -176,7 +186,7 @@ class Rebuilder:
         own = {each.name: each for each in fields(cls)}
         if not isinstance(value, Mapping) or not own.keys() >= value.keys():
             raise Unfit
-        hints = {name: resolved(each.type, cls) for name, each in own.items()}
+        hints = {name: resolved(each.type, cls, vars(cls)) for name, each in own.items()}
         members = {name: self.made(value.get(name, NOTHING), hints[name], (*path, name)) for name in own}
         members = {name: member for name, member in members.items() if member is not NOTHING}
         made = cls(**{name: member for name, member in members.items() if own[name].init})
@@ -187,7 +197,7 @@ class Rebuilder:
     def _named_tuple(self, value: Any, cls: Any, path: Path) -> Any:
         if not isinstance(value, (tuple, list)) or len(value) != len(cls._fields):
             raise Unfit
-        hints = {name: resolved(hint, cls) for name, hint in cls.__annotations__.items()}
+        hints = {name: resolved(hint, cls, vars(cls)) for name, hint in cls.__annotations__.items()}
         pairs = enumerate(zip(cls._fields, value, strict=True))
         return cls._make(self.made(member, hints.get(name, Any), (*path, index)) for index, (name, member) in pairs)
 
@@ -197,10 +207,7 @@ class Rebuilder:
             return value
         if isinstance(value, dict):
             of_key, of_member = arguments if len(arguments) == 2 else (Any, Any)
-            items = {self._key(k, of_key): self.made(v, of_member, (*path, k)) for k, v in value.items()}
-            value.clear()
-            value.update(items)
-            return value
+            return self._with_items(value, lambda key: of_member, of_key, path)
         of_index = _cycle(arguments)
         if isinstance(value, (set, frozenset)):
             return type(value)(self._key(member, arguments[0]) for member in value)
@@ -208,6 +215,13 @@ class Rebuilder:
             return tuple(self.made(v, of_index(i), (*path, i)) for i, v in enumerate(value))
         if isinstance(value, list):
             value[:] = [self.made(v, of_index(i), (*path, i)) for i, v in enumerate(value)]
+        return value
+
+    def _with_items(self, value: dict[Any, Any], of_member: Callable[[Any], Any], of_key: Any, path: Path) -> Any:
+        """The dict itself, as other values may share it, with its items made again."""
+        items = {self._key(key, of_key): self.made(each, of_member(key), (*path, key)) for key, each in value.items()}
+        value.clear()
+        value.update(items)
         return value
 
     def _key(self, key: Any, hint: Any) -> Any:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -170,16 +172,25 @@ def _members(value: Any) -> Iterator[tuple[Any, str, Any]]:
         value = config_data(value)
     if isinstance(value, Mapping):
         for key, member in value.items():
-            try:
-                yield to_plain(key), f".{key}", member
-            except Exception:  # what is no plain key has no place in plain data
-                continue
+            plain = _plain_key(key)
+            if plain is not NOTHING:
+                yield plain, f".{key}", member
     elif isinstance(value, (list, tuple, deque)):
         yield from ((index, f"[{index}]", member) for index, member in enumerate(value))
     elif is_dataclass(value) and not isinstance(value, type):
         yield from ((each.name, f".{each.name}", getattr(value, each.name)) for each in fields(value))
     elif type(value).__name__ == "Namespace":
         yield from ((name, f".{name}", member) for name, member in vars(value).items())
+
+
+def _plain_key(key: Any) -> Any:
+    """The key that stands for a key in plain data; NOTHING for one that has no place there."""
+    try:
+        plain = to_plain(key)
+        hash(plain)
+    except Exception:
+        return NOTHING
+    return plain
 
 
 def _item(plain: Any, key: Any) -> Any:
@@ -198,7 +209,7 @@ def _says_members(value: Any) -> bool:
 
 def is_plain_key(key: Any) -> bool:
     """Whether a key of a mapping, or a member of a set, is plain data as it is."""
-    return type(key) in PLAIN_KEYS or (type(key) is tuple and all(map(is_plain_key, key)))
+    return (type(key) in PLAIN_KEYS and key != b"") or (type(key) is tuple and all(map(is_plain_key, key)))
 
 
 def _sources(owner: Any, checkpoint: Mapping[str, Any], plain: dict[str, Any]) -> Iterator[Record]:
@@ -223,6 +234,19 @@ def _is_unchanged(source: Any, saved: Any) -> bool:
 
 def _same(one: Any, other: Any) -> bool:
     return one is other or bool(one == other)
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles members of Enums by name; before Python 3.12 pickle does so by value, which may have no equal."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, Enum) and type(value).__members__.get(str(value.name)) is value:
+            return getattr, (type(value), value.name)
+        return NotImplemented
+
+
+_PICKLE = ModuleType("pickle")  # what PyTorch needs of such a module
+_PICKLE.Pickler = _Pickler  # type: ignore[attr-defined]
 
 
 def _pickled(records: list[Record]) -> Tensor | None:
@@ -257,7 +281,7 @@ def _pickle(values: list[Any]) -> Tensor:
     if any(hasattr(part, "device_mesh") or hasattr(part, "ds_id") for part in parts):
         raise ValueError("this process has only a part of its parameters")
     buffer = io.BytesIO()
-    torch.save(values, buffer)
+    torch.save(values, buffer, pickle_module=_PICKLE)
     return torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8)
 
 

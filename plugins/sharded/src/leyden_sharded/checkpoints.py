@@ -255,7 +255,7 @@ def _read_module_state(state: StoredState, own: dict[str, Any]) -> dict[str, Any
     for name, value in state.skeleton.items():
         key, target = key_of(value), own.get(name)
         if key is None or not isinstance(target, Tensor):
-            placed[name] = value
+            placed[name] = state[name]  # with the tensors in it, such as those of an extra state
             continue
         size, dtype = state.shards.describe(key)
         if size != target.shape:
