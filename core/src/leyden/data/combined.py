@@ -32,6 +32,7 @@ class CombinedLoader(Iterable[Any]):
         iterables: The loaders in the user's own collection.
         mode: How loaders of different lengths go together.
         iteration: The class of the iterations over each loader.
+        iterations: Those that run, by the number of the loader.
     """
 
     def __init__(self, iterables: Any, mode: Mode = "min_size") -> None:
@@ -41,11 +42,11 @@ class CombinedLoader(Iterable[Any]):
         self._flattened, self._structure = tree_flatten(iterables)
         self._limits: list[int | float] | None = None
         self.iteration: type[Iteration] = Iteration
-        self._iterations: dict[int, Iteration] = {}
+        self.iterations: dict[int, Iteration] = {}
         self._saved: Mapping[str, Any] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        state = {name: value for name, value in vars(self).items() if name not in ("_structure", "_iterations")}
+        state = {name: value for name, value in vars(self).items() if name not in ("_structure", "iterations")}
         return type(self), (self.iterables, self.mode), state  # iterators and PyTorch's structures are not copied
 
     @property
@@ -102,7 +103,7 @@ class CombinedLoader(Iterable[Any]):
     def __iter__(self) -> Iterator[tuple[Any, int, int]]:
         saved, self._saved = self._saved, {}
         row, places = saved.get("row", 0), saved.get("loaders", {})
-        self._iterations = {}  # the workers of the last one end before there are new ones
+        self.iterations = {}  # the workers of the last one end before there are new ones
         if self._structure.is_leaf():  # the ordinary case, at C's speed
             return zip(self._open(0, 0, row, places), count(row), repeat(0))
         if self.mode == "sequential":
@@ -120,9 +121,9 @@ class CombinedLoader(Iterable[Any]):
         """Iterate over loader ``i``, which begins at row ``began`` or has its place in ``places``, from ``row`` on."""
         saved = (places or {}).get(i, {})
         taken = row - saved.get("row", began)
-        self._iterations.pop(i, None)  # as above
+        self.iterations.pop(i, None)  # as above
         iteration = self.iteration(self._flattened[i], began, saved, taken)
-        self._iterations[i], limit = iteration, self._limit(i)
+        self.iterations[i], limit = iteration, self._limit(i)
         return iteration.iterator if limit == INFINITE else islice(iteration.iterator, max(0, int(limit) - taken))
 
     def _one_after_another(self) -> Iterator[tuple[Any, int, int]]:
@@ -131,14 +132,14 @@ class CombinedLoader(Iterable[Any]):
                 continue
             for batch_idx, batch in enumerate(self._open(i)):
                 yield batch, batch_idx, i
-            self._iterations = {}
+            self.iterations = {}
 
     def _together(self, rows: Iterable[Iterable[Any]], row: int) -> Iterator[tuple[Any, int, int]]:
         for batch_idx, batches in enumerate(rows, row):
             yield tree_unflatten(batches, self._structure), batch_idx, 0
 
     def _cycle(self, iterators: list[Iterator[Any]], row: int) -> Iterator[list[Any]]:
-        ended = {i for i, iteration in self._iterations.items() if iteration.row > 0}
+        ended = {i for i, iteration in self.iterations.items() if iteration.row > 0}
         for batch_idx in count(row):
             batches = []
             for i in range(len(iterators)):
@@ -154,14 +155,9 @@ class CombinedLoader(Iterable[Any]):
                 batches.append(batch)
             yield batches
 
-    @property
-    def is_asked(self) -> bool:
-        """Whether a place in the running iteration is to be had only between batches."""
-        return any(iteration.is_asked for iteration in self._iterations.values())
-
     def state_dict(self, row: int) -> dict[str, Any]:
         """The place of each loader in the running iteration, after ``row`` batches of it."""
-        return {"row": row, "loaders": {i: each.state_dict(row - each.row) for i, each in self._iterations.items()}}
+        return {"row": row, "loaders": {i: each.state_dict(row - each.row) for i, each in self.iterations.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Have the next iteration go on from the places that :meth:`state_dict` returned.
@@ -172,7 +168,7 @@ class CombinedLoader(Iterable[Any]):
 
     def stop_workers(self) -> None:
         """End the loaders' worker processes, which an error's traceback would keep; a new iteration starts new ones."""
-        for iteration in self._iterations.values():
+        for iteration in self.iterations.values():
             iterator: Any = iteration.iterator
             if hasattr(iterator, "_shutdown_workers"):
                 iterator._shutdown_workers()
@@ -181,7 +177,7 @@ class CombinedLoader(Iterable[Any]):
         for loader in self._flattened:
             if isinstance(loader, DataLoader):
                 loader._iterator = None
-        self._iterations = {}
+        self.iterations = {}
 
 
 def length_of(loader: Any) -> int | float:

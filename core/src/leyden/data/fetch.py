@@ -86,13 +86,13 @@ class Fetcher:
             measure: Makes a context in which each batch is read, for a profiler; None for no profiler.
         """
         saved = saved or {"fetched": 0}
-        self._ended = self.state_dict(over=True) if self._asks else saved.get("ended")
+        self._ended = self.state_dict(over=True) if self.loader.iterations else saved.get("ended")
         self._measure = measure
         self._following, self._iterator = None, iter(())  # the last epoch's workers end before there are new ones
         self.fetched, self._began = saved["fetched"], saved.get("began", 0)
         self.loader.load_state_dict(saved.get("loader", {"row": self.fetched}))
         self._iterator = iter(self.loader)
-        self._asks = self.loader.is_asked
+        self._asks = any(iteration.is_asked for iteration in self.loader.iterations.values())
         if self._reads_ahead:
             if "rng" in saved:
                 self.loader.iteration.restore_random_states(saved["rng"], self.loader.flattened)
@@ -154,12 +154,13 @@ class Fetcher:
             over: Whether the iteration is over. What the next one gives may depend on how a loader that keeps its own
                 state came to its end, so that the last batch is then to be read once more, from the place before it.
         """
-        again = (again or over) and self.fetched > over
+        again = (again or (over and self._asks)) and self.fetched > over
         if self._reads_ahead:
             place = self._places[0 if again else 1]
         else:
             place = self._places[1] if again and self._asks else self._place(again)
-        return {**(place or {"fetched": 0}), "again": int(again), "is_asked": self._asks}
+        has_state = any(iteration.has_state for iteration in self.loader.iterations.values())
+        return {**(place or {"fetched": 0}), "again": int(again), "has_state": has_state}
 
 
 def transfer_function(run: Run, dataloader_idx: int) -> Callable[[Any], Any]:

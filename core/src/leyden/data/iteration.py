@@ -27,9 +27,10 @@ class Iteration:
         row: The number of batches that a CombinedLoader gave before this began.
         iterator: Gives the batches that are to come.
         is_asked: Whether the place is to be had only between batches, so that it must be kept before each.
+        has_state: Whether the next iteration may depend on how far this one has come.
     """
 
-    is_asked = False
+    is_asked = has_state = False
 
     def __init__(self, loader: Any, row: int, saved: Mapping[str, Any], taken: int) -> None:
         self.loader, self.row = loader, saved.get("row", row)

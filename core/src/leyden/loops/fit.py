@@ -183,8 +183,9 @@ class FitLoop:
     def _is_over(self) -> bool:
         """Whether no batch of the epoch that ran last is to come."""
         progress = self.progress
-        between = progress.phase in (Phase.EPOCH_END, Phase.EPOCH_START)
-        return between or bool(progress.batch_idx and progress.is_last_batch)
+        if progress.phase in (Phase.EPOCH_END, Phase.EPOCH_START):
+            return True
+        return progress.phase is not Phase.BATCH and progress.batch_idx > 0 and progress.is_last_batch
 
     def _tell_of_missing_batches(self) -> None:
         """Say that the loader has ended before the batch that should have been its last."""
@@ -318,7 +319,7 @@ class FitLoop:
     def _end_iteration(self, place: Mapping[str, Any] | None) -> None:
         """Bring loaders that keep their own state to the end of an epoch that was over in the run that is resumed."""
         fetcher = self.fetcher
-        if place and place["is_asked"] and fetcher is not None:
+        if place and place["has_state"] and fetcher is not None:
             fetcher.start(place)
             for _ in islice(fetcher, place["again"]):
                 pass

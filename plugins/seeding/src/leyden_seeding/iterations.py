@@ -61,7 +61,7 @@ class PlacedIteration(Iteration):
         self._asked = loader
         if not is_stateful(loader):
             self._asked = dataset if is_stateful(dataset) and not has_workers else None
-        self.is_asked = self._asked is not None
+        self.is_asked = self.has_state = self._asked is not None
         is_told = self.is_asked and "asked" in saved
         if is_told:
             self._asked.load_state_dict(saved["asked"])
@@ -91,6 +91,7 @@ class PlacedIteration(Iteration):
         blanks = taken % loader.num_workers if loader.num_workers else 0
         ahead = loader.num_workers * (loader.prefetch_factor or 0)
         asked = [part for part in loader_parts(loader) if part is not loader.dataset and is_stateful(part)]
+        self.has_state = self.has_state or bool(asked)
         order = self._order = MovedOn(getattr(loader, name), asked, taken, saved.get("order"), blanks, ahead)
         copied = copy_with(loader, **{name: order})
         if (running := loader._iterator) is not None:  # persistent workers
@@ -133,12 +134,12 @@ class MovedOn:
         self, sampler: Any, asked: list[Any], taken: int, saved: Mapping[str, Any] | None, blanks: int, ahead: int
     ) -> None:
         self.sampler, self._asked, self._blanks, self._drawn = sampler, asked, blanks, taken
-        states = saved["samplers"] if saved is not None else None
-        self._behind = taken if states is None else 0
-        self._states: deque[Any] = deque([states], maxlen=ahead + 3)
+        known = {"rng": None, "samplers": None, "behind": taken, **(saved or {})}
+        self._rng: Mapping[str, Any] | None = known["rng"]
+        states, self._behind = known["samplers"], known["behind"]
+        self._states: deque[Any] = deque([states] * (1 + self._behind) if states else [None], maxlen=ahead + 4)
         for part, state in zip(asked, states or (), strict=False):
             part.load_state_dict(state)
-        self._rng: Mapping[str, Any] | None = saved["rng"] if saved is not None else None
         self._batches: Iterator[Any] | None = None
 
     def __len__(self) -> int:
@@ -174,8 +175,15 @@ class MovedOn:
         return self._batches
 
     def state_dict(self, taken: int) -> dict[str, Any]:
-        """The random states before the first batch was drawn, and the samplers' own after ``taken`` batches."""
-        return {"rng": self._rng, "samplers": self._states[taken - self._drawn - 1] if self._asked and taken else None}
+        """The random states before the first batch was drawn, and the samplers' own.
+
+        The latter are those from before the last of the ``taken`` batches, so that a sampler has begun when this
+        iteration goes on, and the next begins anew.
+        """
+        if not self._asked or not taken:
+            return {"rng": self._rng, "samplers": None, "behind": taken}
+        behind = 1 if taken > 1 else 0
+        return {"rng": self._rng, "samplers": self._states[taken - behind - self._drawn - 1], "behind": behind}
 
 
 def is_stateful(part: Any) -> bool:

@@ -8,7 +8,7 @@ on, and the workers of a resumed run begin with them.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,12 +44,12 @@ class WorkerStates:
         self._bytes = torch.zeros(*shape, _SIZE, dtype=torch.uint8).share_memory_()
         self._keys = torch.zeros(*shape, _KEYS + 2, dtype=torch.int64).share_memory_()
         self._gauss = torch.zeros(*shape, 3, dtype=torch.float64).share_memory_()
-        self._begins_with = torch.full((), _AS_SEEDED, dtype=torch.int64).share_memory_()
+        self._begins_with = torch.full((self._count,), _AS_SEEDED, dtype=torch.int64).share_memory_()
         self._draws_elsewhere = torch.zeros((), dtype=torch.bool).share_memory_()
 
     # -- in the main process ------------------------------------------------------------------------------
 
-    def begin(self, loader: DataLoader[Any], taken: int, states: list[Any] | None) -> None:
+    def begin(self, loader: DataLoader[Any], taken: int, states: Sequence[Any] | None) -> None:
         """Prepare the workers for an iteration that is about to start.
 
         Args:
@@ -59,20 +59,26 @@ class WorkerStates:
         """
         persists, self._iterations = loader.persistent_workers and self._iterations > 0, self._iterations + 1
         self._behind = taken if states is not None else 0
-        begins_with = self._seed + self._iterations * _BETWEEN if persists else _AS_SEEDED
-        if states is not None:
-            begins_with = _AS_SAVED
-            for worker, state in enumerate(states):
+        self._begins_with.fill_(self._seed + self._iterations * _BETWEEN if persists else _AS_SEEDED)
+        for worker, state in enumerate(states or ()):
+            if state is not None:
                 self._write(worker, 0, state)
-        self._begins_with.fill_(begins_with)
+                self._begins_with[worker] = _AS_SAVED
 
-    def states_after(self, taken: int) -> list[Any] | None:
-        """The random states of each worker after so many batches of the iteration; None where they are not known."""
+    def states_after(self, taken: int) -> list[dict[str, Any] | None] | None:
+        """The random states of each worker after so many batches of the iteration.
+
+        None stands for those of a worker that has not loaded any, and for all where they are not known.
+        """
         if not self._is_known or self._draws_elsewhere:
             return None
-        counts = [len(range(worker, taken, self._count)) for worker in range(self._count)]
-        behind = [len(range(worker, self._behind, self._count)) for worker in range(self._count)]
-        return [self._read(worker, self._place(counts[worker] - behind[worker])) for worker in range(self._count)]
+        return [self._state_after(worker, taken) for worker in range(self._count)]
+
+    def _state_after(self, worker: int, taken: int) -> dict[str, Any] | None:
+        loaded = len(range(worker, taken, self._count)) - len(range(worker, self._behind, self._count))
+        if loaded:
+            return self._read(worker, self._place(loaded))
+        return self._read(worker, 0) if self._begins_with[worker] == _AS_SAVED else None
 
     def state_dict(self) -> dict[str, Any]:
         """From what persistent workers are seeded next."""
@@ -96,7 +102,7 @@ class WorkerStates:
             info = get_worker_info()
             if info is None or info.dataset is not dataset:  # a loader within the worker
                 return create(kind, dataset, *options)
-            begins_with = int(self._begins_with)
+            begins_with = int(self._begins_with[worker_id])
             if begins_with == _AS_SAVED:
                 set_rng_states(self._read(worker_id, 0))
             elif begins_with != _AS_SEEDED:
@@ -145,7 +151,6 @@ class _Fetch:
         self._roots = (fetcher.dataset, fetcher.collate_fn)
         self._others = generators_in(*self._roots)
         self._before = self._states_of_others()
-        states.keep(worker_id, 0)
 
     def _states_of_others(self) -> bytes:
         return pickle.dumps([state_of(generator) for generator in self._others])
