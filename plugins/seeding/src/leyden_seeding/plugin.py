@@ -24,7 +24,7 @@ def leyden_iteration() -> type[Any]:
     return PlacedIteration
 
 
-@hookimpl(wrapper=True)
+@hookimpl(wrapper=True, tryfirst=True)  # so that what keeps the states of workers is what a loader has
 def leyden_prepare_loader(owner: Any, training: bool) -> Generator[None, Any, Any]:
     """Seed by sample if ``seed_everything(seed, workers="sample")`` was called; keep what workers draw in a fit."""
     loader = yield
