@@ -388,9 +388,9 @@ def test_a_strategy_s_own_teardown_is_not_the_hook(tmp_path):
     calls: list[Any] = []
 
     class Own(Strategy):
-        def teardown(self, module: Any = None) -> None:
+        def teardown(self, module: Any = None, error: Any = None) -> None:
             calls.append(module)
-            super().teardown(module)
+            super().teardown(module, error)
 
     model = SmallModel()
     quiet_trainer(tmp_path, strategy=Own()).fit(model, Batches(1))

@@ -23,7 +23,7 @@ PUBLIC = {
     "leyden.demos": "",
     "leyden.exporters": "",
     "leyden.fabric": "seed_everything",
-    "leyden.loggers": "DummyLogger Logger as_mapping rank_zero_experiment",
+    "leyden.loggers": "DummyLogger Logger",
     "leyden.plugins": """
         CheckpointIO Environment Precision Record
         HOOKS_VERSION OBSERVATION REGISTRATION RUN_HOOKS facts
@@ -35,7 +35,7 @@ PUBLIC = {
         LogOptions Results TensorRecord
         CHECKPOINT_KEY TorchCheckpointIO by_state_key refuse_foreign
         ROLES choose_accelerator choose_devices choose_loggers choose_strategy sort_plugins
-        Runner agree_on_versions tear_down
+        Runner agree_on_versions
         CheckpointHooks DataHooks HyperparametersMixin LightningOptimizer ModelHooks
     """,
     "leyden.profilers": "PassThroughProfiler Profiler",

@@ -156,7 +156,7 @@ def test_workers_draw_by_the_seed_and_each_its_own(tmp_path):
     assert rows_of_noise(tmp_path, True, 2)[0] != first
     drawn = [value for row in first for value in row[1:]]
     assert len(set(drawn)) == len(drawn)  # over generators, rows, workers and epochs
-    assert loader.worker_init_fn is not None
+    assert loader.worker_init_fn is None  # the user's own loader stays as it is
 
 
 def test_workers_that_the_user_seeds_are_left_alone(tmp_path):
@@ -177,7 +177,7 @@ def test_without_workers_asked_for_no_function_is_put_in(tmp_path):
 @pytest.mark.parametrize(
     ("workers", "said"),
     [
-        ("samples", "There is no worker seeding 'samples'; installed: sample. Did you mean 'sample'?"),
+        ("samples", "There is no worker seeding 'samples'; installed: rank, sample. Did you mean 'sample'?"),
         (2, 'workers=2 is not known; write True, False or a name such as "sample".'),
     ],
 )

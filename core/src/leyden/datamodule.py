@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import Dataset
 
 from leyden.mixins.hooks import DataHooks
 from leyden.mixins.hparams import CheckpointLoading
+from leyden.plugin_system.discovery import discover
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -50,14 +50,14 @@ class LightningDataModule(DataHooks, CheckpointLoading):
             batch_size: The number of samples in a batch.
             num_workers: The number of worker processes that load data.
             datamodule_kwargs: Arguments for ``__init__``.
+
+        Raises:
+            UnknownComponentError: leyden-utilities, which makes the loaders, is not installed.
         """
         given = {"train": train_dataset, "val": val_dataset, "test": test_dataset, "predict": predict_dataset}
-        options = {"batch_size": batch_size, "num_workers": num_workers}
         datamodule = cls(**datamodule_kwargs)
-        for name, datasets in given.items():
-            if datasets is not None:
-                make = partial(_loaders, datasets, shuffle=name == "train", **options)
-                setattr(datamodule, f"{name}_dataloader", make)
+        give = discover().component("datamodule_part", "give_loaders").load()
+        give(datamodule, given, batch_size=batch_size, num_workers=num_workers)
         return datamodule
 
     def state_dict(self) -> dict[str, Any]:
@@ -69,14 +69,3 @@ class LightningDataModule(DataHooks, CheckpointLoading):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "trainer": None}
-
-
-def _loaders(given: Any, shuffle: bool, **options: Any) -> Any:
-    """Make a loader for a dataset, or a list or dict of loaders for a list or dict of datasets."""
-
-    def loader(dataset: Any) -> DataLoader[Any]:
-        return DataLoader(dataset, shuffle=shuffle and not isinstance(dataset, IterableDataset), **options)
-
-    if isinstance(given, dict):
-        return {name: loader(dataset) for name, dataset in given.items()}
-    return [loader(dataset) for dataset in given] if isinstance(given, (list, tuple)) else loader(given)

@@ -15,7 +15,6 @@ from leyden.interfaces.logger import agree_on_versions
 from leyden.interfaces.precision import Precision
 from leyden.interfaces.record import Record
 from leyden.interfaces.runner import Runner
-from leyden.interfaces.strategy import tear_down
 from leyden.loops.optimizers import LightningOptimizer, LRSchedulerConfig
 from leyden.loops.progress import Phase, Progress
 from leyden.loops.step import BatchStep
@@ -61,7 +60,7 @@ __all__ += ["CHECKPOINT_KEY", "TorchCheckpointIO", "by_state_key", "refuse_forei
 # The parts of a Trainer, made of what the user wrote.
 __all__ += ["ROLES", "choose_accelerator", "choose_devices", "choose_loggers", "choose_strategy", "sort_plugins"]
 # A runner of another kind, such as a hand-written loop.
-__all__ += ["Runner", "agree_on_versions", "tear_down"]
+__all__ += ["Runner", "agree_on_versions"]
 # What modules and data modules are made of, and their optimizers.
 __all__ += ["CheckpointHooks", "DataHooks", "HyperparametersMixin", "LightningOptimizer", "ModelHooks"]
 

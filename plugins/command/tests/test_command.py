@@ -231,8 +231,9 @@ def test_hooks_of_a_script(script, capsys):
     assert "the script goes on" not in printed
 
     rows = [line.split() for line in printed]
-    start = rows[next(i for i, row in enumerate(rows) if row[:1] == ["on_train_start"]) + 1]  # after an installed one
-    assert start[:4] == ["2.", "Painter", "__main__", "once"]
+    at = next(i for i, row in enumerate(rows) if row[:1] == ["on_train_start"])
+    start = next(row for row in rows[at:] if row[1:2] == ["Painter"])  # after installed ones
+    assert start[2:4] == ["__main__", "once"]
     at = next(i for i, row in enumerate(rows) if row[:1] == ["on_train_batch_end"])
     assert rows[at][1:6] == ["1.", "Painter", "__main__", "every", "batch"]
     assert rows[at + 1][:5] == ["2.", "Model", "__main__", "every", "batch"]

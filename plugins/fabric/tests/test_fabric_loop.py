@@ -320,20 +320,15 @@ def test_what_can_not_work_is_refused(options, says):
 
 
 class TestTheEnd:
-    @pytest.mark.parametrize("takes_error", [True, False])
-    def test_the_strategy_is_given_the_error_of_a_failed_run_if_it_takes_one(self, takes_error):
+    def test_the_strategy_is_given_the_error_of_a_failed_run(self):
         ends = []
 
         class TakesError(Strategy):
             def teardown(self, module=None, error=None):
                 ends.append(error)
 
-        class TakesModuleOnly(Strategy):
-            def teardown(self, module=None):
-                ends.append(None)
-
-        fabric = Fabric(accelerator="cpu", strategy=TakesError() if takes_error else TakesModuleOnly())
+        fabric = Fabric(accelerator="cpu", strategy=TakesError())
         with pytest.raises(ZeroDivisionError) as raised:
             fabric.launch(lambda fabric: 1 / 0)
         fabric.launch(lambda fabric: None)
-        assert ends == [raised.value if takes_error else None, None]
+        assert ends == [raised.value, None]

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from functools import wraps
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from leyden.interfaces.strategy import Strategy
-from leyden.utilities import rank_zero_only
 from leyden.utilities.objects import is_overridden
-
-T = TypeVar("T")
 
 
 class Logger(ABC):
@@ -130,20 +126,3 @@ def agree_on_versions(loggers: Iterable[Logger], strategy: Strategy) -> None:
     for logger, (kind, version) in zip(own, strategy.broadcast(chosen), strict=False):
         if kind == type(logger).__name__:
             logger.take_version(version)
-
-
-def rank_zero_experiment(function: Callable[[Any], T]) -> Callable[[Any], T]:
-    """Wrap an ``experiment`` property so that ranks other than 0 get an object on which every call does nothing."""
-
-    @wraps(function)
-    def experiment(self: Any) -> Any:
-        return function(self) if rank_zero_only.rank == 0 else _DummyExperiment()
-
-    return experiment
-
-
-def as_mapping(params: Any) -> Mapping[str, Any]:
-    """Hyperparameters as a mapping, from a mapping, a Namespace or None."""
-    if params is None:
-        return {}
-    return params if isinstance(params, Mapping) else vars(params)

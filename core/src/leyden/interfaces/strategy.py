@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -381,12 +380,3 @@ class Strategy:
         if module is not None:
             module.cpu()
         self.accelerator.teardown()
-
-
-def tear_down(strategy: Strategy, module: Module | None = None, error: BaseException | None = None) -> None:
-    """Call :meth:`Strategy.teardown`, with ``error`` only if it takes that."""
-    parameters = inspect.signature(strategy.teardown).parameters
-    if "error" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        strategy.teardown(module, error=error)
-    else:
-        strategy.teardown(module)

@@ -1,10 +1,9 @@
-"""Hyperparameters: kept when a module or data module is made; a plugin makes it again from a checkpoint with them."""
+"""Hyperparameters of modules and data modules; a plugin keeps them, and makes an object again from a checkpoint."""
 
 import copy
-import inspect
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
@@ -58,20 +57,11 @@ class HyperparametersMixin:
 
         Raises:
             ValueError: The one object is neither a mapping nor has attributes.
+            UnknownComponentError: leyden-hparams, which keeps them, is not installed.
         """
-        self._log_hyperparams, self._hparams_name, self._hparams_source = logger, "kwargs", None
-        ignored = {ignore} if isinstance(ignore, str) else set(ignore or ())
-        given = _init_arguments(self, frame or sys._getframe(1))
-        arguments = {name: value for name, value in given.items() if name not in ignored}
-        chosen: Any = arguments
-        if args and all(isinstance(arg, str) for arg in args):
-            chosen = {name: arguments[name] for name in args if name in arguments}
-        elif args:
-            chosen = self._hparams_source = args[0]
-            self._hparams_name = next((k for k, v in arguments.items() if v is chosen), "kwargs")
-        # a base class's __init__ may have kept some already
-        self.hparams.update((name, value) for name, value in _as_mapping(chosen).items() if name not in ignored)
-        self._hparams_initial = _copy(self.hparams)
+        self._log_hyperparams = logger
+        save = discover().component("hyperparameters", "save").load()
+        save(self, args, ignore, frame or sys._getframe(1))
 
     @property
     def hparams(self) -> AttributeDict:
@@ -82,40 +72,8 @@ class HyperparametersMixin:
     @property
     def hparams_initial(self) -> AttributeDict:
         """The hyperparameters as they were at the last ``save_hyperparameters``."""
-        return _copy(self._hparams_initial) if hasattr(self, "_hparams_initial") else AttributeDict()
-
-
-def _as_mapping(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping) and not hasattr(value, "__dict__"):
-        raise ValueError(
-            f"save_hyperparameters got {value!r}; give names of arguments, or one mapping, Namespace or dataclass."
-        )
-    return value if isinstance(value, Mapping) else vars(value)
-
-
-def _copy(values: AttributeDict) -> AttributeDict:
-    """Return a deep copy; values that can't be copied are shared."""
-    copied = AttributeDict()
-    for key, value in values.items():
-        try:
-            copied[key] = copy.deepcopy(value)
-        except Exception:  # any error of a user's __deepcopy__ or of an open handle
-            copied[key] = value
-    return copied
-
-
-def _init_arguments(instance: Any, frame: FrameType | None) -> dict[str, Any]:
-    """Return the arguments of every ``__init__`` of ``instance`` on the stack; the most derived class has priority."""
-    collected: dict[str, Any] = {}
-    while frame is not None:
-        names, _, keywords, values = inspect.getargvalues(frame)
-        if frame.f_code.co_name == "__init__" and names and values.get(names[0]) is instance:
-            collected.update((name, values[name]) for name in names[1:] if name in values)
-            collected.update(values.get(keywords, {}) if keywords else {})
-        elif collected:
-            break
-        frame = frame.f_back
-    return collected
+        initial: AttributeDict = vars(self).get("_hparams_initial", AttributeDict())
+        return copy.deepcopy(initial)
 
 
 class CheckpointLoading(HyperparametersMixin):

@@ -1,15 +1,10 @@
-"""What the core brings, on the same path as every plugin: one device, 32 bits, files, a mute logger, seeded workers."""
+"""What the core brings, on the same path as every plugin: one device, 32 bits, files, a mute logger."""
 
-import os
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
-
-from torch.utils.data import DataLoader
 
 from leyden.interfaces.component import Component
 from leyden.plugin_system.hooks import hookimpl
-from leyden.utilities.rng import worker_init_function
 
 
 @hookimpl
@@ -27,8 +22,6 @@ def leyden_components() -> Iterable[Component]:
 
 
 @hookimpl(trylast=True)
-def leyden_prepare_loader(owner: Any, loader: Any) -> Any:
-    """Seed the workers of a DataLoader, for ``seed_everything(workers=True)``, unless the user does it already."""
-    if os.environ.get("PL_SEED_WORKERS") == "1" and isinstance(loader, DataLoader) and loader.worker_init_fn is None:
-        loader.worker_init_fn = partial(worker_init_function, rank=owner.global_rank)
+def leyden_prepare_loader(loader: Any) -> Any:
+    """Take the loader as it is; plugins wrap this."""
     return loader

@@ -19,7 +19,7 @@ from leyden.data.loading import DataSource
 from leyden.datamodule import LightningDataModule
 from leyden.interfaces.logger import Logger, agree_on_versions
 from leyden.interfaces.profiler import PassThroughProfiler
-from leyden.interfaces.strategy import Strategy, tear_down
+from leyden.interfaces.strategy import Strategy
 from leyden.loops.evaluate import EvaluationLoop, PredictionLoop
 from leyden.loops.fit import FitLoop
 from leyden.loops.optimizers import LRSchedulerConfig, read_optimizers
@@ -367,7 +367,7 @@ class Run:
         for loop in loops:
             if loop.loader is not None:
                 loop.loader.stop_workers()
-        tear_down(self.strategy, self.module, error)
+        self.strategy.teardown(self.module, error)
         self.strategy.precision.teardown()
         self.strategy.checkpoint_io.teardown()
         self.metrics.to_host()

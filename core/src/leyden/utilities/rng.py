@@ -21,8 +21,8 @@ def seed_everything(seed: int | None = None, workers: bool | str = False, verbos
     Args:
         seed: From 0 to 2**32 - 1; by default the environment variable ``PL_GLOBAL_SEED``, or else 0.
         workers: True gives each worker of each loader its own seed, derived from this one. A text names a plugin's way
-            of seeding. With "sample", from leyden-seeding, the random numbers that a map-style dataset draws for an
-            item depend only on seed, epoch and index, for any number of workers and processes.
+            of seeding. With "sample" the random numbers that a map-style dataset draws for an item depend only on
+            seed, epoch and index, for any number of workers and processes. Both come with leyden-seeding.
         verbose: Whether to log the seed.
 
     Returns:
@@ -34,10 +34,11 @@ def seed_everything(seed: int | None = None, workers: bool | str = False, verbos
     seed = seed_of_environment() if seed is None else int(seed)
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed={seed} is out of range; write a number from 0 to {MAX_SEED}.")
-    if isinstance(workers, str):  # imported only here, since discovery is in a layer above this one
-        import_module("leyden.plugin_system.discovery").discover().component("worker_seeding", workers)
-    elif workers not in (True, False):
+    if not isinstance(workers, str) and workers not in (True, False):
         raise ValueError(f'workers={workers!r} is not known; write True, False or a name such as "sample".')
+    if workers:  # imported only here, since discovery is in a layer above this one
+        way = workers if isinstance(workers, str) else "rank"
+        import_module("leyden.plugin_system.discovery").discover().component("worker_seeding", way)
     if verbose:
         rank_zero_info(f"Seed set to {seed}")
     os.environ["PL_GLOBAL_SEED"] = str(seed)
@@ -97,12 +98,3 @@ def isolate_rng(accelerator: Any = None, device: torch.device | None = None) -> 
         yield
     finally:
         set_rng_states(states, accelerator, device)
-
-
-def worker_init_function(worker_id: int, rank: int = 0) -> None:
-    """Seed a worker of a loader, for ``seed_everything(workers=True)``.
-
-    PyTorch gives the workers of one process different seeds, but the workers of equally seeded processes get the same
-    seeds. The rank makes them different.
-    """
-    seed_host(torch.initial_seed() + rank * 1_000_003)

@@ -6,10 +6,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from leyden.loggers import as_mapping, rank_zero_experiment
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden.utilities.rank_zero import rank_zero_only
 from leyden_csv.writer import ExperimentWriter
+from leyden_logfiles.experiment import rank_zero_experiment
+from leyden_logfiles.hparams import as_mapping
 from leyden_logfiles.run_directory import RunDirectoryLogger
 
 

@@ -24,7 +24,6 @@ from leyden.plugins import (
     choose_loggers,
     choose_strategy,
     sort_plugins,
-    tear_down,
 )
 from leyden.strategies import Strategy
 from leyden.utilities.batch import map_collection
@@ -209,7 +208,7 @@ class Processes:
             logger.finalize("success" if error is None else "failed")
         self._precision.teardown()
         self._strategy.checkpoint_io.teardown()
-        tear_down(self._strategy, error=error)
+        self._strategy.teardown(None, error)
 
     @property
     def _has_to_meet(self) -> bool:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """Provide what ``load_from_checkpoint`` calls, and what the ``load`` of a Fabric does."""
+    """Provide what ``save_hyperparameters``, ``load_from_checkpoint`` and the ``load`` of a Fabric call."""
+    yield Component("hyperparameters", "save", "leyden_hparams.saving:save")
     yield Component("checkpoint_loader", "hyperparameters", "leyden_hparams.loading:load")
     yield Component("checkpoint_loader", "state", "leyden_hparams.loading:prepare")
 

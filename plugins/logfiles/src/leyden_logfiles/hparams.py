@@ -14,13 +14,19 @@ from enum import Enum
 from itertools import chain
 from typing import IO, Any
 
-from leyden.loggers import as_mapping
 from leyden.utilities.rank_zero import rank_zero_warn
 from leyden.utilities.storage import replacing
 from leyden_logfiles.storage import is_file, open_text
 
 MAX_SIZE = 100_000  # the most values that shared ones may add
 MAX_NUMBERS = 10_000  # the most numbers of an array that are written out
+
+
+def as_mapping(params: Any) -> Mapping[str, Any]:
+    """Hyperparameters as a mapping, from a mapping, a Namespace or None."""
+    if params is None:
+        return {}
+    return params if isinstance(params, Mapping) else vars(params)
 
 
 def save_hparams(path: str, hparams: Mapping[str, Any]) -> None:

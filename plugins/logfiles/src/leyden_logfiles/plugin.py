@@ -19,7 +19,8 @@ KEY = "logfiles"  # of what checkpoints hold
 @hookimpl
 def leyden_components() -> Iterator[Component]:
     """Provide what authors of loggers need; ``load_from_checkpoint`` uses ``load_hparams``."""
-    for name in ("RunDirectoryLogger", "flatten_params", "load_hparams", "save_hparams"):
+    functions = ("as_mapping", "flatten_params", "load_hparams", "rank_zero_experiment", "save_hparams")
+    for name in ("RunDirectoryLogger", *functions):
         yield Component("logger_part", name, f"leyden_logfiles:{name}")
 
 

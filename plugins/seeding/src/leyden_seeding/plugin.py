@@ -12,7 +12,8 @@ from leyden.utilities.rng import seed_of_environment
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """Provide seeding by sample; ``seed_everything(workers="sample")`` finds it by this name."""
+    """Provide ways of seeding; ``seed_everything(workers="sample")`` finds them by name, and True is "rank"."""
+    yield Component("worker_seeding", "rank", "leyden_seeding.workers:seeded_by_rank")
     yield Component("worker_seeding", "sample", "leyden_seeding.samples:SampleSeeded")
 
 
@@ -26,12 +27,16 @@ def leyden_iteration() -> type[Any]:
 
 @hookimpl(wrapper=True, tryfirst=True)  # so that what keeps the states of workers is what a loader has
 def leyden_prepare_loader(owner: Any, training: bool) -> Generator[None, Any, Any]:
-    """Seed by sample if ``seed_everything(seed, workers="sample")`` was called; keep what workers draw in a fit."""
-    loader = yield
-    if os.environ.get("PL_SEED_WORKERS") == "sample":
+    """Seed as ``seed_everything(workers=...)`` was told, and keep what workers draw in a fit."""
+    loader, way = (yield), os.environ.get("PL_SEED_WORKERS")
+    if way == "sample":
         from leyden_seeding.samples import seeded
 
         loader = seeded(loader, seed_of_environment())
+    elif way in ("1", "rank"):
+        from leyden_seeding.workers import seeded_by_rank
+
+        loader = seeded_by_rank(loader, owner.global_rank)
     if getattr(loader, "num_workers", 0) and isinstance(owner, Trainer):
         from leyden_seeding.workers import keeping
 

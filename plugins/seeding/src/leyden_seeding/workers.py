@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -165,6 +166,25 @@ class _Fetch:
             self._states.tell_of_others()
         self._states.keep(self._worker_id, self._count)
         return batch
+
+
+def seeded_by_rank(loader: Any, rank: int) -> Any:
+    """A copy of a DataLoader that seeds its workers, for ``seed_everything(workers=True)``; not if the user does it.
+
+    PyTorch gives the workers of one process different seeds, but the workers of equally seeded processes get the same
+    seeds. The rank makes them different.
+
+    Args:
+        loader: A loader of any type.
+        rank: The rank of this process.
+    """
+    if isinstance(loader, DataLoader) and loader.worker_init_fn is None:
+        return copy_with(loader, worker_init_fn=partial(_seed_worker, rank))
+    return loader
+
+
+def _seed_worker(rank: int, worker_id: int) -> None:
+    seed_host(torch.initial_seed() + rank * _BETWEEN)
 
 
 def keeping(loader: Any, training: bool, rank: int) -> Any:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from leyden.loggers import as_mapping, rank_zero_experiment
 from leyden.utilities.rank_zero import rank_zero_only, rank_zero_warn
-from leyden_logfiles.hparams import save_hparams
+from leyden_logfiles.experiment import rank_zero_experiment
+from leyden_logfiles.hparams import as_mapping, save_hparams
 from leyden_logfiles.run_directory import RunDirectoryLogger
 from leyden_logfiles.storage import is_file
 from leyden_tensorboard.hyperparameters import as_plain_scalars

@@ -17,6 +17,7 @@ FUNCTIONS = {
 
 @hookimpl
 def leyden_components() -> Iterator[Component]:
-    """Provide each function under its name."""
+    """Provide each function under its name, and what ``LightningDataModule.from_datasets`` calls."""
+    yield Component("datamodule_part", "give_loaders", "leyden_utilities.datasets:give_loaders")
     for name, module in FUNCTIONS.items():
         yield Component("utility", name, f"leyden_utilities.{module}:{name}")

@@ -7,9 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from leyden.loggers import as_mapping
 from leyden.utilities import rank_zero_only
-from leyden_logfiles import RunDirectoryLogger, save_hparams
+from leyden_logfiles import RunDirectoryLogger, as_mapping, save_hparams
 
 
 class QuuxLogger(RunDirectoryLogger):
