@@ -60,6 +60,7 @@ NO_CHECKPOINTS = {
     "state_dict that is a list": saved({"state_dict": [1]}),
     "hyper_parameters that are a list": saved({**WHOLE, "hyper_parameters": [1]}),
     "callbacks that are a list": saved({**WHOLE, "callbacks": [1]}),
+    "hparams_name that is a list": saved({**WHOLE, "hparams_name": [1]}),
     "empty": b"",
     "text": b"<!DOCTYPE html><html>404</html>",
     "one byte": b"\x80",
@@ -229,6 +230,8 @@ def test_of_a_remote_file_system_only_files_are_removed_and_names_are_no_pattern
 
 # -- several that write to one path -------------------------------------------------------------------------
 
+FORKING = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")  # the child uses no thread's locks
+
 
 def write(path, letter, opened, go_on, end=False):
     """Write a text in two halves, and wait in between; or die there."""
@@ -242,6 +245,7 @@ def write(path, letter, opened, go_on, end=False):
         file.write(letter * 1000)
 
 
+@FORKING
 @pytest.mark.parametrize("other", [threading.Thread, multiprocessing.get_context("fork").Process])
 def test_of_two_that_write_to_one_path_each_leaves_a_whole_file(tmp_path, other):
     path, events = tmp_path / "last.ckpt", multiprocessing.get_context("fork")
@@ -258,6 +262,7 @@ def test_of_two_that_write_to_one_path_each_leaves_a_whole_file(tmp_path, other)
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+@FORKING
 def test_what_killed_processes_were_writing_is_removed_by_the_next_to_write_there(tmp_path):
     events = multiprocessing.get_context("fork")
     for number in range(3):

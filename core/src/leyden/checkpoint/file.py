@@ -17,6 +17,10 @@ from leyden.plugin_system.discovery import discover
 from leyden.utilities.exceptions import CheckpointCorruptedError, MisconfigurationException
 from leyden.utilities.storage import file_system, is_remote, local_path, replacing
 
+_PARTS: dict[str, Any] = {
+    **dict.fromkeys(("state_dict", "hyper_parameters", "datamodule_hyper_parameters", "callbacks"), Mapping),
+    **dict.fromkeys(("hparams_name", "datamodule_hparams_name"), str | None),
+}
 _STATE_DICT = re.compile(rb"(X\n\0\0\0|\x8c\n)state_dict")  # the whole of a pickled text
 
 
@@ -78,11 +82,12 @@ def _refusal(error: Exception, file: IO[bytes], named: str) -> RuntimeError:
 def refuse_foreign(checkpoint: Any, path: Any) -> dict[str, Any]:
     """Return what was read from ``path``, or say that it is no checkpoint of a run."""
     parts = checkpoint if isinstance(checkpoint, Mapping) else {}
-    for key in ("state_dict", "hyper_parameters", "datamodule_hyper_parameters", "callbacks"):
-        if not isinstance(parts.get(key, None if key == "state_dict" else {}), Mapping):
+    for key, kind in _PARTS.items():
+        if (key in parts or key == "state_dict") and not isinstance(parts.get(key), kind):
             raise MisconfigurationException(
                 f"{str(path)!r} is no checkpoint of a run: it holds a {type(checkpoint).__name__} with the keys "
-                f"{[*parts][:3]}, and no dict under {key!r}. Load weights alone with load_state_dict(torch.load(path))."
+                f"{[*parts][:3]}, and {key!r} is missing or of another type. Load weights "
+                "alone with load_state_dict(torch.load(path))."
             )
     return checkpoint  # type: ignore[no-any-return]
 
