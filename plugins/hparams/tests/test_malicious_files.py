@@ -173,6 +173,21 @@ def test_nothing_pickled_is_opened_unasked(trained, tmp_path, key):
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"hparams_name": ["x"]},
+        {"hparams_name": {"a": 1}},
+        {"hyper_parameters": {1: 2}},
+        {"hyper_parameters": {b"x": 1}},
+    ],
+)
+def test_names_that_are_none_are_said_to_be_none(trained, tmp_path, parts):
+    torch.save({**trained, **parts}, tmp_path / "odd.ckpt")
+    with pytest.raises(MisconfigurationException):
+        Model.load_from_checkpoint(tmp_path / "odd.ckpt")
+
+
 def test_a_class_is_taken_from_the_code_and_never_from_the_file(trained, tmp_path):
     """The names of classes in a file are compared with those that the code names, and shown."""
     path = tmp_path / "evil.ckpt"

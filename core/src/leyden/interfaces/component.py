@@ -15,7 +15,8 @@ class Component:
 
     Args:
         kind: "accelerator", "strategy", "precision", "environment", "logger", "profiler", "callback",
-            "checkpoint_io", "exporter", "record", "module_paths", or a kind that a third party has made up.
+            "checkpoint_io", "checkpoint_loader", "exporter", "record", "module_paths", or a kind that a third party has
+            made up.
         name: The name that users write, as in ``Trainer(accelerator="npu")``. For callbacks and other classes that
             users import, it is the name of the class; for records, the name of the class whose objects they log.
         target: Where the part is, as ``"module:attribute"``; it is imported on first use.

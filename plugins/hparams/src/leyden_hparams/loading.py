@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any
 
 import torch
@@ -90,6 +91,8 @@ def _make(cls: Any, checkpoint: dict[str, Any], records: list[Record], hparams_f
     saved = dict(checkpoint.get(key, {}))
     own = {record.path[1:]: record for record in records if record.path[0] == key and len(record.path) > 1}
     name = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_NAME, "kwargs")
+    if not isinstance(name, (str, NoneType)):
+        raise MisconfigurationException(f"The checkpoint is damaged: the name of an argument is {name!r}, and no text.")
     if name in ("kwargs", "", None) or name in saved:
         arguments = _rebuilt(cls, saved, own, given)
     else:
@@ -98,11 +101,11 @@ def _make(cls: Any, checkpoint: dict[str, Any], records: list[Record], hparams_f
     try:
         return cls(**_taken(cls, arguments))
     except TypeError as error:
-        if "argument" not in str(error):
+        if "argument" not in str(error) and "keywords must be strings" not in str(error):
             raise
         raise MisconfigurationException(
-            f"{cls.__name__} can't be made from the saved hyperparameters ({', '.join(saved) or 'none'}): {error}. "
-            "Pass the missing arguments: load_from_checkpoint(path, name=value)."
+            f"{cls.__name__} can't be made from the saved hyperparameters ({', '.join(map(str, saved)) or 'none'}): "
+            f"{error}. Pass the missing arguments: load_from_checkpoint(path, name=value)."
         ) from error
 
 
