@@ -25,6 +25,7 @@ CASES = {
     "clipped by norm": (SGD, {"gradient_clip_val": 0.1}, 1e-6),
     "clipped by value": (ADAM, {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}, 1e-5),
     "accumulated": (SGD, {"accumulate_grad_batches": 2}, 1e-6),
+    "a last group of one": (SGD, {"accumulate_grad_batches": 3}, 1e-6),
     "bf16": (SGD, {"precision": "bf16-mixed"}, 2e-2),
     "64 bits": (ADAM, {"precision": "64-true"}, 1e-12),
 }

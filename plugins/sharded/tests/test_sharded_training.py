@@ -42,6 +42,7 @@ CASES = {
     "clipped by norm": (SGD, {"gradient_clip_val": 0.1}, 1e-6, False),
     "clipped by value": (ADAM, {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}, 1e-5, True),
     "accumulated": (SGD, {"accumulate_grad_batches": 2}, 1e-6, True),
+    "accumulated, with a last group of one": (SGD, {"accumulate_grad_batches": 3}, 1e-6, True),
     "bf16-mixed": (SGD, {"precision": "bf16-mixed"}, 2e-2, True),
     "16-mixed": (SGD, {"plugins": half, "gradient_clip_val": 1.0}, 1e-2, False),
     "bf16-true": (SGD, {"precision": "bf16-true"}, 0.1, False),
@@ -58,7 +59,7 @@ def train(root, strategy, batch_size, cases=tuple(CASES)):
         model = Model(optimizer)
         trainer = quiet(root, strategy, devices=1 if strategy == "auto" else 2, max_epochs=2, **options)
         trainer.fit(model, loader(16, batch_size), loader(6, batch_size))
-        assert trainer.global_step == (4 if case == "accumulated" else 8)
+        assert trainer.global_step == (4 if case.startswith("accumulated") else 8)
         found[case] = training.weights(model)
     return found
 
@@ -102,6 +103,62 @@ def train_on_the_same(root, strategy):
 def test_ranks_with_the_same_batches_are_one_process_to_the_last_bit(tmp_path, strategy):
     together = on_ranks(2, train_on_the_same, tmp_path, strategy)
     assert same_weights(together[0], train_on_the_same(tmp_path / "alone", "auto"))
+
+
+class Stream(IterableDataset):
+    """Five batches of four rows, without a length; each of two processes has two rows of every batch."""
+
+    def __iter__(self):
+        rows, together = (
+            torch.randn(20, 6, generator=torch.Generator().manual_seed(0)),
+            torch.distributed.is_initialized(),
+        )
+        mine = rows.view(5, 2, 2, 6)[:, torch.distributed.get_rank()].reshape(-1, 6) if together else rows
+        return ((row[:4], row[4:]) for row in mine)
+
+
+def train_to_an_unknown_end(root, names, devices):
+    """The weights after accumulations whose last group is smaller, which is not known when it begins."""
+    found = {}
+    for name in names:
+        trainer = quiet(root, name, devices, max_epochs=2, accumulate_grad_batches=3)
+        trainer.fit(model := Model(SGD), DataLoader(Stream(), 4 // devices), loader(4))
+        assert trainer.global_step == 4
+        found[name] = training.weights(model)
+    return found
+
+
+def test_a_last_group_that_is_smaller_than_was_known_is_its_own_mean(tmp_path):
+    names = ["ddp", "zero_1", "zero_2", "zero_3 by layer"]
+    single = train_to_an_unknown_end(tmp_path, ["auto"], 1)["auto"]
+    for rank in on_ranks(2, train_to_an_unknown_end, tmp_path, names, 2):
+        for name in names:
+            assert furthest(rank[name], single) < 1e-6, name
+
+
+class OneRow(Model):
+    """Overflows in the second batch, in the gradients of one row of a weight, which one of two processes has."""
+
+    def training_step(self, batch, batch_idx):
+        loss, overflow = self.loss(batch), float("inf") if batch_idx == 1 else 0.0
+        return loss + (self.layers[0].weight[-1] * overflow).sum() if overflow else loss
+
+
+def skip(root):
+    """The steps and whether the weights are finite, under each strategy."""
+    found = {}
+    for name in ("zero_1", "zero_2", "zero_3"):
+        trainer = quiet(root, name, 2, plugins=half())
+        trainer.fit(model := OneRow(SGD), loader(16), loader(4))
+        finite = all(bool(weight.isfinite().all()) for weight in training.weights(model).values())
+        found[name] = (trainer.global_step, trainer.precision_plugin.skipped_steps, finite)
+    return found
+
+
+def test_all_ranks_skip_a_step_that_overflows_on_one(tmp_path):
+    first, second = on_ranks(2, skip, tmp_path)
+    assert first == second
+    assert set(first.values()) == {(3, 1, True)}
 
 
 class Fewer(IterableDataset):
