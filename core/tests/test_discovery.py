@@ -439,7 +439,10 @@ def test_the_order_of_installed_and_given_plugins(plugin_site: PluginSite, tmp_p
     lines = [line.split() for line in trainer.describe_hooks().splitlines()]
     at = next(i for i, line in enumerate(lines) if line[:1] == ["on_train_end"])
     assert lines[at][1:4] == ["1.", "d_first", "(tryfirst)"]
-    assert [line[1] for line in lines[at + 1 : at + 7]] == ["b", "c", "Given", "Own", "a_last", "e_last"]
+    named = [
+        line[1] for line in lines[at + 1 : at + 12] if line[1] in {*marks, "Given", "Own"}
+    ]  # installed plugins have the hook too
+    assert named == ["b", "c", "Given", "Own", "a_last", "e_last"]
 
 
 def test_accelerators_of_one_priority_are_not_chosen_between(plugin_site: PluginSite, tmp_path):
