@@ -112,6 +112,20 @@ def test_an_archive_of_something_else(tmp_path):
         TorchCheckpointIO().load_checkpoint(str(path))
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("../a.txt", "file in archive is not in a subdirectory"), ("archive/constants.pkl", "TorchScript")],
+)
+def test_an_archive_with_more_in_it_is_said_to_be_so_without_advice_to_run_it(tmp_path, name, said):
+    path = tmp_path / "wrong.ckpt"
+    path.write_bytes(saved(WHOLE))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, b"")
+    with pytest.raises(CheckpointCorruptedError, match=f"no checkpoint: .*{said}") as error:
+        LoggingModel.load_from_checkpoint(path)
+    assert "False" not in str(error.value)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the device is there")
 def test_an_error_that_is_about_the_device_stays_as_it_is(tmp_path):
     path = tmp_path / "a.ckpt"

@@ -75,7 +75,7 @@ def _refusal(error: Exception, file: IO[bytes], named: str) -> RuntimeError:
             f"The checkpoint {named!r} can't be read as data, since {said}; pass weights_only=False only if you trust "
             "where it comes from, since that runs its code."
         )
-    reason = re.split(r"\. |\n", said)[0] or type(error).__name__
+    reason = re.split(r"(?<=\S)\. |\n", said)[0] or type(error).__name__
     return CheckpointCorruptedError(f"{named!r} is damaged, or is no checkpoint: {reason}. Take an older one.")
 
 
