@@ -71,7 +71,7 @@ def run_script(tmp_path, *command):
     out = tmp_path / "out.json"
     result = subprocess.run(
         [sys.executable, *command[:-2], HERE / "fabric_loop.py", out, *command[-2:]],
-        capture_output=True, text=True, check=False, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     return result, out
 

@@ -181,7 +181,7 @@ class StandstillDetector:
         """Write down where this rank stands.
 
         Args:
-            history: The last collectives of this rank in this run.
+            history: The last collectives of this rank in this run, read only while it stands.
 
         Returns:
             On rank 0, if all ranks are at a standstill, the rank that ended its run, or None, and a sentence.

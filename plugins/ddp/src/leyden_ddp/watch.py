@@ -414,7 +414,7 @@ class Watch:
             self._compare_end(run, store, *run.first_end)
         if run.failure is None:
             self._look_at_processes(run, store)
-        if run.failure is None and (found := self._standstill.compare(list(run.history))):
+        if run.failure is None and (found := self._standstill.compare(run.history)):
             ended, sentence = found
             self._publish(run, store, Failure.without_traceback(ALL if ended is None else ended, sentence))
 
