@@ -7,7 +7,7 @@ loop, random states, and open metric accumulations. Where the fit of another fra
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,6 @@ from leyden.utilities import MisconfigurationException, move_data_to_device, ran
 from leyden.utilities.plain import to_plain
 
 if TYPE_CHECKING:
-    from leyden.callback import Callback
     from leyden.trainer import Trainer
     from leyden.trainer.run import Run
 
@@ -68,12 +67,12 @@ def dump(run: Run, weights_only: bool = False) -> dict[str, Any]:
     return plain
 
 
-def by_state_key(callbacks: Iterable[Callback]) -> dict[str, Callback]:
+def by_state_key(callbacks: list[Any]) -> dict[str, Any]:
     """Callbacks by the keys of their states in a checkpoint: the second with one ``state_key`` has it with "#2".
 
     Their distinctions say which is the second, so that a Trainer may get them in any order.
     """
-    keyed: dict[str, Callback] = {}
+    keyed: dict[str, Any] = {}
     for callback in sorted(callbacks, key=lambda each: each.distinction):
         number = sum(callback.state_key == each.state_key for each in keyed.values()) + 1
         keyed[callback.state_key if number == 1 else f"{callback.state_key}#{number}"] = callback
