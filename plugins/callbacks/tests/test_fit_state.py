@@ -52,6 +52,14 @@ def test_a_new_fit_has_a_directory_of_its_own(tmp_path: Path, small: Any) -> Non
         assert (tmp_path / "runs" / f"version_{version}" / "checkpoints" / "epoch=1-step=12.ckpt").is_file()
 
 
+def test_a_directory_that_the_user_gives_for_a_fold_is_taken(tmp_path: Path, small: Any) -> None:
+    checkpoint = ModelCheckpoint()
+    for fold in ("one", "two"):
+        checkpoint.dirpath = str(tmp_path / fold)
+        small.fit(leyden, tmp_path, [checkpoint])
+        assert checkpoint.best_model_path == str(tmp_path / fold / "epoch=1-step=12.ckpt")
+
+
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
 def test_a_second_fit_of_one_trainer_goes_on(tmp_path: Path, small: Any) -> None:
     trainer = quiet_trainer(tmp_path, callbacks=make(tmp_path), max_epochs=2, enable_checkpointing=True)

@@ -68,7 +68,6 @@ class ModelCheckpoint(CheckpointFiles):
     """
 
     OF_ONE_FIT = (
-        "dirpath",
         "best_k_models",
         "best_model_path",
         "best_model_score",
@@ -119,6 +118,7 @@ class ModelCheckpoint(CheckpointFiles):
         self.current_score: Tensor | None = None
         self._last_global_step_saved = 0  # before the first step there is nothing worth saving
         self._last_checkpoint_saved = ""
+        self._chosen_dirpath: str | None = None  # a directory of a run's own, which the user has not given
         self._may_save = True  # not in a run other than a fit
         self._coming_last = ""  # while a checkpoint is written: where the file of save_last will be
         self._last_time_checked = 0.0
@@ -172,7 +172,8 @@ class ModelCheckpoint(CheckpointFiles):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose the directory, the same on every rank, and warn if it is not empty."""
-        self.dirpath = directory = trainer.strategy.broadcast(self._resolve_dirpath(trainer))
+        directory = trainer.strategy.broadcast(self._resolve_dirpath(trainer))
+        self._take_dirpath(directory)
         self._resumed_from = storage.place(trainer.ckpt_path or "")
         if self.save_last == "link" and is_remote(directory):
             raise ValueError(f'ModelCheckpoint(save_last="link") needs a local directory, not {directory!r}; use True.')
@@ -180,6 +181,17 @@ class ModelCheckpoint(CheckpointFiles):
         writes = self._may_save and self.save_top_k != 0 and not trainer.fast_dev_run
         if writes and trainer.is_global_zero and storage.listing(directory):
             rank_zero_warn(f"Checkpoint directory {directory} exists and is not empty.")
+
+    def _take_dirpath(self, directory: str | None) -> None:
+        if self.dirpath is None:
+            self._chosen_dirpath = directory
+        self.dirpath = directory
+
+    def start_anew(self) -> None:
+        """Be as before the first fit, but for a directory that the user has given since."""
+        super().start_anew()
+        if self.dirpath == self._chosen_dirpath:
+            self.dirpath = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of ``train_time_interval``."""
@@ -432,7 +444,7 @@ class ModelCheckpoint(CheckpointFiles):
         self._last_global_step_saved, self._last_checkpoint_saved = 0, ""  # by this run
         directory = state_dict.get("dirpath", self.dirpath)
         if self.dirpath is None:  # the state of a run in another process
-            self.dirpath = directory
+            self._take_dirpath(directory)
         if directory != self.dirpath:
             if self._may_save:
                 rank_zero_warn(
