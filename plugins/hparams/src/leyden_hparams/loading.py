@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from types import NoneType
 from typing import Any
 
 import torch
@@ -91,8 +90,6 @@ def _make(cls: Any, checkpoint: dict[str, Any], records: list[Record], hparams_f
     saved = dict(checkpoint.get(key, {}))
     own = {record.path[1:]: record for record in records if record.path[0] == key and len(record.path) > 1}
     name = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_NAME, "kwargs")
-    if not isinstance(name, (str, NoneType)):
-        raise MisconfigurationException(f"The checkpoint is damaged: the name of an argument is {name!r}, and no text.")
     if name in ("kwargs", "", None) or name in saved:
         arguments = _rebuilt(cls, saved, own, given)
     else:
