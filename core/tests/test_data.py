@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import leyden as pl
 from leyden.utilities import CombinedLoader, move_data_to_device
-from leyden_testing.models import Given, LoggingModel, Unsized, rows
+from leyden_testing.models import Given, LoggingModel, SmallModel, Unsized, rows
 from leyden_testing.training import quiet_trainer
 
 # -- CombinedLoader -----------------------------------------------------------------------------------------
@@ -312,3 +312,21 @@ def test_a_transfer_hook_may_log(tmp_path):
     trainer = quiet_trainer(tmp_path)
     trainer.fit(Logging(), rows(1))
     assert trainer.callback_metrics["size"] == 2
+
+
+class Single(IterableDataset):
+    """Gives three batches as they are."""
+
+    def __iter__(self):
+        yield from torch.ones(3, 2, 2)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stream_without_batches_ends_with_workers_too(tmp_path, workers):
+    """PyTorch asks its workers for None then, each time."""
+    model, seen = SmallModel(), []
+    step = model.training_step
+    model.training_step = lambda batch, batch_idx: (seen.append(batch.tolist()), step(batch, batch_idx))[1]
+    trainer = quiet_trainer(tmp_path, limit_train_batches=5)
+    trainer.fit(model, DataLoader(Single(), batch_size=None, num_workers=workers))
+    assert seen == torch.ones(3, 2, 2).tolist()

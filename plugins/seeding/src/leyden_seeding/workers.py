@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torch.utils.data.dataloader import _DatasetKind
 
 from leyden.plugins import copy_with
@@ -149,6 +149,7 @@ class _Fetch:
 
     def __init__(self, states: WorkerStates, worker_id: int, fetcher: Any) -> None:
         self._states, self._worker_id, self._fetch, self._count = states, worker_id, fetcher.fetch, 0
+        self._is_iterable = isinstance(fetcher.dataset, IterableDataset)  # then without batches all indices are None
         self._roots = (fetcher.dataset, fetcher.collate_fn)
         self._others = generators_in(*self._roots)
         self._before = self._states_of_others()
@@ -157,7 +158,7 @@ class _Fetch:
         return pickle.dumps([state_of(generator) for generator in self._others])
 
     def __call__(self, indices: Any) -> Any:
-        if indices is None:  # the place of a batch that is behind
+        if indices is None and not self._is_iterable:  # the place of a batch that is behind
             return None
         batch = self._fetch(indices)
         self._count += 1
