@@ -443,3 +443,99 @@ def test_the_workers_of_an_epoch_end_before_those_of_the_next_begin(tmp_path):
     loader = DataLoader(data, batch_size=2, sampler=Counting(data), num_workers=1)
     quiet_trainer(tmp_path, max_epochs=3).fit(LoggingModel(), loader)
     assert running == [1, 1, 1]  # it is asked when the epoch's own worker has been started
+
+
+# -- epochs of different lengths -----------------------------------------------------------------------------
+
+
+class OfEachEpoch:
+    """As many batches as the epoch says of which it was told."""
+
+    def __init__(self, *lengths):
+        self.lengths, self.epoch, self.told = lengths, 0, []
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+        self.told.append(epoch)
+
+    def __len__(self):
+        return self.lengths[self.epoch]
+
+    def __iter__(self):
+        return iter([[k] for k in range(len(self))])
+
+
+def of_each_epoch(*lengths):
+    """A DataLoader of such batches."""
+    return DataLoader(rows(9).dataset, batch_sampler=OfEachEpoch(*lengths))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "t0t1t2t3vV|t0t1t2t3t4t5t6vvvV|t0t1t2vvV|"),
+        ({"val_check_interval": 0.5}, "t0t1vVt2t3vV|t0t1t2vvvVt3t4t5vvvVt6|t0vvVt1vvVt2vvV|"),
+        ({"val_check_interval": 4}, "t0t1t2t3vV|t0t1t2t3vvvVt4t5t6|t0t1t2|"),
+        ({"limit_train_batches": 0.5}, "t0t1vV|t0t1t2vvvV|t0vvV|"),
+        ({"limit_val_batches": 2}, "t0t1t2t3vV|t0t1t2t3t4t5t6vvV|t0t1t2vvV|"),
+    ],
+    ids=str,
+)
+def test_each_epoch_has_its_own_length(tmp_path, options, expected):
+    """Lightning cuts all epochs to the first one's length."""
+    model = Diary()
+    trainer = quiet_trainer(tmp_path, num_sanity_val_steps=0, max_epochs=3, **options)
+    lengths = []
+    model.on_train_epoch_start = lambda: lengths.append((trainer.num_training_batches, *trainer.num_val_batches))
+    trainer.fit(model, of_each_epoch(4, 7, 3), of_each_epoch(1, 3, 2))
+    assert model.text == expected
+    if not options:
+        assert [length for length, _ in lengths] == [4, 7, 3]
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_short_loader_has_its_last_step_and_its_validation(tmp_path, every):
+    """The length of an iterable dataset, or of a batch sampler, is often a guess."""
+
+    class Guessed(IterableDataset):
+        def __len__(self):
+            return 12
+
+        def __iter__(self):
+            yield from torch.rand(10, 2)
+
+    class Batches(OfEachEpoch):
+        def __len__(self):
+            return 6
+
+        def __iter__(self):
+            return iter([[0, 1]] * 5)
+
+    for loader in (DataLoader(Guessed(), 2), DataLoader(rows(9).dataset, batch_sampler=Batches())):
+        text, trainer = diary(tmp_path, train=loader, accumulate_grad_batches=every)
+        assert text == "t0t1t2t3t4vV|" * 2
+        assert trainer.global_step == 2 * -(-5 // every)
+
+
+def test_who_has_set_epoch_is_told_of_each_epoch(tmp_path):
+    """Lightning tells samplers alone."""
+
+    def telling(kind, *arguments, **options):
+        class Told(kind):
+            def set_epoch(self, epoch):
+                told.append((kind.__name__, epoch))
+
+        return Told(*arguments, **options)
+
+    told = []
+    data = rows(2).dataset
+    batches = telling(torch.utils.data.BatchSampler, telling(RandomSampler, data), 2, False)
+    train = telling(DataLoader, telling(torch.utils.data.Subset, data, range(4)), batch_sampler=batches)
+    quiet_trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0).fit(Diary(), train, telling(DataLoader, data))
+    names = {name for name, _ in told}
+    assert names == {"DataLoader", "BatchSampler", "RandomSampler", "Subset"}
+    for name in names - {"DataLoader"}:
+        assert [epoch for each, epoch in told if each == name] == [0, 1]
+    loaders = [epoch for each, epoch in told if each == "DataLoader"]  # in training and in validation
+    assert loaders == sorted(loaders)
+    assert loaders.count(1) == 2

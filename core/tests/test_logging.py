@@ -2,10 +2,13 @@
 
 import inspect
 import pickle
+from collections import OrderedDict, UserDict, UserList, namedtuple
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import leyden as pl
@@ -412,10 +415,28 @@ def test_a_mean_is_weighted_by_batch_size(tmp_path):
     assert logger.values("largest") == [(2, 2.0)]
 
 
+Named = namedtuple("Named", "name x")
+
+
+@dataclass(slots=True)
+class Fields:
+    name: str
+    x: Tensor
+
+
+NAME = "a text that is longer than the batch"
 NESTED = [
     lambda x: {"x": x, "index": 0},
     lambda x: [{"inner": (x, 3)}],
     lambda x: {"empty": None, "x": x},
+    # text is no sample; Lightning counts its characters
+    lambda x: {"name": NAME, "x": x},
+    lambda x: ([NAME], NAME.encode(), x),
+    lambda x: OrderedDict(name=NAME, x=x),
+    lambda x: UserDict(name=NAME, x=x),
+    lambda x: Named(NAME, x),
+    lambda x: Fields(NAME, x),
+    lambda x: UserList([NAME, x]),
 ]
 
 

@@ -1,5 +1,6 @@
 """Functions for batches of nested collections: moving them to a device and finding their size."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -46,9 +47,9 @@ def map_collection(value: Any, function: Callable[[Any], Any]) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return type(value)([function(v) for v in value])  # type: ignore[call-arg]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        copied = object.__new__(type(value))
-        for name, member in vars(value).items():
-            object.__setattr__(copied, name, function(member))
+        copied = copy.copy(value)
+        for field in dataclasses.fields(value):
+            object.__setattr__(copied, field.name, function(getattr(value, field.name)))
         return copied
     return value
 
