@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice, repeat
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -29,7 +30,7 @@ class PlacedIteration(Iteration):
         """The states of the generators that the loader and its parts have, and what seeds its workers."""
         keeper = _keeper(loader)
         return {
-            "generators": [state_of(generator) for generator in _generators(loader)],
+            "generators": [state_of(generator) for generator in _known_generators(loader)],
             "workers": None if keeper is None else keeper.state_dict(),
             "persists": keeper is not None and loader._iterator is not None,
         }
@@ -53,6 +54,7 @@ class PlacedIteration(Iteration):
 
     def begin(self, saved: Mapping[str, Any], taken: int) -> Iterator[Any]:
         """Start, and go on after the batches that are behind."""
+        _forget_generators(self.loader)
         loader, dataset = self.loader, getattr(self.loader, "dataset", None)
         has_workers = getattr(loader, "num_workers", 0) > 0
         is_iterable = isinstance(dataset, IterableDataset)
@@ -204,6 +206,30 @@ def _generators(loader: Any) -> list[Any]:
     dataset = () if loader.num_workers else (loader.dataset, loader.collate_fn)
     parts = [part for part in loader_parts(loader) if part is not loader and part is not loader.dataset]
     return generators_in(loader.generator, *parts, *dataset)
+
+
+# Of each loader: looking for them costs more than a batch, and some places are kept for every batch.
+_FOUND: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
+
+
+def _known_generators(loader: Any) -> list[Any]:
+    """The generators of a loader, looked for once in an iteration."""
+    if not _can_be_key(loader):
+        return _generators(loader)
+    if loader not in _FOUND:
+        _FOUND[loader] = _generators(loader)
+    return _FOUND[loader]
+
+
+def _forget_generators(loader: Any) -> None:
+    if _can_be_key(loader):
+        _FOUND.pop(loader, None)
+
+
+def _can_be_key(loader: Any) -> bool:
+    """Whether there are weak references to it, by identity: not to a list of batches, or a tensor of them."""
+    kind: Any = type(loader)
+    return bool(kind.__eq__ is object.__eq__ and kind.__weakrefoffset__ > 0)
 
 
 def _start_workers(loader: DataLoader[Any]) -> None:
