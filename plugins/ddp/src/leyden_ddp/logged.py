@@ -42,9 +42,9 @@ class LoggedValues:
         self._strategy = strategy
         self._disagree = False  # all ranks know that their names differ, and wait for the end of the epoch
         self._names: dict[str, None] = {}  # those of the step, in their order
-        self._differs: Tensor | None = None  # on the device: how many of the values not looked at had other names
+        self._differs: Tensor | None = None  # on the device: whether values not looked at had other names
         self._unread = self._sequence = 0  # how many those are, and a number made of all of them in their order
-        self._marks: dict[tuple[str, str], Tensor] = {}
+        self._marks: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}  # and what they come to over that many ranks
 
     def reduce(self, name: str, value: Tensor, op: str, group: Any, in_step: bool) -> Tensor | None:
         """Reduce a value; see :meth:`leyden.strategies.Strategy.reduce_logged`."""
@@ -72,15 +72,16 @@ class LoggedValues:
             complete(self._strategy, results, outlines)
 
     def _reduce(self, mark: str, name: str, value: Tensor, op: str, group: Any, in_step: bool) -> Tensor | None:
-        device = self._strategy.root_device
-        marks = self._marks.get((mark, op))
-        if marks is None:
+        device, key = self._strategy.root_device, (mark, dist.get_world_size(group))
+        if key not in self._marks:
             number = zlib.crc32(mark.encode()) % _RANGE + 1
-            marks = self._marks[mark, op] = torch.tensor([number, -number], dtype=_widest(device), device=device)
+            marks = torch.tensor([number, -number], dtype=_widest(device), device=device)
+            self._marks[key] = marks, marks * key[1] if op == "sum" else marks
+        marks, expected = self._marks[key]
         own = torch.cat([value.detach().reshape(1).to(marks), marks])
         reduced = self._strategy.reduce(own, op, group)
         self._names[name] = None
-        differs = (reduced[1:] != (marks * dist.get_world_size(group) if op == "sum" else marks)).any()
+        differs = reduced[1:] != expected
         self._differs = differs if self._differs is None else self._differs | differs
         self._unread += 1
         self._sequence = zlib.crc32(mark.encode(), self._sequence)
@@ -101,7 +102,7 @@ class LoggedValues:
             MisconfigurationException: They have, and on some of them it was in a step.
         """
         assert self._differs is not None
-        differs, said = bool(self._differs), (in_step, self._sequence, list(self._names))
+        differs, said = bool(self._differs.any()), (in_step, self._sequence, list(self._names))
         self._differs, self._unread, self._sequence = None, 0, 0
         if not differs:
             return False

@@ -19,6 +19,7 @@ from torch.nn import Module
 from leyden import LightningModule
 from leyden.utilities.batch import map_collection
 from leyden.utilities.exceptions import MisconfigurationException
+from leyden_ddp.weights import compare_tensors, take_from_rank_zero, tensors_of
 from leyden_deepspeed import config as configuration
 from leyden_deepspeed import library
 from leyden_deepspeed.checkpoints import EngineCheckpoints
@@ -144,7 +145,7 @@ class DeepSpeedStrategy(EngineCheckpoints):
             yield
 
     def setup_module(self, module: Module, training: bool = True) -> None:
-        """Move the module to the device; for an evaluation in stage 3, make an engine now.
+        """Move the module to the device; an evaluation is of the weights of rank 0, and in stage 3 makes an engine now.
 
         For training, :meth:`setup_optimizers` makes the engine.
         """
@@ -158,7 +159,11 @@ class DeepSpeedStrategy(EngineCheckpoints):
         self.precision.convert_module(module)
         self._dtypes = {name: parameter.dtype for name, parameter in module.named_parameters()}
         module.to(self.root_device)
-        if not training and self.stage == 3:
+        if self.stage != 3:
+            compare_tensors(module, self, training)
+            if not training:
+                take_from_rank_zero(tensors_of(module), self)
+        elif not training:
             # Without DeepSpeed's 16-bit formats: the module keeps its format, and evaluation rounds no weights.
             kept = ("zero_optimization", "zero_allow_untested_optimizer")
             settings = {key: self._complete_config[key] for key in kept if key in self._complete_config}
