@@ -114,7 +114,9 @@ def test_a_rank_that_is_alone_in_a_collective_does_not_wait_for_ever(tmp_path):
             if self.global_rank == 0:
                 self.all_gather(torch.ones(()))
 
-    with pytest.raises(Exception, match=r"Rank 0 waits for the others in all_gather, and rank 1 in reduce\('sum'\)"):
+    with pytest.raises(
+        Exception, match=r"Rank 0 waits for the others in all_gather.*, and rank 1 in the end of an epoch"
+    ):
         quiet(tmp_path)[0].test(Alone(), loader(4))
 
 

@@ -49,7 +49,7 @@ def refuse_other_sizes(strategy: ParallelStrategy, sizes: list[str], group: Any 
     """
     number = zlib.crc32(repr(sizes).encode())
     both = torch.tensor([number, -number], device=strategy.root_device)
-    dist.all_reduce(both, dist.ReduceOp.MAX, group=group)
+    dist.all_reduce(both, dist.ReduceOp.MAX, group=group or strategy.exchange_group)
     if both.tolist() == [number, -number]:
         return
     told = objects_of(strategy, sizes, group)

@@ -25,6 +25,7 @@ PARENT = "LEYDEN_PARENT_PROCESS"  # a variable with the id of the process that h
 _POLLS = (0.005, 0.25)  # seconds between two looks at which processes have come: the first pause and the longest
 _ANSWER = 20.0  # seconds in which the store must answer, in which all should come, and the backend connect them
 _PARTING = 3.0  # seconds that a process group has to end
+_exchange: tuple[Any, Any] | None = None  # the process group, and the second one beside it
 
 
 class MeetingError(RuntimeError):
@@ -73,6 +74,19 @@ def connect(store: dist.Store, backend: str, rank: int, size: int, timeout: time
     with _hint_at_networks(backend):
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout, **bound)
     rank_zero_info(f"{size} processes have met through {backend}.")
+
+
+def exchange_group() -> Any:
+    """A second group of all processes, for what strategies exchange beside gradients; all of them call this together.
+
+    A rank that comes to such an exchange while another exchanges gradients then waits, which the watch sees. In one
+    group gloo would take the data of one for those of the other, and end the process. With other backends it is None,
+    the first group: two groups at once are not safe there.
+    """
+    global _exchange
+    if _exchange is None or _exchange[0] is not dist.group.WORLD:
+        _exchange = dist.group.WORLD, dist.new_group() if dist.get_backend() == "gloo" else None
+    return _exchange[1]
 
 
 class _Waiting:

@@ -27,7 +27,7 @@ from leyden_ddp.failure import print_briefly
 from leyden_ddp.gathering import gather_collection, refuse_other_sizes
 from leyden_ddp.launchers import choose_launcher
 from leyden_ddp.logged import LoggedValues, tell_of_difference
-from leyden_ddp.meeting import compare_plugins, connect, leave, meet
+from leyden_ddp.meeting import compare_plugins, connect, exchange_group, leave, meet
 from leyden_ddp.settings import compare_settings
 from leyden_ddp.tracing import CollectiveTrace
 from leyden_ddp.uneven import AgreedFetcher
@@ -65,6 +65,7 @@ class ParallelStrategy(Strategy):
     Attributes:
         watch: Watches over the other ranks; None before the first run.
         cause: The first error of a failed run, on any rank; None while the run goes well.
+        exchange_group: The process group of this class's own collectives; None for that of the gradients.
         trace: Compares the collectives of the ranks; None unless ``LEYDEN_DEBUG_COLLECTIVES`` is set.
     """
 
@@ -89,6 +90,7 @@ class ParallelStrategy(Strategy):
         self.watch: Watch | None = None
         self.cause: BaseException | None = None
         self.trace: CollectiveTrace | None = None
+        self.exchange_group: Any = None
         self._logged = LoggedValues(self)
         self._differing: set[str] = set()  # monitored metrics of which was said that they differ between ranks
 
@@ -210,6 +212,7 @@ class ParallelStrategy(Strategy):
             backend = self.process_group_backend
             with watch.waiting_in(f"the connection through {backend}"):
                 connect(watch.met, backend, rank, size, self.timeout, self.root_device)
+        self.exchange_group = exchange_group()
         if CollectiveTrace.is_wanted():
             self.trace = CollectiveTrace(store, rank, size, self.timeout, watch.refuse_after_failure)
         compare_plugins(self.plugin_manager, self)
@@ -293,7 +296,8 @@ class ParallelStrategy(Strategy):
             self.watch.end(asked)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "watch": None, "trace": None}  # connections of this process; a copy's run has its own
+        gone = dict.fromkeys(("watch", "trace", "exchange_group"))  # connections of this process; a copy has its own
+        return {**vars(self), **gone}
 
     # -- collectives --------------------------------------------------------------------------------------
 
@@ -333,6 +337,10 @@ class ParallelStrategy(Strategy):
         Returns:
             A new tensor on the same device; a floating-point one for the mean of integers.
         """
+        return self.reduce_as(f"reduce({op!r})", tensor, op, group)
+
+    def reduce_as(self, what: str, tensor: Tensor, op: str, group: Any = None) -> Tensor:
+        """:meth:`reduce`, of which an error of ranks that stand apart speaks as ``what``."""
         operation = _OPERATIONS.get(str(op).lower())
         if operation is None:
             raise MisconfigurationException(f"op={op!r} is not known; write mean, sum, min or max.")
@@ -342,8 +350,8 @@ class ParallelStrategy(Strategy):
             reduced = reduced.to(torch.get_default_dtype())
         if self.is_alone:
             return reduced.to(tensor.device)
-        with self.collective(f"reduce({op!r})", reduced, group):
-            dist.all_reduce(reduced, operation, group=group)
+        with self.collective(what, reduced, group):
+            dist.all_reduce(reduced, operation, group=group or self.exchange_group)
         return (reduced / dist.get_world_size(group) if averages else reduced).to(tensor.device)
 
     def reduce_logged(self, name: str, value: Tensor, op: str, group: Any, in_step: bool) -> Tensor | None:
@@ -369,11 +377,11 @@ class ParallelStrategy(Strategy):
             if sync_grads:
                 from torch.distributed.nn.functional import all_gather
 
-                gathered: Any = all_gather(tensor.contiguous(), group or dist.group.WORLD)
+                gathered: Any = all_gather(tensor.contiguous(), group or self.exchange_group or dist.group.WORLD)
                 return torch.stack(tuple(gathered))
             moved = tensor.to(self.root_device).contiguous()
             parts = [torch.empty_like(moved) for _ in range(dist.get_world_size(group))]
-            dist.all_gather(parts, moved, group=group)
+            dist.all_gather(parts, moved, group=group or self.exchange_group)
         return torch.stack(parts).to(tensor.device)
 
     def gather_collection(self, data: Any, group: Any = None, sync_grads: bool = False) -> Any:
@@ -386,7 +394,7 @@ class ParallelStrategy(Strategy):
         if self.is_alone:
             return values
         with self.collective("all_gather_object", group=group):
-            dist.all_gather_object(values, value, group)
+            dist.all_gather_object(values, value, group or self.exchange_group)
         return values
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
@@ -395,7 +403,7 @@ class ParallelStrategy(Strategy):
             return decision
         vote = torch.tensor(int(decision), device=self.root_device)
         with self.collective("reduce_boolean_decision"):
-            dist.all_reduce(vote, dist.ReduceOp.MIN if all else dist.ReduceOp.MAX)
+            dist.all_reduce(vote, dist.ReduceOp.MIN if all else dist.ReduceOp.MAX, group=self.exchange_group)
         return bool(vote.item())
 
     def broadcast(self, value: T, src: int = 0) -> T:
@@ -404,7 +412,7 @@ class ParallelStrategy(Strategy):
             return value
         values = [value]
         with self.collective("broadcast"):
-            dist.broadcast_object_list(values, src)
+            dist.broadcast_object_list(values, src, self.exchange_group)
         return values[0]
 
     def barrier(self, name: str | None = None) -> None:
@@ -413,4 +421,4 @@ class ParallelStrategy(Strategy):
             return
         ids = [self.root_device.index] if self.root_device.index is not None else None
         with self.collective(f"barrier({name!r})"):
-            dist.barrier(device_ids=ids)
+            dist.barrier(self.exchange_group, device_ids=ids)

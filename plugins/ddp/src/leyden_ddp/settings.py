@@ -7,7 +7,6 @@ something. What only shows, logs or measures may differ, so that rank 0 alone ma
 from __future__ import annotations
 
 import inspect
-import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +61,6 @@ def _settings_of(trainer: Trainer) -> dict[str, str]:
     arguments = [name for name in inspect.signature(Trainer).parameters if name not in _FREE | _PARTS]
     settings = {
         "the call": str(trainer.state.fn),
-        "ckpt_path": repr(None if trainer.ckpt_path is None else os.path.basename(trainer.ckpt_path)),
         "strategy": type(strategy).__name__,
         "accelerator": type(trainer.accelerator).__name__,
         "precision": f"{type(strategy.precision).__name__}({strategy.precision.precision})",

@@ -64,7 +64,7 @@ def take_from_rank_zero(tensors: Iterable[Tensor], strategy: ParallelStrategy) -
         return
     whole = [tensor.contiguous() for tensor in sent]
     with strategy.collective("the broadcast of rank 0's weights"), torch.no_grad():
-        group: Any = dist.group.WORLD
+        group: Any = strategy.exchange_group or dist.group.WORLD
         as_bytes = [tensor.view(-1).view(torch.uint8) for tensor in whole]  # some backends do not know all types
         dist._broadcast_coalesced(group, as_bytes, _BYTES, 0)
         for tensor, received in zip(sent, whole, strict=True):
