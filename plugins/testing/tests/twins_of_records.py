@@ -111,7 +111,7 @@ class OfTheTotalForgetful(TallyRecord):
         super().load_state_dict({**state, "total": torch.tensor(0.0)})
 
 
-@breaks_("its_state_is_plain_data", "Left out of the checkpoint")
+@breaks_("its_state_is_plain_data", "the checkpoint, since loading it")
 class Whole(TallyRecord):
     def state_dict(self):
         return {**super().state_dict(), "tally": self.tally}
