@@ -101,3 +101,29 @@ def test_in_an_evaluation(tmp_path, stage):
     getattr(quiet_trainer(tmp_path), stage)(module, rows(3), **options)
     assert module.looked == {f"transfer, {stage}", f"{'val' if stage == 'validate' else stage}_step"}
     assert module.alive == []
+
+
+@pytest.mark.parametrize("run", ["fit", "validate", "test", "predict"])
+def test_the_batch_before_is_freed_on_the_host_too(tmp_path, run):
+    before, alive = [], []
+
+    class Looks(LoggingModel):
+        def look(self, batch):
+            alive.extend(seen() is not None for seen in before)
+            before[:] = [weakref.ref(batch)]
+
+        def training_step(self, batch, batch_idx):
+            self.look(batch)
+            return self.layer.weight.sum()
+
+        def validation_step(self, batch, batch_idx):
+            self.look(batch)
+
+        test_step = predict_step = validation_step
+
+    options = {"validate": {"verbose": False}, "test": {"verbose": False}, "predict": {"return_predictions": False}}
+    loader = torch.utils.data.DataLoader(torch.rand(6, 2), batch_size=1)
+    options["fit"] = {"val_dataloaders": loader}
+    trainer = quiet_trainer(tmp_path, max_epochs=1, limit_val_batches=0 if run == "fit" else 1.0)
+    getattr(trainer, run)(Looks(), loader, **options[run])
+    assert alive == [False] * 5

@@ -119,7 +119,9 @@ class Fetcher:
             if (item := self._next()) is END:
                 return
             self.fetched += 1
-            yield Fetched(item[0], item[1], item[2], self.fetched >= self._total, self.weight)
+            fetched = Fetched(item[0], item[1], item[2], self.fetched >= self._total, self.weight)
+            item = None  # zip gives the same tuple again only if nobody has it, and keeps an older batch else
+            yield fetched
 
     def _one_ahead(self) -> Iterator[Fetched]:
         item, weight = self._following, self.weight
