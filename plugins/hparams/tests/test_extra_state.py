@@ -54,7 +54,7 @@ def read_in_every_way(path: Path, root: Path, **options: Any) -> list[Any]:
 @pytest.mark.parametrize(
     "state",
     [b"xy", b"", io.BytesIO(b"xy"), {"buffer": io.BytesIO(b"x"), "scale": 1.0}, [io.BytesIO(b"")], {"n": 1}],
-    ids=repr,
+    ids=["bytes", "no bytes", "buffer", "buffer in a dict", "buffer in a list", "data"],
 )
 def test_bytes_and_buffers_come_back(tmp_path, state):
     for given in read_in_every_way(save(tmp_path, Model(state)), tmp_path):
