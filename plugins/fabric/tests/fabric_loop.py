@@ -86,6 +86,10 @@ def fail(fabric: Any, how: str) -> None:
     """Train, and have rank 1 go wrong on its way."""
     model, optimizer = fabric.setup(module := network(), torch.optim.SGD(module.parameters(), lr=0.1))
     for i, (x, y, _) in enumerate(fabric.setup_dataloaders(DataLoader(rows(), 4))):
+        if i == 1 and how == "leaves" and fabric.global_rank == 1:
+            return
+        if i == 1 and how == "waits" and fabric.global_rank == 1:
+            fabric.barrier()
         if i == 2 and fabric.global_rank == 1:
             if how == "raise":
                 raise ValueError("these rows are bad")

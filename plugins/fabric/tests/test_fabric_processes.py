@@ -114,6 +114,8 @@ class TestFailure:
             ("raise", "these rows are bad"),
             ("fewer", "Rank 1 ended its run after 2|Connection closed by peer"),
             ("at the end", "these rows are bad"),
+            ("leaves", "in the forward pass of DistributedDataParallel: all ranks must end together"),
+            ("waits", "all ranks must come to the same collectives in the same order"),
             ("killed", "was killed, or ended without an error message|SIGKILL"),
         ],
     )

@@ -295,6 +295,12 @@ class ParallelStrategy(Strategy):
         if self.watch is not None:
             self.watch.end(asked)
 
+    def __copy__(self) -> ParallelStrategy:
+        """A strategy of the same connections: Fabric makes one for each module."""
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
     def __getstate__(self) -> dict[str, Any]:
         gone = dict.fromkeys(("watch", "trace", "exchange_group"))  # connections of this process; a copy has its own
         return {**vars(self), **gone}
