@@ -375,7 +375,7 @@ def faults_in_data(case: Case, call: str) -> list[str]:
     stages = ("train", "val") if call == "fit" else (PREFIX[call],)
     if any(0 in case.data[stage].counts for stage in stages if stage in case.data):
         faults.append("no batches")  # a loader that does not know its length turns out to be empty
-    if any(case.data[stage].form == "opaque" for stage in stages if stage in case.data):
+    if any(case.data[stage].form in ("opaque", "text") for stage in stages if stage in case.data):
         faults.append("No batch size was found")
     if call != "fit":
         return faults

@@ -26,7 +26,7 @@ PARTS: dict[str, dict[str, Any]] = {
         "logger": True,
         "max_time": "00:01:00:00",
     },
-    "profiler": {"profiler": "simple", "precision": "16-mixed"},
+    "profiler": {"profiler": "simple", "precision": "bf16-mixed"},
 }
 
 

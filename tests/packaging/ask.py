@@ -125,6 +125,10 @@ def ask(kind: str, name: str) -> None:
         Line.load_from_checkpoint("none.ckpt")
     elif kind == "checkpoint_loader":
         discover().component(kind, name)  # a Fabric loads without it
+    elif kind == "hyperparameters":
+        Line().save_hyperparameters()
+    elif kind == "datamodule_part":
+        pl.LightningDataModule.from_datasets([1, 2])  # type: ignore[arg-type]
     elif kind == "worker_seeding":
         pl.seed_everything(1, workers=name)
     elif kind == "environment":

@@ -124,7 +124,7 @@ class TestSIGTERM:
 
         with pytest.raises(SIGTERMException):
             quiet(tmp_path)[0].test(Tested("test_step", at=1), loader(16))
-        assert [ended.split()[0] for ended in ends(tmp_path)] == ["SIGTERMException"]
+        assert [ended.split()[0] for ended in ends(tmp_path)] == ["SIGTERMException"] * 2
 
 
 def of_slurm(function, directory, bin_directory):

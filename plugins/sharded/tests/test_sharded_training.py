@@ -281,7 +281,7 @@ def train_on_overflow(root, strategy):
                 loss.data.fill_(0)
                 loss.register_hook(lambda gradient: gradient * float("inf"))
 
-    trainer = quiet(root, strategy, 2, precision="16-mixed", max_steps=1, callbacks=[Overflowing()])
+    trainer = quiet(root, strategy, 2, precision="16-mixed", limit_train_batches=1, callbacks=[Overflowing()])
     trainer.precision_plugin.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
     trainer.fit(model, loader(16), loader(4))
     return training.weights(model), trainer.precision_plugin.skipped_steps, trainer.precision_plugin.scaler.get_scale()

@@ -152,9 +152,13 @@ def test_nothing_sealed_in_a_directory_is_opened_unasked(forms, tmp_path):
     sealed["pickle"] = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
     torch.save(kept, path / "leyden.ckpt")
     consolidate(str(path), str(tmp_path / "whole.ckpt"))
-    for strategy, place in (("zero_3", path), ("zero_1", path), ("ddp", tmp_path / "whole.ckpt")):
+
+    def read(strategy, place):
         model = Valued(Mode.FAST, torch.relu)
         trainer = quiet(tmp_path, STRATEGIES[strategy](), 1)
         trainer.validate(model, loader(4), ckpt_path=place, verbose=False)
         assert model.mine == {"mode": 1, "root": b""}
         assert not (tmp_path / "made").exists()
+
+    for strategy, place in (("zero_3", path), ("zero_1", path), ("ddp", tmp_path / "whole.ckpt")):
+        on_ranks(1, read, strategy, place)

@@ -303,7 +303,8 @@ class AcceleratorConformance(TrainerPartConformance):
         self.trainer(tmp_path, part, callbacks=[saved]).fit(model, rows(), rows(8))
         kept = torch.load(saved.path, map_location="cpu", weights_only=True)["state_dict"]
         assert same(kept, saved.weights)
-        loaded = Model.load_from_checkpoint(saved.path, map_location="cpu", weights_only=True)
+        loaded = Model()
+        loaded.load_state_dict(kept)
         assert {parameter.device.type for parameter in loaded.parameters()} == {"cpu"}
         assert same(weights(loaded), saved.weights)
         reference_trainer(tmp_path).fit(loaded, rows(), rows(8), ckpt_path=saved.path)
