@@ -402,9 +402,8 @@ class TestNotAllCome:
 
 def test_a_process_whose_starter_is_gone_waits_for_nobody(tmp_path):
     def start():
-        child = os.fork()
-        if child == 0:
-            os.environ["LEYDEN_PARENT_PROCESS"] = str(os.getppid())
+        os.environ["LEYDEN_PARENT_PROCESS"] = str(os.getpid())  # now: it may be gone before its child runs
+        if os.fork() == 0:
             (tmp_path / "child").write_text(str(os.getpid()))
             try:
                 quiet(tmp_path, strategy="ddp")[0].fit(Model(), loader(4))
