@@ -314,9 +314,9 @@ class TestStartedByHand:
     )
     def test_one_goes_home_when_the_other_makes_another_run(self, tmp_path, when, said):
         class Telling(DDPStrategy):
-            def all_gather_object(self, value):
+            def all_gather_object(self, value, group=None):
                 (tmp_path / f"begun-{self.global_rank}").write_text("yes")
-                return super().all_gather_object(value)
+                return super().all_gather_object(value, group)
 
         def script():
             trainer, _ = quiet(tmp_path, strategy="ddp")

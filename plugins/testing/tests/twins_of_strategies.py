@@ -98,7 +98,7 @@ class Apart(NoExchange):
     def reduce_boolean_decision(self, decision, all=True):
         return decision
 
-    def all_gather_object(self, value):
+    def all_gather_object(self, value, group=None):
         return [value]
 
 

@@ -28,7 +28,7 @@ def gather_collection(strategy: ParallelStrategy, data: Any, group: Any, sync_gr
         return _with_leaves(data, [strategy.all_gather(leaves[0], group, sync_grads)])
     refuse_other_sizes(strategy, [_describe(leaf) for leaf in leaves], group)
     objects = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
-    told = objects_of(strategy, objects, group) if objects else []
+    told = strategy.all_gather_object(objects, group) if objects else []
     by_leaf = map(list, zip(*told, strict=True))
     gathered = [
         strategy.stack(leaf, group, sync_grads) if isinstance(leaf, Tensor) else next(by_leaf) for leaf in leaves
@@ -52,7 +52,7 @@ def refuse_other_sizes(strategy: ParallelStrategy, sizes: list[str], group: Any 
     dist.all_reduce(both, dist.ReduceOp.MAX, group=group or strategy.exchange_group)
     if both.tolist() == [number, -number]:
         return
-    told = objects_of(strategy, sizes, group)
+    told = strategy.all_gather_object(sizes, group)
     ranks = range(len(told)) if group is None else dist.get_process_group_ranks(group)
     have = next(each for each in zip_longest(*told, fillvalue="nothing") if len(set(each)) > 1)
     raise MisconfigurationException(
@@ -60,11 +60,6 @@ def refuse_other_sizes(strategy: ParallelStrategy, sizes: list[str], group: Any 
         f"{', '.join(f'{what} on rank {rank}' for rank, what in zip(ranks, have, strict=True))}. Pad them to one size, "
         "or gather them by trainer.strategy.all_gather_object."
     )
-
-
-def objects_of(strategy: ParallelStrategy, value: Any, group: Any) -> list[Any]:
-    """The ``value`` of every rank of a group; None is the group of all."""
-    return strategy.all_gather_object(value) if group is None else strategy.all_gather_object(value, group)
 
 
 def _is_number(value: Any) -> bool:

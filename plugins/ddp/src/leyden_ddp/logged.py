@@ -21,7 +21,6 @@ from leyden.plugins import Results
 from leyden.utilities import rank_zero_warn
 from leyden.utilities.exceptions import MisconfigurationException
 from leyden_ddp.absence import complete, outlines_of
-from leyden_ddp.gathering import objects_of
 
 if TYPE_CHECKING:
     from leyden_ddp.parallel import ParallelStrategy
@@ -106,7 +105,7 @@ class LoggedValues:
         self._differs, self._unread, self._sequence = None, 0, 0
         if not differs:
             return False
-        told = objects_of(self._strategy, said, group)
+        told = self._strategy.all_gather_object(said, group)
         if all(other == said for other in told):
             return False  # a strategy reduces in a way of its own
         if any(was_in_step for was_in_step, *_ in told):

@@ -43,9 +43,8 @@ class _Undisturbed:
 
     def __call__(self, worker_id: int) -> None:
         for number in SIGNALS:
-            signal.signal(
-                number, _take_no_notice
-            )  # unlike SIG_IGN it does not pass on to programs that a worker starts
+            # a function, since programs that a worker starts would inherit SIG_IGN
+            signal.signal(number, _take_no_notice)
             signal.siginterrupt(number, False)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         if self._user_function is not None:
